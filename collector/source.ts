@@ -1,0 +1,53 @@
+/** The port of a source: what happened in this window of this scope? One file a source, under sources/. */
+import type { Static, TSchema } from 'typebox'
+import type { Http } from '../runtime/http.ts'
+import type { Usage } from '../schemas/event.ts'
+import type { GridMinutes, Window } from '../schemas/window.ts'
+
+/** What opening a source gives it: everything from outside comes in here. */
+export interface SourceContext {
+  readonly http: Http
+  /** Reads `${env:NAME}` or `${file:path}` anew at each call, so a rotated secret counts at once. */
+  readonly secret: (reference: string) => string
+  readonly nowMs: () => number
+}
+
+export interface Scope {
+  readonly scope: string
+  /** Since when its provider has it, where that is known: windows before are not expected. */
+  readonly sinceMs?: number
+}
+
+/**
+ * An opened source. It knows its provider and nothing of CloudEvents, the outbox or Kafka.
+ * - `scopes` lists the parts that one answer covers; it throws rather than list less than there is.
+ * - `read` yields every item of the whole answer for the window, or throws a Fault: what it cannot know it throws,
+ *   it never answers empty. It honours the signal.
+ * - `toUsage` is pure; a bad item throws a Fault ITEM_UNREADABLE whose facts hold `subject` where it can be read.
+ */
+export interface Source<Item> extends AsyncDisposable {
+  readonly widthMinutes: GridMinutes
+  /** When to read a window again, counted from its end, rising: figures settle late. The last one settles it. */
+  readonly rereadAfterMs: readonly number[]
+  /** How far back the provider still answers. */
+  readonly retentionMs: number
+  /** How many scopes may be read at once. */
+  readonly concurrency: number
+  scopes(signal: AbortSignal): Promise<readonly Scope[]>
+  read(scope: string, window: Window, signal: AbortSignal): AsyncIterable<Item>
+  toUsage(item: Item, window: Window): readonly Usage[]
+}
+
+export interface SourceKind<Config extends TSchema = TSchema, Item = unknown> {
+  readonly kind: string
+  readonly summary: string
+  readonly config: Config
+  open(config: Static<Config>, context: SourceContext): Source<Item>
+}
+
+/** Keeps the types of one source file together; the list of sources forgets them again. */
+export function defineSource<Config extends TSchema, Item>(
+  source: SourceKind<Config, Item>,
+): SourceKind<Config, Item> {
+  return source
+}

@@ -1,0 +1,52 @@
+/** Holds unknown values against a TypeBox schema, with ajv, at the edges of the system. Pure. */
+import { Ajv, type ErrorObject, type ValidateFunction } from 'ajv'
+import addFormats from 'ajv-formats'
+import type { Static, TSchema } from 'typebox'
+
+export const ajv = new Ajv({ allErrors: true, strict: true, useDefaults: true, allowUnionTypes: true })
+// The package's types are CommonJS; its default export is the function.
+;(addFormats as unknown as (instance: Ajv) => void)(ajv)
+ajv.addKeyword({ keyword: 'secret', schemaType: 'boolean' })
+
+const compiled = new WeakMap<TSchema, ValidateFunction>()
+
+/** One thing that does not fit: where (a JSON pointer) and what. */
+export interface Misfit {
+  readonly path: string
+  readonly message: string
+}
+
+/** The compiled test of a schema; for hot paths, keep the function. Fills in defaults in place. */
+export function validator(schema: TSchema): ValidateFunction {
+  let validate = compiled.get(schema)
+  if (!validate) {
+    validate = ajv.compile(schema)
+    compiled.set(schema, validate)
+  }
+  return validate
+}
+
+/** All misfits of a value, none when it fits. Fills in the schema's defaults in place. */
+export function misfits(schema: TSchema, value: unknown): readonly Misfit[] {
+  const validate = validator(schema)
+  return validate(value) ? [] : (validate.errors ?? []).map(misfitOf)
+}
+
+/** Does it fit? Narrows the type. Fills in the schema's defaults in place. */
+export function fits<Schema extends TSchema>(schema: Schema, value: unknown): value is Static<Schema> {
+  return validator(schema)(value) === true
+}
+
+export function misfitOf(error: ErrorObject): Misfit {
+  const params = error.params as Record<string, unknown>
+  const extra = params.additionalProperty ?? params.missingProperty ?? params.unevaluatedProperty
+  if (error.keyword === 'additionalProperties')
+    return { path: `${error.instancePath}/${String(extra)}`, message: 'is not known here' }
+  if (error.keyword === 'required')
+    return { path: `${error.instancePath}/${String(extra)}`, message: 'is missing' }
+  if (error.keyword === 'enum')
+    return { path: error.instancePath, message: `must be one of ${JSON.stringify(params.allowedValues)}` }
+  if (error.keyword === 'const')
+    return { path: error.instancePath, message: `must be ${JSON.stringify(params.allowedValue)}` }
+  return { path: error.instancePath, message: error.message ?? error.keyword }
+}

@@ -1,0 +1,278 @@
+/**
+ * Meterline's own events: the reading of one resource in one window, and the mark that ends a read.
+ * Owns their shape, their identity and the digest of a read; how a CloudEvent is written on a wire is cloudevents.ts.
+ * Pure.
+ */
+import { hash } from 'node:crypto'
+import Type, { type Static } from 'typebox'
+import { isBoundedDecimal } from './decimal.ts'
+import { Fault } from './fault.ts'
+import { type MeasureName, measureNames, measures } from './measures.ts'
+import { showInstant, type Window } from './window.ts'
+
+const text = (description: string, maxLength = 1024) => Type.String({ minLength: 1, maxLength, description })
+const utc = (description: string) =>
+  Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d{3})?Z$', description })
+const decimal = Type.String({ pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,12})?$' })
+
+const WindowText = Type.Object(
+  { start: utc('Start, inclusive.'), end: utc('End, exclusive.') },
+  { additionalProperties: false },
+)
+
+/** The `data` of a reading. */
+export const ReadingData = Type.Object(
+  {
+    window: WindowText,
+    interval: Type.Optional(WindowText),
+    resource: Type.Object(
+      {
+        kind: text('What it is: instance, pod, volume …', 64),
+        id: text("The provider's id; where there is none, its name."),
+        name: Type.Optional(Type.String({ maxLength: 1024 })),
+      },
+      { additionalProperties: false },
+    ),
+    measures: Type.Partial(
+      Type.Object(
+        Object.fromEntries(measureNames.map(name => [name, decimal])) as Record<MeasureName, typeof decimal>,
+      ),
+      { additionalProperties: false, minProperties: 1 },
+    ),
+    labels: Type.Record(Type.String({ pattern: '^.{1,256}$' }), Type.String({ maxLength: 4096 }), {
+      maxProperties: 64,
+    }),
+    parts: Type.Optional(
+      Type.Integer({ minimum: 1, description: 'How many provider rows were summed, if not one.' }),
+    ),
+    estimated: Type.Boolean({ description: 'True where the provider did not say, and a rule filled in.' }),
+  },
+  { additionalProperties: false },
+)
+export type ReadingData = Static<typeof ReadingData>
+
+/** An item of a read that could not be taken: a gap of its own. */
+export const BadItem = Type.Object(
+  {
+    subject: Type.Optional(text('Whose gap it is; of the whole scope where this is missing.')),
+    code: Type.String({ maxLength: 64 }),
+    message: Type.String({ maxLength: 1024 }),
+  },
+  { additionalProperties: false },
+)
+export type BadItem = Static<typeof BadItem>
+
+/** The `data` of a mark. */
+export const MarkData = Type.Object(
+  {
+    window: WindowText,
+    outcome: Type.Union([Type.Literal('complete'), Type.Literal('failed')]),
+    events: Type.Integer({ minimum: 0, description: 'How many readings the read holds.' }),
+    digest: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Sum of their content hashes mod 2^64.' }),
+    repeats: Type.Optional(utc('readat of the read whose readings this one repeats; then it sends none.')),
+    settled: Type.Boolean({ description: 'The last planned read of this window.' }),
+    estimated: Type.Boolean(),
+    bad: Type.Optional(Type.Array(BadItem, { maxItems: 1000 })),
+    fault: Type.Optional(
+      Type.Object(
+        { code: Type.String({ maxLength: 64 }), message: Type.String({ maxLength: 1024 }) },
+        { additionalProperties: false },
+      ),
+    ),
+  },
+  { additionalProperties: false },
+)
+export type MarkData = Static<typeof MarkData>
+
+export const markType = 'io.meterline.read.v1'
+/** The scope of the window in which a source lists its scopes. */
+export const listingScope = '*'
+
+const EventId = Type.String({ pattern: '^[0-9a-f]{32}@\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$' })
+const own = {
+  specversion: Type.Literal('1.0'),
+  id: EventId,
+  source: Type.String({ pattern: '^meterline/[a-z0-9-]+/[A-Za-z0-9._-]+$', maxLength: 256 }),
+  time: utc("The window's start."),
+  scope: text('The part of the source that one answer covers.', 512),
+  readat: Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$' }),
+  partitionkey: text('Source and scope.', 1024),
+  datacontenttype: Type.Literal('application/json'),
+}
+
+/** A reading as a CloudEvent. */
+export const ReadingEvent = Type.Object(
+  {
+    ...own,
+    type: Type.String({ pattern: '^io\\.meterline\\.[a-z0-9-]+\\.[a-z0-9_-]+\\.v1$' }),
+    subject: text('The tenant.', 512),
+    data: ReadingData,
+  },
+  { additionalProperties: false },
+)
+export type ReadingEvent = Static<typeof ReadingEvent>
+
+/** A mark as a CloudEvent. */
+export const MarkEvent = Type.Object(
+  { ...own, type: Type.Literal(markType), data: MarkData },
+  { additionalProperties: false },
+)
+export type MarkEvent = Static<typeof MarkEvent>
+
+/** What a source says of one resource in one window, before it is sealed into an event. */
+export interface Usage {
+  /** The last word of the event type: `instance` gives `io.meterline.rafay.instance.v1`. */
+  readonly thing: string
+  /** The tenant, by the provider's unchanging id. */
+  readonly subject: string
+  readonly resource: { readonly kind: string; readonly id: string; readonly name?: string }
+  readonly measures: Readonly<Partial<Record<MeasureName, string>>>
+  readonly labels: Readonly<Record<string, string>>
+  /** The time really used inside the window, where the source knows it. */
+  readonly interval?: Window
+  /** How many provider rows were summed into this reading, if not one. */
+  readonly parts?: number
+  readonly estimated?: boolean
+}
+
+export interface ReadIdentity {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+  readonly readatMs: number
+}
+
+/** All events of a scope go to one partition, its mark behind them. */
+export function partitionKey(source: string, scope: string): string {
+  return `${source} ${scope}`
+}
+
+/** `readat` as it travels: always with milliseconds. */
+export function showReadat(ms: number): string {
+  return new Date(ms).toISOString()
+}
+
+/** Seals a usage into the event of its read. The id is the identity of the reading, `@`, the read. */
+export function sealReading(usage: Usage, kind: string, read: ReadIdentity): ReadingEvent {
+  const type = `io.meterline.${kind}.${usage.thing}.v1`
+  const window = { start: showInstant(read.window.startMs), end: showInstant(read.window.endMs) }
+  const identity = identityOf([
+    read.source,
+    read.scope,
+    type,
+    usage.subject,
+    usage.resource.kind,
+    usage.resource.id,
+    window.start,
+    window.end,
+  ])
+  const readat = showReadat(read.readatMs)
+  return {
+    specversion: '1.0',
+    id: `${identity}@${readat}`,
+    source: read.source,
+    type,
+    subject: usage.subject,
+    time: window.start,
+    scope: read.scope,
+    readat,
+    partitionkey: partitionKey(read.source, read.scope),
+    datacontenttype: 'application/json',
+    data: {
+      window,
+      ...(usage.interval && {
+        interval: { start: showInstant(usage.interval.startMs), end: showInstant(usage.interval.endMs) },
+      }),
+      resource: { ...usage.resource },
+      measures: { ...usage.measures },
+      labels: { ...usage.labels },
+      ...(usage.parts !== undefined && usage.parts !== 1 && { parts: usage.parts }),
+      estimated: usage.estimated ?? false,
+    },
+  }
+}
+
+/** The event that ends a read. */
+export function sealMark(data: Omit<MarkData, 'window'>, read: ReadIdentity): MarkEvent {
+  const window = { start: showInstant(read.window.startMs), end: showInstant(read.window.endMs) }
+  const readat = showReadat(read.readatMs)
+  return {
+    specversion: '1.0',
+    id: `${identityOf([read.source, read.scope, markType, '', '', '', window.start, window.end])}@${readat}`,
+    source: read.source,
+    type: markType,
+    time: window.start,
+    scope: read.scope,
+    readat,
+    partitionkey: partitionKey(read.source, read.scope),
+    datacontenttype: 'application/json',
+    data: { window, ...data },
+  }
+}
+
+/** 128 bits as 32 hex digits. The parts are length-prefixed by JSON, so no two lists share a text. */
+function identityOf(parts: readonly string[]): string {
+  return hash('sha256', JSON.stringify(parts), 'hex').slice(0, 32)
+}
+
+/**
+ * 64-bit hash of what a reading says, without its id and readat: equal content, equal hash, whatever the order of
+ * keys. A read's digest is the sum of these mod 2^64, so it does not depend on the order of the readings.
+ */
+export function contentHash(event: ReadingEvent): bigint {
+  const { data } = event
+  const canonical = JSON.stringify([
+    event.type,
+    event.subject,
+    data.window.start,
+    data.window.end,
+    data.interval ? [data.interval.start, data.interval.end] : 0,
+    data.resource.kind,
+    data.resource.id,
+    data.resource.name ?? 0,
+    sortedPairs(data.measures),
+    sortedPairs(data.labels),
+    data.parts ?? 1,
+    data.estimated,
+  ])
+  return BigInt(`0x${hash('sha256', canonical, 'hex').slice(0, 16)}`)
+}
+
+/** The order-free digest of a read, as it stands in its mark. */
+export function showDigest(sum: bigint): string {
+  return BigInt.asUintN(64, sum).toString(16).padStart(16, '0')
+}
+
+function sortedPairs(record: Readonly<Record<string, string | undefined>>): string[] {
+  const pairs: string[] = []
+  for (const key of Object.keys(record).sort()) pairs.push(key, record[key] ?? '')
+  return pairs
+}
+
+/**
+ * Holds a reading's quantities against what its window can hold.
+ * @throws Fault VALUE_OUT_OF_BOUNDS naming the measure.
+ */
+export function checkBounds(event: ReadingEvent, windowSeconds: number): void {
+  for (const [name, value] of Object.entries(event.data.measures)) {
+    if (!isBoundedDecimal(value) || value.startsWith('-'))
+      throw new Fault('VALUE_OUT_OF_BOUNDS', `${name} "${value}" is no quantity within bounds`, {
+        measure: name,
+        value,
+      })
+    if (measures[name as MeasureName].bound !== 'window') continue
+    // Exact without a rational: whole seconds compare as integers, and a fraction only matters at equality.
+    const [whole = '0', fraction = ''] = value.split('.')
+    const most = BigInt(windowSeconds) * BigInt(event.data.parts ?? 1)
+    if (BigInt(whole) > most || (BigInt(whole) === most && /[1-9]/.test(fraction)))
+      throw new Fault(
+        'VALUE_OUT_OF_BOUNDS',
+        `${name} ${value} is more than its window of ${windowSeconds} s holds`,
+        {
+          measure: name,
+          value,
+          resource: event.data.resource.id,
+        },
+      )
+  }
+}

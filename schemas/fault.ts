@@ -1,0 +1,249 @@
+/** The failures Meterline knows: each has a code, a fate and a remedy, in one table. Pure. */
+
+/**
+ * What happens next. `retry`: the same call may succeed later, the window stays due. `reject`: this item or message
+ * is set aside with its reason and the rest goes on. `halt`: a person must act, the process or command stops.
+ */
+export type Fate = 'retry' | 'reject' | 'halt'
+
+interface FaultEntry {
+  readonly fate: Fate
+  readonly meaning: string
+  readonly remedy: string
+}
+
+/** The one table: docs/reference/faults.md is made from it, and a test holds it against the code. */
+export const faults = {
+  // -- reading a source
+  SOURCE_UNREACHABLE: {
+    fate: 'retry',
+    meaning: 'The provider could not be reached, or the connection broke or timed out.',
+    remedy: 'Check the address, DNS, the proxy and the CA file; the window is read again by itself.',
+  },
+  SOURCE_BUSY: {
+    fate: 'retry',
+    meaning: 'The provider answered 408, 425, 429 or 5xx after all retries.',
+    remedy: 'Nothing to do: the window stays due. If it lasts, lower `concurrency`.',
+  },
+  SOURCE_DENIED: {
+    fate: 'retry',
+    meaning: 'The provider answered 401 or 403.',
+    remedy: 'Check the key and its role; a rotated secret is read again at the next call.',
+  },
+  SOURCE_MISSING: {
+    fate: 'retry',
+    meaning: 'The provider answered 404 or 410 for something that Meterline asked for.',
+    remedy: 'Check `url` and `dialect`, and whether the organization or profile still exists.',
+  },
+  SOURCE_REFUSED: {
+    fate: 'retry',
+    meaning: 'The provider answered another 4xx.',
+    remedy: 'Read the message: the request or an option does not fit this provider version.',
+  },
+  BODY_UNREADABLE: {
+    fate: 'retry',
+    meaning:
+      'The body of an answer is not what the API promises: truncated, HTML, not JSON, of another shape.',
+    remedy: 'The window stays due and counts as failed, never as empty. If it lasts, look at the provider.',
+  },
+  BODY_TOO_LARGE: {
+    fate: 'retry',
+    meaning: 'An answer is larger than the bound on a response.',
+    remedy: 'Lower `pageSize`.',
+  },
+  PAGES_DRIFTED: {
+    fate: 'retry',
+    meaning: 'Pages repeated or shifted while they were read, several times in a row.',
+    remedy: 'Nothing to do: the window is read again. If it lasts, raise `pageSize`.',
+  },
+  ITEM_UNREADABLE: {
+    fate: 'reject',
+    meaning: 'One item of an answer lacks a field that is billed, or holds a value that is no quantity.',
+    remedy: 'Mend it at the provider and read the window again; the rest of the read counts.',
+  },
+  READING_TWICE: {
+    fate: 'retry',
+    meaning: 'One answer names the same resource twice where it must be unique.',
+    remedy: 'Nothing to do: the window is read again.',
+  },
+  WINDOW_UNKNOWABLE: {
+    fate: 'retry',
+    meaning: 'The source cannot know this window (behind its retention, or before it began).',
+    remedy: 'The window cannot be read; waive it or bill it by hand.',
+  },
+  ABORTED: {
+    fate: 'retry',
+    meaning: 'The work was stopped before it was done.',
+    remedy: 'Nothing to do: what was not finished is still due.',
+  },
+  // -- events
+  EVENT_NOT_JSON: {
+    fate: 'reject',
+    meaning: 'The message is not JSON.',
+    remedy: 'Mend the sender, then `meterline replay`.',
+  },
+  EVENT_INVALID: {
+    fate: 'reject',
+    meaning: 'The message is not a CloudEvent 1.0, or not one of the types Meterline takes.',
+    remedy: 'Mend the sender; the message names the attribute.',
+  },
+  EVENT_DATA_INVALID: {
+    fate: 'reject',
+    meaning: 'The data of a Meterline event does not fit its schema.',
+    remedy: 'Mend the sender; the message names the path.',
+  },
+  VALUE_OUT_OF_BOUNDS: {
+    fate: 'reject',
+    meaning:
+      'A quantity is negative, beyond 1e24, has more than 12 decimals, or is more than its window can hold.',
+    remedy: 'Mend the source: values are rejected, never rounded.',
+  },
+  EVENT_TOO_LARGE: {
+    fate: 'reject',
+    meaning: 'The message is larger than the bound.',
+    remedy: 'Send less in one event.',
+  },
+  // -- outbox and log
+  OUTBOX_FULL: {
+    fate: 'retry',
+    meaning:
+      'The outbox has reached `outbox.maxBytes`, or its disk is full: reading has stopped, nothing is dropped.',
+    remedy: 'Bring the log back, free the disk, or raise `outbox.maxBytes`.',
+  },
+  OUTBOX_LOCKED: {
+    fate: 'halt',
+    meaning: 'Another process uses this outbox.',
+    remedy: 'Give each collector a data directory of its own, or stop the other one.',
+  },
+  GRID_OVERLAP: {
+    fate: 'halt',
+    meaning: 'A window overlaps one of another width that was read before in the same scope.',
+    remedy: 'Begin a new width at an hour of which nothing was read.',
+  },
+  LOG_UNREACHABLE: {
+    fate: 'retry',
+    meaning: 'Kafka did not acknowledge for a while.',
+    remedy: 'Check the brokers; rows stay in the outbox until they are acknowledged.',
+  },
+  LOG_UNSAFE: {
+    fate: 'halt',
+    meaning: 'The topic is weaker than, or not cut as, the config says.',
+    remedy: 'Change the topic, or the config if the other value is meant.',
+  },
+  LOG_TRUNCATED: {
+    fate: 'retry',
+    meaning: 'The log begins after the place where the ledger ends: messages are gone from it.',
+    remedy: 'Send again what outboxes still hold; what is still missing is due again.',
+  },
+  // -- ledger
+  STORE_UNREACHABLE: {
+    fate: 'retry',
+    meaning: 'ClickHouse does not answer, or is too busy to.',
+    remedy: 'Nothing to do: the log keeps what is not in yet. Check the server if it lasts.',
+  },
+  STORE_REFUSED: {
+    fate: 'halt',
+    meaning: 'ClickHouse refuses a statement.',
+    remedy: 'Read the message: rights, disk, or a newer schema.',
+  },
+  STORE_LOCKED: {
+    fate: 'halt',
+    meaning: 'The embedded store is in use by another process.',
+    remedy: 'Stop that process, or use another --data directory.',
+  },
+  STORE_MISSING: {
+    fate: 'halt',
+    meaning: 'The embedded ClickHouse (the optional package chdb) is not installed.',
+    remedy: 'npm install chdb, or configure `store.url` of a ClickHouse server.',
+  },
+  MIGRATION_CHANGED: {
+    fate: 'halt',
+    meaning: 'A migration that was applied has since been changed.',
+    remedy: 'Use the Meterline version that made this store, or a later one.',
+  },
+  // -- configuration and use
+  USAGE: {
+    fate: 'halt',
+    meaning: 'The command was used wrongly.',
+    remedy: 'See meterline --help.',
+  },
+  CONFIG_INVALID: {
+    fate: 'halt',
+    meaning: 'The configuration, catalogue, accounts or price book has errors.',
+    remedy: 'Each is named with its file, path and line: mend them.',
+  },
+  SECRET_MISSING: {
+    fate: 'halt',
+    meaning: 'A secret is named that is not there.',
+    remedy: 'Set the environment variable or the file.',
+  },
+  METER_UNKNOWN: {
+    fate: 'halt',
+    meaning: 'There is no meter, or no group of it, of this name.',
+    remedy: 'meterline sources and the catalogue name them.',
+  },
+  // -- money
+  CASE_INVALID: {
+    fate: 'halt',
+    meaning: 'A rating case, its usage or its book does not fit the format.',
+    remedy: 'The message names the place.',
+  },
+  UNPRICED: {
+    fate: 'halt',
+    meaning: 'Usage that no charge of the price book takes.',
+    remedy: 'Add a charge, or say `unpriced: report`.',
+  },
+  WEIGHT_MISSING: {
+    fate: 'halt',
+    meaning: 'A weight table has no entry for a value.',
+    remedy: 'Add it: a missing weight is never taken for 0 or 1.',
+  },
+  PRICE_AMBIGUOUS: {
+    fate: 'halt',
+    meaning: 'Two charges take the same usage and neither is marked additive.',
+    remedy: 'Narrow one `where`, or mark it `additive: true`.',
+  },
+  RATECARD_INVALID: {
+    fate: 'halt',
+    meaning: 'A Rafay ratecard does not fit the format.',
+    remedy: 'The message names the profile and field.',
+  },
+} as const satisfies Record<string, FaultEntry>
+
+export type FaultCode = keyof typeof faults
+
+/** Facts are shown and logged: never put a secret or a raw provider object in them. */
+export type FaultFacts = Readonly<Record<string, string | number | boolean | null | undefined>>
+
+/** A failure with a code of the table, what it is about (`facts`), and one sentence for a person. */
+export class Fault extends Error {
+  override readonly name = 'Fault'
+  readonly code: FaultCode
+  readonly facts: FaultFacts
+
+  /** @param message one sentence: what is wrong and where; the remedy is in the table. */
+  constructor(code: FaultCode, message: string, facts: FaultFacts = {}, options?: { cause?: unknown }) {
+    super(message, options)
+    this.code = code
+    this.facts = facts
+  }
+
+  get fate(): Fate {
+    return faults[this.code].fate
+  }
+}
+
+/** Any thrown thing as a Fault; what is not one becomes `otherwise` with its message. */
+export function asFault(error: unknown, otherwise: FaultCode, facts: FaultFacts = {}): Fault {
+  if (error instanceof Fault) return error
+  const message = error instanceof Error ? error.message : String(error)
+  return new Fault(otherwise, message, facts, { cause: error })
+}
+
+/** One line for a person: `CODE message (fact=value …)`. */
+export function describeFault(fault: Fault): string {
+  const facts = Object.entries(fault.facts)
+    .filter(([, value]) => value !== undefined && value !== null)
+    .map(([key, value]) => `${key}=${value}`)
+  return `${fault.code} ${fault.message}${facts.length > 0 ? ` (${facts.join(' ')})` : ''}`
+}

@@ -1,0 +1,135 @@
+/** The catalogue: what a meter is, and the meters that come with Meterline. Pure. */
+
+import { hash } from 'node:crypto'
+import Type, { type Static } from 'typebox'
+
+export const aggregations = [
+  'SUM',
+  'COUNT',
+  'UNIQUE_COUNT',
+  'AVG',
+  'MIN',
+  'MAX',
+  'LATEST',
+  'PERCENTILE',
+] as const
+
+const Path = Type.String({
+  minLength: 1,
+  maxLength: 256,
+  description:
+    'A measure or label by its name, or a JSONPath into the event data such as $.resource.id; `subject`, `scope` and `source` are the attributes.',
+})
+
+/** A named aggregation over events. */
+export const Meter = Type.Object(
+  {
+    slug: Type.String({
+      pattern: '^[a-z][a-z0-9_]{0,62}$',
+      description: 'Its name, in answers and price books.',
+    }),
+    description: Type.Optional(Type.String({ maxLength: 1024 })),
+    eventTypes: Type.Array(Type.String({ minLength: 1, maxLength: 256 }), {
+      minItems: 1,
+      description: 'The event types it takes.',
+    }),
+    aggregation: Type.Enum(aggregations),
+    value: Type.Optional(Path),
+    per: Type.Optional(
+      Type.String({
+        pattern: '^[1-9][0-9]{0,17}$',
+        description: 'Divides the finished aggregate once: 3600 makes hours of seconds.',
+      }),
+    ),
+    groupBy: Type.Record(Type.String({ pattern: '^[a-z][a-z0-9_]{0,62}$' }), Path, {
+      default: {},
+      description: 'The dims of the meter, each with its path.',
+    }),
+    filter: Type.Optional(
+      Type.Record(Type.String(), Type.String({ maxLength: 1024 }), {
+        description: 'Dims or paths that must equal a value.',
+      }),
+    ),
+    unit: Type.String({ minLength: 1, maxLength: 64, description: 'Shown with every quantity.' }),
+    disjoint: Type.Optional(
+      Type.String({
+        maxLength: 1024,
+        description: 'What keeps two kinds of source apart that feed this meter.',
+      }),
+    ),
+  },
+  { additionalProperties: false },
+)
+export type Meter = Static<typeof Meter>
+
+/** The meters that are there when no catalogue is configured. */
+export const defaultMeters: readonly Meter[] = [
+  {
+    slug: 'instance_hours',
+    description: 'Hours that instances were allocated.',
+    eventTypes: ['io.meterline.rafay.instance.v1'],
+    aggregation: 'SUM',
+    value: 'instance_seconds',
+    per: '3600',
+    groupBy: {
+      organization: 'organization',
+      profile: 'profile',
+      profile_type: 'profile_type',
+      gpu_type: 'gpu_type',
+      instance: '$.resource.id',
+    },
+    unit: 'h',
+  },
+  {
+    slug: 'gpu_hours',
+    description: 'GPU-hours allocated: GPUs times hours.',
+    eventTypes: ['io.meterline.rafay.instance.v1'],
+    aggregation: 'SUM',
+    value: 'gpu_seconds',
+    per: '3600',
+    groupBy: {
+      organization: 'organization',
+      profile: 'profile',
+      profile_type: 'profile_type',
+      gpu_type: 'gpu_type',
+      instance: '$.resource.id',
+    },
+    unit: 'h',
+  },
+  {
+    slug: 'tokens',
+    description: 'Model tokens.',
+    eventTypes: ['io.meterline.rafay.tokens.v1'],
+    aggregation: 'SUM',
+    value: 'tokens',
+    groupBy: { organization: 'organization', model: 'model' },
+    unit: 'token',
+  },
+]
+
+/** A changed definition is another meter to the rollups: this tells the two apart. */
+export function meterHash(meter: Meter): string {
+  const { description: _, unit: __, ...what } = meter
+  return hash(
+    'sha256',
+    JSON.stringify(
+      what,
+      Object.keys(what)
+        .sort()
+        .concat(Object.keys(meter.groupBy).sort(), Object.keys(meter.filter ?? {}).sort()),
+    ),
+    'hex',
+  ).slice(0, 16)
+}
+
+/** One row of `usage`: as design.md prints it. `value` is a decimal; `exact` the same as n/d where that has no finite form. */
+export interface UsageRow {
+  readonly meter: string
+  readonly unit: string
+  readonly window_start: string
+  readonly window_end: string
+  readonly source: string
+  readonly subject: string
+  readonly group_by: Readonly<Record<string, string>>
+  readonly value: string
+}
