@@ -1,11 +1,35 @@
+/**
+ * How the tests run: quick ones two files at a time, then those on real servers one file after the other, so that
+ * they do not take each other's time on a small machine. `--mode long` runs the slow ones instead (npm run test:long).
+ */
+import { globSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { defineConfig } from 'vitest/config'
 
-export default defineConfig({
-  test: {
-    include: ['test/**/*.test.ts'],
-    exclude: ['test/**/*.long.test.ts', 'node_modules/**'],
-    testTimeout: 60_000,
-    hookTimeout: 180_000,
-    maxWorkers: 2,
-  },
+const all = globSync('test/**/*.test.ts', { cwd: import.meta.dirname }).sort()
+
+/** A test that starts real servers imports them from test/rig/. */
+const startsServers = (file: string): boolean =>
+  /from '[./]+\/rig\//.test(readFileSync(join(import.meta.dirname, file), 'utf8'))
+
+export default defineConfig(({ mode }) => {
+  const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
+  const alone = mode === 'long' ? chosen : chosen.filter(startsServers)
+  const quick = chosen.filter(file => !alone.includes(file))
+  return {
+    test: {
+      testTimeout: mode === 'long' ? 600_000 : 60_000,
+      hookTimeout: 180_000,
+      projects: [
+        {
+          extends: true,
+          test: { name: 'quick', include: quick, maxWorkers: 2, sequence: { groupOrder: 0 } },
+        },
+        {
+          extends: true,
+          test: { name: 'servers', include: alone, maxWorkers: 1, sequence: { groupOrder: 1 } },
+        },
+      ],
+    },
+  }
 })
