@@ -16,6 +16,8 @@ export interface Scope {
   readonly scope: string
   /** Since when its provider has it, where that is known: windows before are not expected. */
   readonly sinceMs?: number
+  /** When its provider ended it, where it says so: windows after are not expected. Not to be listed ends nothing. */
+  readonly endedMs?: number
 }
 
 /**

@@ -62,6 +62,19 @@ export const BadItem = Type.Object(
 )
 export type BadItem = Static<typeof BadItem>
 
+/** A scope that a listing saw for the first time, or of which it learnt more: it is expected from `since`. */
+export const ListedScope = Type.Object(
+  {
+    scope: text('The scope.', 512),
+    since: utc('Its first window is expected from here.'),
+    ended: Type.Optional(utc('Nothing is expected from here.')),
+  },
+  { additionalProperties: false },
+)
+export type ListedScope = Static<typeof ListedScope>
+/** So that a mark stays well below what a message may hold; the next listing names the rest. */
+export const listedScopesMax = 2000
+
 /** The `data` of a mark. */
 export const MarkData = Type.Object(
   {
@@ -73,6 +86,7 @@ export const MarkData = Type.Object(
     settled: Type.Boolean({ description: 'The last planned read of this window.' }),
     estimated: Type.Boolean(),
     bad: Type.Optional(Type.Array(BadItem, { maxItems: 1000 })),
+    scopes: Type.Optional(Type.Array(ListedScope, { maxItems: listedScopesMax })),
     fault: Type.Optional(
       Type.Object(
         { code: Type.String({ maxLength: 64 }), message: Type.String({ maxLength: 1024 }) },
@@ -236,6 +250,14 @@ export function contentHash(event: ReadingEvent): bigint {
     data.estimated,
   ])
   return BigInt(`0x${hash('sha256', canonical, 'hex').slice(0, 16)}`)
+}
+
+/**
+ * 64-bit hash of an event's identity. Summed mod 2^64 it tells whether two stores hold the same events; in ClickHouse
+ * the same is `reinterpretAsUInt64(reverse(substring(SHA256(concat(source, ' ', id)), 1, 8)))`.
+ */
+export function idHash(source: string, id: string): bigint {
+  return BigInt(`0x${hash('sha256', `${source} ${id}`, 'hex').slice(0, 16)}`)
 }
 
 /** The order-free digest of a read, as it stands in its mark. */

@@ -115,6 +115,12 @@ export const faults = {
     meaning: 'Another process uses this outbox.',
     remedy: 'Give each collector a data directory of its own, or stop the other one.',
   },
+  OUTBOX_UNREADABLE: {
+    fate: 'halt',
+    meaning: 'The outbox file is damaged, cannot be opened or written, or was made by a later Meterline.',
+    remedy:
+      'Check the rights of the data directory; a damaged file is set aside by hand, and the provider read again.',
+  },
   GRID_OVERLAP: {
     fate: 'halt',
     meaning: 'A window overlaps one of another width that was read before in the same scope.',
