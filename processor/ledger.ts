@@ -1,0 +1,485 @@
+/**
+ * The ledger's side of a batch: readings in, marks held against what is there, cells marked stale, positions written.
+ * Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
+ */
+import { randomBytes } from 'node:crypto'
+import { showInstant } from '../schemas/window.ts'
+import type { AcceptedBatch, AcceptedMark, AcceptedReading } from './accept.ts'
+import { type ReadKey, readParams } from './reads.ts'
+import { cellOf, touchCells, touchReads } from './rollups.ts'
+import type { Store } from './store.ts'
+
+const eventColumns = [
+  'source',
+  'scope',
+  'type',
+  'subject',
+  'start',
+  'end',
+  'used_start',
+  'used_end',
+  'identity',
+  'readat',
+  'resource_kind',
+  'resource_id',
+  'resource_name',
+  'measures',
+  'labels',
+  'parts',
+  'estimated',
+  'content',
+  'log',
+  'partition',
+  'offset',
+] as const
+
+const readColumns = [
+  'source',
+  'scope',
+  'start',
+  'end',
+  'readat',
+  'content_readat',
+  'outcome',
+  'held',
+  'events',
+  'digest',
+  'settled',
+  'estimated',
+  'bad',
+  'fault_code',
+  'fault_message',
+  'log',
+  'partition',
+  'offset',
+  'version',
+] as const
+
+const positionColumns = [
+  'log',
+  'partition',
+  'first',
+  'last',
+  'messages',
+  'events',
+  'reads',
+  'duplicates',
+  'conflicts',
+  'rejects',
+] as const
+
+const rejectColumns = [
+  'log',
+  'partition',
+  'offset',
+  'code',
+  'reason',
+  'value_base64',
+  'bytes',
+  'sha256',
+] as const
+
+/** Readings seen of reads whose mark has not come yet: a read may begin in one batch and end in a later one. */
+interface OpenRead {
+  readonly identities: Set<bigint>
+  readonly cells: Set<string>
+  digest: bigint
+  /** A second content under one identity and readat: then only the ledger itself can say what it holds. */
+  doubtful: boolean
+}
+
+/** Open reads that are remembered at most; one that was forgotten is only checked in the ledger instead. */
+const openReadsMax = 2000
+const openIdentitiesMax = 1_000_000
+
+/** The mark of a read as `reads` has it. */
+interface StoredRead {
+  readonly source: string
+  readonly scope: string
+  readonly start_s: number
+  readonly readat_ms: string
+  readonly content_ms: string
+  readonly outcome: string
+  readonly held: boolean
+  readonly estimated: boolean
+  readonly events: number
+  readonly digest: string
+  readonly log: string
+  readonly partition: number
+  readonly offset: string
+  readonly version: string
+}
+
+interface Verdict {
+  readonly mark: AcceptedMark
+  readonly contentMs: number
+  readonly version: bigint
+  held: boolean
+  /** The cells of its content where memory has them all; else they are taken from the ledger. */
+  readonly cells: ReadonlySet<string> | undefined
+}
+
+/** Writes accepted batches of one log. One `put` at a time. */
+export class Ledger {
+  readonly #store: Store
+  readonly #log: string
+  readonly #open = new Map<string, OpenRead>()
+  readonly #next = new Map<number, bigint>()
+  #openIdentities = 0
+
+  constructor(store: Store, log: string) {
+    this.#store = store
+    this.#log = log
+  }
+
+  /**
+   * The offset at which a partition goes on: the end of what is held from its first row on without a hole, or
+   * undefined where nothing is. This, not what was committed to the log, is where reading starts: the cursor must not
+   * outlive the ledger (a restored backup).
+   */
+  async resumeAt(partition: number): Promise<bigint | undefined> {
+    const spans = await this.#store.rows<{ first: string; last: string }>(
+      `select first, max(last) as last from positions
+       where log = {log:String} and partition = {partition:UInt32} group by first order by first`,
+      { log: this.#log, partition },
+    )
+    let next: bigint | undefined
+    for (const span of spans) {
+      if (next !== undefined && BigInt(span.first) > next) break
+      const after = BigInt(span.last) + 1n
+      if (next === undefined || after > next) next = after
+    }
+    if (next !== undefined) this.#next.set(partition, next)
+    else this.#next.delete(partition)
+    this.#forgetOpenReads()
+    return next
+  }
+
+  /**
+   * Takes a batch in. When it resolves every message of it is durable in one of events, reads and rejected, is in
+   * every answer, and the position says so: the log may be told.
+   */
+  async put(batch: AcceptedBatch): Promise<void> {
+    for (const reading of batch.readings) this.#remember(reading)
+    const verdicts = await this.#judge(batch.marks)
+    const known = verdicts.known.filter(verdict => verdict.held)
+    // A replaced read's readings may be of other subjects and lie in other cells: those change too.
+    const replaced = verdicts.replaced
+
+    await touchCells(this.#store, unionOf(known), newToken())
+    await touchReads(this.#store, [...replaced, ...known.filter(needsLedgerCells).map(readOf)], newToken())
+    await this.#store.insert(
+      'events',
+      eventColumns,
+      batch.readings.map(reading => this.#eventLine(batch.partition, reading)),
+    )
+    await this.#verify(verdicts.unknown)
+    const found = verdicts.unknown.filter(verdict => verdict.held).map(readOf)
+    await touchReads(this.#store, found, newToken())
+    await this.#store.insert(
+      'reads',
+      readColumns,
+      [...verdicts.known, ...verdicts.unknown].map(verdict => this.#readLine(batch.partition, verdict)),
+    )
+    await touchCells(this.#store, unionOf(known), newToken())
+    await touchReads(
+      this.#store,
+      [...replaced, ...found, ...known.filter(needsLedgerCells).map(readOf)],
+      newToken(),
+    )
+    await this.#store.insert(
+      'rejected',
+      rejectColumns,
+      batch.rejects.map(reject =>
+        JSON.stringify([
+          this.#log,
+          reject.partition,
+          reject.offset.toString(),
+          reject.code,
+          reject.reason,
+          reject.value.toString('base64'),
+          reject.bytes,
+          reject.sha256,
+        ]),
+      ),
+    )
+    await this.#writePosition(batch)
+    for (const mark of batch.marks) this.#forget(mark.read)
+  }
+
+  async #writePosition(batch: AcceptedBatch): Promise<void> {
+    // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
+    // being less than the span.
+    const next = this.#next.get(batch.partition)
+    const first = next !== undefined && next < batch.first ? next : batch.first
+    await this.#store.insert('positions', positionColumns, [
+      JSON.stringify([
+        this.#log,
+        batch.partition,
+        first.toString(),
+        batch.last.toString(),
+        batch.messages,
+        batch.readings.length,
+        batch.marks.length,
+        batch.duplicates,
+        0,
+        batch.rejects.length,
+      ]),
+    ])
+    this.#next.set(batch.partition, batch.last + 1n)
+  }
+
+  /** Sorts the marks into those that memory and `reads` can judge and those only the events can. */
+  async #judge(
+    marks: readonly AcceptedMark[],
+  ): Promise<{ known: Verdict[]; unknown: Verdict[]; replaced: ReadKey[] }> {
+    const known: Verdict[] = []
+    const unknown: Verdict[] = []
+    const replaced: ReadKey[] = []
+    if (marks.length === 0) return { known, unknown, replaced }
+    const stored = await this.#storedReads(marks)
+    for (const mark of marks) {
+      const { data } = mark.event
+      const readatMs = Date.parse(mark.event.readat)
+      const contentMs = data.repeats === undefined ? readatMs : Date.parse(data.repeats)
+      const others = stored.get(windowKey(mark.event.source, mark.event.scope, mark.window.startMs)) ?? []
+      const before = currentOf(others)
+      const same = others.find(read => Number(read.readat_ms) === readatMs)
+      const version = same ? BigInt(same.version) + 1n : 1n
+      if (before && data.outcome === 'complete' && Number(before.content_ms) !== contentMs)
+        replaced.push({
+          source: before.source,
+          scope: before.scope,
+          startMs: Number(before.start_s) * 1000,
+          readatMs: Number(before.content_ms),
+        })
+      if (data.outcome === 'failed') {
+        known.push({ mark, contentMs, version, held: false, cells: new Set() })
+      } else if (data.repeats !== undefined) {
+        const repeated = others.find(read => Number(read.readat_ms) === contentMs)
+        const agrees =
+          repeated?.held === true &&
+          BigInt(repeated.digest) === BigInt(`0x${data.digest}`) &&
+          repeated.events === data.events
+        // Where the repeated content counts already, nothing changes but the time of its confirmation.
+        const cells = Number(before?.content_ms) === contentMs ? new Set<string>() : undefined
+        if (agrees) known.push({ mark, contentMs, version, held: true, cells })
+        else unknown.push({ mark, contentMs, version, held: false, cells: undefined })
+      } else {
+        const open = this.#open.get(mark.read)
+        // The same message again, after a crash: it was judged when its readings were in.
+        const again = same?.held === true && same.log === this.#log && same.offset === mark.offset.toString()
+        const whole =
+          same === undefined &&
+          !open?.doubtful &&
+          (open?.identities.size ?? 0) === data.events &&
+          BigInt.asUintN(64, open?.digest ?? 0n) === BigInt(`0x${data.digest}`)
+        if (again) known.push({ mark, contentMs, version, held: true, cells: undefined })
+        else if (whole) known.push({ mark, contentMs, version, held: true, cells: open?.cells ?? new Set() })
+        else unknown.push({ mark, contentMs, version, held: false, cells: undefined })
+      }
+      // A later mark of the same window in this batch must see this one.
+      others.push({
+        source: mark.event.source,
+        scope: mark.event.scope,
+        start_s: mark.window.startMs / 1000,
+        readat_ms: String(readatMs),
+        content_ms: String(contentMs),
+        outcome: data.outcome,
+        held: known.at(-1)?.mark === mark && known.at(-1)?.held === true,
+        estimated: data.estimated,
+        events: data.events,
+        digest: BigInt(`0x${data.digest}`).toString(),
+        log: this.#log,
+        partition: 0,
+        offset: mark.offset.toString(),
+        version: version.toString(),
+      })
+      stored.set(windowKey(mark.event.source, mark.event.scope, mark.window.startMs), others)
+    }
+    return { known, unknown, replaced }
+  }
+
+  async #storedReads(marks: readonly AcceptedMark[]): Promise<Map<string, StoredRead[]>> {
+    const rows = await this.#store.rows<StoredRead>(
+      `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
+         toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, log, partition, offset, version
+       from reads final
+       where (source, scope, toUnixTimestamp(start)) in (
+         select tupleElement(w, 1), tupleElement(w, 2), tupleElement(w, 3)
+         from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)}, {starts:Array(UInt32)})) as w))
+         and start >= fromUnixTimestamp({from:UInt32}) and start <= fromUnixTimestamp({to:UInt32})`,
+      {
+        sources: marks.map(mark => mark.event.source),
+        scopes: marks.map(mark => mark.event.scope),
+        starts: marks.map(mark => mark.window.startMs / 1000),
+        from:
+          marks.reduce((least, mark) => Math.min(least, mark.window.startMs), Number.POSITIVE_INFINITY) /
+          1000,
+        to: marks.reduce((most, mark) => Math.max(most, mark.window.startMs), 0) / 1000,
+      },
+    )
+    const stored = new Map<string, StoredRead[]>()
+    for (const row of rows) {
+      const key = windowKey(row.source, row.scope, Number(row.start_s) * 1000)
+      const list = stored.get(key)
+      if (list) list.push(row)
+      else stored.set(key, [row])
+    }
+    return stored
+  }
+
+  /** Sets `held` where the ledger has exactly what the mark says: as many readings, of that content. */
+  async #verify(verdicts: readonly Verdict[]): Promise<void> {
+    if (verdicts.length === 0) return
+    const reads = verdicts.map(readOf)
+    const rows = await this.#store.rows<{ key: number; readings: string; digest: string }>(
+      `select key, count() as readings, sum(content) as digest
+       from events final
+       join (select arrayJoin(arrayZip({keys:Array(UInt32)}, {sources:Array(String)}, {scopes:Array(String)},
+               {starts:Array(UInt32)}, {readats:Array(Int64)})) as r, tupleElement(r, 1) as key,
+               tupleElement(r, 2) as r_source, tupleElement(r, 3) as r_scope, tupleElement(r, 4) as r_start,
+               tupleElement(r, 5) as r_readat) as wanted
+         on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
+           and r_readat = toUnixTimestamp64Milli(readat)
+       where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+       group by key`,
+      { keys: reads.map((_, index) => index), ...readParams(reads) },
+    )
+    const found = new Map(rows.map(row => [row.key, row]))
+    verdicts.forEach((verdict, index) => {
+      const { events, digest } = verdict.mark.event.data
+      const row = found.get(index)
+      verdict.held =
+        BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
+    })
+  }
+
+  #remember(reading: AcceptedReading): void {
+    let open = this.#open.get(reading.read)
+    if (!open) {
+      if (this.#open.size >= openReadsMax || this.#openIdentities >= openIdentitiesMax) this.#forgetOldest()
+      open = { identities: new Set(), cells: new Set(), digest: 0n, doubtful: false }
+      this.#open.set(reading.read, open)
+    }
+    if (open.identities.has(reading.identity)) {
+      open.doubtful = true
+      return
+    }
+    open.identities.add(reading.identity)
+    this.#openIdentities += 1
+    open.digest += reading.content
+    open.cells.add(cellOf(reading.event.source, reading.event.subject, reading.window.startMs))
+  }
+
+  #forget(read: string): void {
+    const open = this.#open.get(read)
+    if (!open) return
+    this.#openIdentities -= open.identities.size
+    this.#open.delete(read)
+  }
+
+  #forgetOldest(): void {
+    for (const read of this.#open.keys()) {
+      this.#forget(read)
+      return
+    }
+  }
+
+  /** After a rebalance another process may have gone on with them. */
+  #forgetOpenReads(): void {
+    this.#open.clear()
+    this.#openIdentities = 0
+  }
+
+  #eventLine(partition: number, reading: AcceptedReading): string {
+    const { event, window } = reading
+    const { data } = event
+    return JSON.stringify([
+      event.source,
+      event.scope,
+      event.type,
+      event.subject,
+      window.startMs / 1000,
+      window.endMs / 1000,
+      data.interval?.start ?? data.window.start,
+      data.interval?.end ?? data.window.end,
+      reading.identity.toString(),
+      event.readat,
+      data.resource.kind,
+      data.resource.id,
+      data.resource.name ?? '',
+      data.measures,
+      data.labels,
+      data.parts ?? 1,
+      data.estimated,
+      reading.content.toString(),
+      this.#log,
+      partition,
+      reading.offset.toString(),
+    ])
+  }
+
+  #readLine(partition: number, verdict: Verdict): string {
+    const { event, window, offset } = verdict.mark
+    const { data } = event
+    return JSON.stringify([
+      event.source,
+      event.scope,
+      window.startMs / 1000,
+      window.endMs / 1000,
+      event.readat,
+      data.repeats ?? event.readat,
+      data.outcome,
+      verdict.held,
+      data.events,
+      BigInt(`0x${data.digest}`).toString(),
+      data.settled,
+      data.estimated,
+      data.bad && data.bad.length > 0 ? JSON.stringify(data.bad) : '',
+      data.fault?.code ?? '',
+      data.fault?.message ?? '',
+      this.#log,
+      partition,
+      offset.toString(),
+      verdict.version.toString(),
+    ])
+  }
+}
+
+function readOf(verdict: Verdict): ReadKey {
+  const { event, window } = verdict.mark
+  return { source: event.source, scope: event.scope, startMs: window.startMs, readatMs: verdict.contentMs }
+}
+
+/** The newest complete read that is held whole; one with estimates only where there is none without. */
+function currentOf(reads: readonly StoredRead[]): StoredRead | undefined {
+  let current: StoredRead | undefined
+  for (const read of reads) {
+    if (!read.held || read.outcome !== 'complete') continue
+    const newer = current === undefined || Number(read.readat_ms) > Number(current.readat_ms)
+    const better = current?.estimated === true && !read.estimated
+    const worse = current?.estimated === false && read.estimated
+    if (better || (newer && !worse)) current = read
+  }
+  return current
+}
+
+function needsLedgerCells(verdict: Verdict): boolean {
+  return verdict.cells === undefined
+}
+
+function unionOf(verdicts: readonly Verdict[]): ReadonlySet<string> {
+  const cells = new Set<string>()
+  for (const verdict of verdicts) for (const cell of verdict.cells ?? []) cells.add(cell)
+  return cells
+}
+
+function windowKey(source: string, scope: string, startMs: number): string {
+  return `${source} ${scope} ${showInstant(startMs)}`
+}
+
+/** Tokens are never ordered, only told apart. */
+function newToken(): bigint {
+  return randomBytes(8).readBigUInt64BE()
+}

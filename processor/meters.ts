@@ -1,0 +1,76 @@
+/** What a meter's definition means in SQL: which events, which value, which dims. */
+import { Fault } from '../schemas/fault.ts'
+import { measureNames } from '../schemas/measures.ts'
+import type { Meter } from '../schemas/meters.ts'
+import type { Params } from './store.ts'
+
+export interface MeterSql {
+  /** An Array(String) of the meter's dims, in the order of `dimNames`. */
+  readonly dims: string
+  /** The Decimal(38, 12) that is aggregated. */
+  readonly value: string
+  readonly where: string
+  readonly params: Params
+}
+
+/** The meter's dims in the order in which rollups keep them. */
+export function dimNames(meter: Meter): readonly string[] {
+  return Object.keys(meter.groupBy).sort()
+}
+
+/** The aggregations that rollups can answer today. */
+const aggregable = ['SUM', 'COUNT', 'AVG', 'MIN', 'MAX']
+
+/** @throws Fault CONFIG_INVALID for an aggregation or path that cannot be computed. */
+export function meterSql(meter: Meter): MeterSql {
+  if (!aggregable.includes(meter.aggregation))
+    throw new Fault(
+      'CONFIG_INVALID',
+      `meter ${meter.slug}: aggregation ${meter.aggregation} is not there yet; there are ${aggregable.join(', ')}`,
+    )
+  const params: Record<string, unknown> = { types: [...meter.eventTypes] }
+  const where = ['type in ({types:Array(String)})']
+  const dims = dimNames(meter).map((name, index) =>
+    pathSql(meter, meter.groupBy[name] ?? name, `dim${index}`, params),
+  )
+  let value = 'toDecimal128(1, 12)'
+  if (meter.aggregation !== 'COUNT') {
+    const measure = /^\$\.measures\.([a-z_]+)$/.exec(meter.value ?? '')?.[1] ?? meter.value ?? ''
+    if (!(measureNames as readonly string[]).includes(measure))
+      throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: value "${measure}" is no measure`, {
+        meter: meter.slug,
+      })
+    params.measure = measure
+    value = 'measures[{measure:String}]'
+    where.push('mapContains(measures, {measure:String})')
+  }
+  Object.entries(meter.filter ?? {}).forEach(([name, wanted], index) => {
+    params[`wanted${index}`] = wanted
+    where.push(
+      `${pathSql(meter, meter.groupBy[name] ?? name, `filter${index}`, params)} = {wanted${index}:String}`,
+    )
+  })
+  return { dims: `[${dims.join(', ')}]::Array(String)`, value, where: where.join(' and '), params }
+}
+
+const attributes: Readonly<Record<string, string>> = {
+  subject: 'subject',
+  scope: 'scope',
+  source: 'toString(source)',
+  '$.resource.id': 'resource_id',
+  '$.resource.name': 'resource_name',
+  '$.resource.kind': 'toString(resource_kind)',
+}
+
+/** A label by its name, an attribute, or a JSONPath into what the ledger keeps of `data`. */
+function pathSql(meter: Meter, path: string, param: string, params: Record<string, unknown>): string {
+  const attribute = attributes[path]
+  if (attribute) return attribute
+  const label = /^\$\.labels(?:\.([A-Za-z0-9_]+)|\['([^']+)'\])$/.exec(path)
+  if (path.startsWith('$') && !label)
+    throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: the path ${path} is not one that events have`, {
+      meter: meter.slug,
+    })
+  params[param] = label?.[1] ?? label?.[2] ?? path
+  return `labels[{${param}:String}]`
+}

@@ -1,0 +1,172 @@
+/** The processor's loop: log → accept → ledger → commit, with rollups recomputed beside it. */
+import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Counter, Gauge, Histogram } from 'prom-client'
+import type { EventLog, LogBatch, RejectLog } from '../runtime/log/log.ts'
+import { registry } from '../runtime/metrics.ts'
+import { asFault, describeFault, Fault } from '../schemas/fault.ts'
+import type { Meter } from '../schemas/meters.ts'
+import { type AcceptedBatch, accept } from './accept.ts'
+import { Ledger } from './ledger.ts'
+import { recompute, registerMeters } from './rollups.ts'
+import type { Store } from './store.ts'
+
+const messagesTotal = new Counter({
+  name: 'meterline_processor_messages_total',
+  help: 'Messages taken from the log, by what became of them.',
+  labelNames: ['outcome'],
+  registers: [registry],
+})
+const putSeconds = new Histogram({
+  name: 'meterline_processor_put_seconds',
+  help: 'Time from a decoded batch to its acknowledgement by the ledger.',
+  buckets: [0.01, 0.05, 0.1, 0.5, 1, 5, 30],
+  registers: [registry],
+})
+const lagMessages = new Gauge({
+  name: 'meterline_processor_lag_messages',
+  help: 'Messages of the log that are not yet in the ledger.',
+  registers: [registry],
+})
+const recomputedCells = new Counter({
+  name: 'meterline_rollup_cells_recomputed_total',
+  help: 'Cells computed again from the ledger.',
+  registers: [registry],
+})
+
+export interface ProcessorOptions {
+  readonly store: Store
+  readonly log: EventLog
+  readonly rejects?: RejectLog
+  readonly meters: readonly Meter[]
+  readonly signal: AbortSignal
+  /** One line for the operator. */
+  readonly say: (line: string) => void
+}
+
+/** A running processor. `done` resolves when it was stopped, and rejects when it must not go on. */
+export interface Processor {
+  readonly done: Promise<void>
+  /** The offset behind the last one acknowledged by the ledger in this run. */
+  position(partition: number): bigint | undefined
+  /** What is wrong now, or undefined: for readiness. */
+  trouble(): string | undefined
+  /** Resolves when no cell is stale. */
+  fresh(signal: AbortSignal): Promise<void>
+}
+
+const retryMsMax = 10_000
+const cellsMax = 20_000
+const freshenEveryMs = 250
+
+/** Starts the loop. Registering meters happens first, so that every recompute knows them. */
+export async function startProcessor(options: ProcessorOptions): Promise<Processor> {
+  const { store, log, meters, signal } = options
+  await registerMeters(store, meters, newToken)
+  const stop = new AbortController()
+  const running = AbortSignal.any([signal, stop.signal])
+  const ledger = new Ledger(store, log.id)
+  const positions = new Map<number, bigint>()
+  const troubles = new Map<'ledger' | 'rollups', string>()
+
+  async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
+    for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, retryMsMax)) {
+      try {
+        const done = await act()
+        if (troubles.delete(what)) options.say(`${what}: works again`)
+        return done
+      } catch (error) {
+        const fault = asFault(error, 'STORE_REFUSED')
+        if (fault.fate !== 'retry') throw fault
+        if (running.aborted) return undefined
+        if (!troubles.has(what)) options.say(`${what}: ${describeFault(fault)}: trying again until it works`)
+        troubles.set(what, describeFault(fault))
+        await sleep(waitMs, undefined, { signal: running }).catch(() => undefined)
+      }
+    }
+  }
+
+  async function take(batch: LogBatch, accepted: AcceptedBatch): Promise<void> {
+    const timer = putSeconds.startTimer()
+    const held = await insisting('ledger', async () => {
+      await ledger.put(accepted)
+      if (accepted.rejects.length > 0) await options.rejects?.put(accepted.rejects)
+      return true
+    })
+    if (!held) return
+    timer()
+    await log.commit(batch)
+    positions.set(accepted.partition, accepted.last + 1n)
+    messagesTotal.inc({ outcome: 'reading' }, accepted.readings.length)
+    messagesTotal.inc({ outcome: 'mark' }, accepted.marks.length)
+    messagesTotal.inc({ outcome: 'duplicate' }, accepted.duplicates)
+    messagesTotal.inc({ outcome: 'rejected' }, accepted.rejects.length)
+    for (const reject of accepted.rejects.slice(0, 5))
+      options.say(
+        `rejected: partition=${reject.partition} offset=${reject.offset} ${reject.code} ${reject.reason}`,
+      )
+  }
+
+  /** The next batch is decoded while the last is on its way into the ledger; they are put one after the other. */
+  async function ingest(): Promise<void> {
+    let underWay: Promise<void> = Promise.resolve()
+    const resumeAt = async (partition: number) => {
+      await underWay.catch(() => undefined)
+      return await insisting('ledger', () => ledger.resumeAt(partition))
+    }
+    for await (const batch of log.batches({ resumeAt, signal: running })) {
+      const accepted = accept(batch)
+      await underWay
+      underWay = take(batch, accepted)
+      underWay.catch(() => stop.abort())
+    }
+    await underWay
+  }
+
+  async function freshen(): Promise<void> {
+    while (!running.aborted) {
+      const startedMs = performance.now()
+      const cells = (await insisting('rollups', () => recompute(store, { run: newToken(), cellsMax }))) ?? 0
+      recomputedCells.inc(cells)
+      // Cells of the hour that is coming in are touched again and again: leave the engine to the inserts meanwhile.
+      const restMs = Math.max(freshenEveryMs, 2 * (performance.now() - startedMs))
+      await sleep(restMs, undefined, { signal: running }).catch(() => undefined)
+    }
+  }
+
+  async function measureLag(): Promise<void> {
+    while (!running.aborted) {
+      await log.state().then(
+        state => lagMessages.set(Number(state.lag)),
+        () => undefined,
+      )
+      await sleep(5000, undefined, { signal: running }).catch(() => undefined)
+    }
+  }
+
+  const parts = [ingest(), freshen(), measureLag()]
+  for (const part of parts) part.catch(() => stop.abort())
+  const done = Promise.allSettled(parts).then(results => {
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+    if (!signal.aborted) throw new Fault('LOG_UNREACHABLE', 'the log ended by itself', { log: log.id })
+  })
+  done.catch(() => undefined)
+  return {
+    done,
+    position: partition => positions.get(partition),
+    trouble: () => troubles.values().next().value,
+    fresh: async until => {
+      while (!until.aborted) {
+        const [row] = await store.rows<{ cells: string }>(
+          'select count() as cells from stale final where not done',
+        )
+        if (row?.cells === '0') return
+        await sleep(100, undefined, { signal: until }).catch(() => undefined)
+      }
+    },
+  }
+}
+
+function newToken(): bigint {
+  return randomBytes(8).readBigUInt64BE()
+}

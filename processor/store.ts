@@ -1,0 +1,170 @@
+/** The way to ClickHouse: one client over HTTP, faults instead of its errors, and the numbered migrations. */
+import { hash } from 'node:crypto'
+import { readdir, readFile } from 'node:fs/promises'
+import { Readable } from 'node:stream'
+import { type ClickHouseClient, ClickHouseError, createClient } from '@clickhouse/client'
+import { Fault } from '../schemas/fault.ts'
+
+export interface StoreAddress {
+  readonly url: string
+  readonly user: string
+  readonly password: string
+  readonly database: string
+}
+
+export type Params = Readonly<Record<string, unknown>>
+
+/** ClickHouse refuses these for a while: everything else it refuses is for a person to mend. */
+const passing = new Set([
+  '159', // TIMEOUT_EXCEEDED
+  '202', // TOO_MANY_SIMULTANEOUS_QUERIES
+  '209', // SOCKET_TIMEOUT
+  '210', // NETWORK_ERROR
+  '241', // MEMORY_LIMIT_EXCEEDED
+  '242', // TABLE_IS_READ_ONLY
+  '243', // NOT_ENOUGH_SPACE
+  '252', // TOO_MANY_PARTS
+  '319', // UNKNOWN_STATUS_OF_INSERT
+  '394', // QUERY_WAS_CANCELLED
+  '439', // CANNOT_SCHEDULE_TASK
+])
+
+/** A connection to one database. Close it. */
+export class Store implements AsyncDisposable {
+  readonly #client: ClickHouseClient
+
+  private constructor(client: ClickHouseClient) {
+    this.#client = client
+  }
+
+  /**
+   * Connects, makes the database where it is missing, and applies the migrations that are not yet there.
+   * @throws Fault STORE_UNREACHABLE | STORE_REFUSED | MIGRATION_CHANGED
+   */
+  static async open(address: StoreAddress, options: { readonly deadlineMs?: number } = {}): Promise<Store> {
+    const common = {
+      url: address.url,
+      username: address.user,
+      password: address.password,
+      request_timeout: options.deadlineMs ?? 120_000,
+      max_open_connections: 8,
+      compression: { request: false, response: false },
+    }
+    const first = createClient(common)
+    try {
+      await faulted(first.command({ query: `create database if not exists ${identifier(address.database)}` }))
+    } finally {
+      await first.close()
+    }
+    const store = new Store(
+      createClient({
+        ...common,
+        database: address.database,
+        clickhouse_settings: {
+          // A day is a column prefix of every key, so parts of two months never hold the same identity.
+          do_not_merge_across_partitions_select_final: 1,
+          output_format_json_quote_64bit_integers: 1,
+          output_format_json_quote_decimals: 1,
+          date_time_output_format: 'iso',
+          date_time_input_format: 'best_effort',
+        },
+      }),
+    )
+    await migrate(store)
+    return store
+  }
+
+  /** Rows of a select. Numbers of 64 bits and decimals are strings, times are ISO texts. */
+  async rows<Row>(query: string, params: Params = {}): Promise<Row[]> {
+    const result = await faulted(
+      this.#client.query({ query, query_params: { ...params }, format: 'JSONEachRow' }),
+    )
+    return await faulted(result.json<Row>())
+  }
+
+  /** A statement without an answer. */
+  async run(query: string, params: Params = {}): Promise<void> {
+    await faulted(this.#client.command({ query, query_params: { ...params } }))
+  }
+
+  /** Inserts lines of JSONCompactEachRow, already serialised, for the columns named. Acknowledged means durable. */
+  async insert(table: string, columns: readonly string[], lines: readonly string[]): Promise<void> {
+    if (lines.length === 0) return
+    await faulted(
+      this.#client.insert({
+        table,
+        columns: columns as [string, ...string[]],
+        values: Readable.from([Buffer.from(lines.join('\n'))], { objectMode: false }),
+        format: 'JSONCompactEachRow',
+      }),
+    )
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#client.close()
+  }
+}
+
+/** A ClickHouse failure as a fault: what may pass is retried, what a person must mend halts. */
+async function faulted<T>(answer: Promise<T>): Promise<T> {
+  try {
+    return await answer
+  } catch (error) {
+    if (error instanceof Fault) throw error
+    if (error instanceof ClickHouseError)
+      throw new Fault(
+        passing.has(error.code) ? 'STORE_UNREACHABLE' : 'STORE_REFUSED',
+        error.message.split('\n')[0]?.slice(0, 800) ?? 'refused',
+        { clickhouse_code: error.code, clickhouse_type: error.type },
+        { cause: error },
+      )
+    const message = error instanceof Error ? error.message : String(error)
+    throw new Fault('STORE_UNREACHABLE', `ClickHouse: ${message.slice(0, 300)}`, {}, { cause: error })
+  }
+}
+
+/** Applies processor/tables/NNNN-*.sql in order, each once; a statement that is there already is not an error. */
+async function migrate(store: Store): Promise<void> {
+  await store.run(`create table if not exists migrations (
+    number UInt32, name String, sha256 String, at DateTime64(3, 'UTC') default now64(3)
+  ) engine = ReplacingMergeTree order by number settings fsync_after_insert = 1, fsync_part_directory = 1`)
+  const applied = new Map(
+    (await store.rows<{ number: number; sha256: string }>('select number, sha256 from migrations final')).map(
+      row => [row.number, row.sha256],
+    ),
+  )
+  const folder = new URL('./tables/', import.meta.url)
+  for (const name of (await readdir(folder)).filter(file => file.endsWith('.sql')).sort()) {
+    const number = Number(name.slice(0, 4))
+    const text = await readFile(new URL(name, folder), 'utf8')
+    const sha256 = hash('sha256', text, 'hex')
+    const before = applied.get(number)
+    if (before === sha256) continue
+    if (before !== undefined)
+      throw new Fault('MIGRATION_CHANGED', `${name} is not what was applied to this store`, {
+        number,
+        sha256,
+        before,
+      })
+    // Each statement may have been applied by a process that died before it could say so.
+    for (const statement of statementsOf(text))
+      await store.run(statement.replace(/^create table (?!if not exists)/i, 'create table if not exists '))
+    await store.insert('migrations', ['number', 'name', 'sha256'], [JSON.stringify([number, name, sha256])])
+  }
+}
+
+function statementsOf(text: string): readonly string[] {
+  return text
+    .split('\n')
+    .filter(line => !line.startsWith('--'))
+    .join('\n')
+    .split(/;\s*(?:\n|$)/)
+    .map(statement => statement.trim())
+    .filter(statement => statement !== '')
+}
+
+function identifier(name: string): string {
+  if (!/^[A-Za-z_][A-Za-z0-9_]{0,63}$/.test(name))
+    throw new Fault('CONFIG_INVALID', `store.database: "${name}" is no plain name`)
+  return name
+}
