@@ -29,7 +29,7 @@ const run = promisify(execFile)
 export const kafkaVersion = '4.3.1'
 const readyLimitMs = 120_000
 const jarsLimitMs = 300_000
-const stopLimitMs = 5_000
+const stopLimitMs = 2_500
 /** Any fixed id does: each cluster has ports and directories of its own. */
 const clusterId = '4L6g3nShT-eMCtK--X86sw'
 
@@ -90,7 +90,7 @@ async function fromEnvironment(list: string): Promise<KafkaRig> {
 
 // -- Docker
 
-async function dockerAnswers(): Promise<boolean> {
+export async function dockerAnswers(): Promise<boolean> {
   const { getContainerRuntimeClient } = await import('testcontainers')
   const found = getContainerRuntimeClient().then(
     () => true,
@@ -196,13 +196,13 @@ async function fromJars(nodeCount: 1 | 3): Promise<KafkaRig> {
 
 /**
  * The shell between us and the broker waits for a word on our pipe: when this process is gone, however it went, the
- * pipe closes without one, and the broker and its data go too. (Background jobs of a shell read /dev/null, hence
+ * pipe closes without one, and the broker and its data go. (Background jobs of a shell read /dev/null, hence
  * descriptor 3.)
  */
 const tether = `exec 3<&0
 "$@" </dev/null 3<&- >>"$DIRECTORY/broker.log" 2>&1 & broker=$!
 echo $broker
-( read -r word <&3 || { kill -9 $broker; rm -rf "$DIRECTORY"; rmdir "$DIRECTORY/.."; } ) >/dev/null 2>&1 &
+( read -r word <&3 || { kill -9 $broker; rm -rf "$DIRECTORY"; rmdir "$(dirname "$DIRECTORY")"; } ) >/dev/null 2>&1 &
 wait $broker`
 
 async function launch(jars: string, node: Node): Promise<void> {
@@ -234,10 +234,12 @@ async function end(node: Node, signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     signalTo(node.pid, 'SIGTERM')
     // Without a quorum a broker waits for one for ever.
     await Promise.race([gone, sleep(stopLimitMs, undefined, { ref: false })])
+  } else {
+    // The word that lets its data live on.
+    child.stdin?.write('kept\n')
   }
   signalTo(node.pid, 'SIGKILL')
   await gone
-  child.stdin?.end('ours\n')
 }
 
 function signalTo(pid: number, signal: NodeJS.Signals): void {
@@ -376,7 +378,7 @@ async function ensureFormatted(jars: string, id: number): Promise<string> {
   return formatted
 }
 
-function java(): string {
+export function java(): string {
   return process.env.JAVA_HOME ? join(process.env.JAVA_HOME, 'bin', 'java') : 'java'
 }
 

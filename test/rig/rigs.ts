@@ -2,8 +2,7 @@
 import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
-
-const execute = promisify(execFile)
+import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
 
 export interface Rig {
   readonly name: string
@@ -12,54 +11,75 @@ export interface Rig {
   readonly how: string
   /** What a person does to have it. */
   readonly remedy: string
+  /** The text of a test file that cannot run without it. */
+  readonly usedBy: RegExp
 }
 
-export async function findRigs(signal: AbortSignal): Promise<readonly Rig[]> {
-  const docker = await answers('docker', ['info'], signal)
-  return [await findKafka(docker, signal), findClickHouse(docker)]
+/** Looks for each server, and installs what the tests would install: once, before any test waits for it. */
+export async function findRigs(): Promise<readonly Rig[]> {
+  const docker = await dockerAnswers()
+  const jars = await kafkaJars()
+  return [findKafka(docker, jars), killableKafka(jars), findClickHouse(docker)]
 }
 
-async function findKafka(docker: boolean, signal: AbortSignal): Promise<Rig> {
-  const name = 'Kafka'
-  const remedy = 'Set KAFKA_BROKERS, start Docker, or install Java 17 and Maven (default-jre-headless maven).'
-  const brokers = process.env.KAFKA_BROKERS
-  if (brokers) return { name, found: true, how: `the brokers of KAFKA_BROKERS, ${brokers}`, remedy }
-  if (docker) return { name, found: true, how: 'a container, by testcontainers', remedy }
-  const java = await answers('java', ['-version'], signal)
-  const maven = await answers('mvn', ['-version'], signal)
-  if (!java || !maven) {
-    const lacking = [java ? '' : 'java', maven ? '' : 'mvn'].filter(word => word !== '').join(' and ')
-    return { name, found: false, how: `no KAFKA_BROKERS, no Docker engine, no ${lacking}`, remedy }
+/** The folder of the broker's jars, or why there is none. */
+async function kafkaJars(): Promise<{ readonly folder: string } | { readonly lacking: string }> {
+  try {
+    await promisify(execFile)(java(), ['-version'], { timeout: 20_000 })
+  } catch {
+    return { lacking: 'no java' }
   }
-  return { name, found: true, how: 'a broker of our own, from jars', remedy }
+  try {
+    return { folder: await ensureKafkaJars() }
+  } catch (error) {
+    return { lacking: `no jars (${error instanceof Error ? error.message : String(error)})` }
+  }
+}
+
+const javaRemedy = 'Install Java 17 and Maven (Debian: default-jre-headless maven).'
+
+function findKafka(docker: boolean, jars: Awaited<ReturnType<typeof kafkaJars>>): Rig {
+  const rig = {
+    name: 'Kafka',
+    remedy: `${javaRemedy} Or set KAFKA_BROKERS, or start Docker.`,
+    usedBy: /\/rig\/kafka\.ts'/,
+  }
+  const brokers = process.env.KAFKA_BROKERS
+  if (brokers) return { ...rig, found: true, how: `KAFKA_BROKERS=${brokers}` }
+  if (docker) return { ...rig, found: true, how: `${kafkaVersion} in a container, by testcontainers` }
+  if ('folder' in jars) return { ...rig, found: true, how: `${kafkaVersion} from the jars in ${jars.folder}` }
+  return { ...rig, found: false, how: `no KAFKA_BROKERS, no Docker engine, ${jars.lacking}` }
+}
+
+/** Brokers of others, and containers, are not killed: that takes processes of our own. */
+function killableKafka(jars: Awaited<ReturnType<typeof kafkaJars>>): Rig {
+  const rig = {
+    name: 'Kafka to be killed',
+    remedy: javaRemedy,
+    usedBy: /startKafka\(\{[^)]*(mayKill|nodes: 3)/,
+  }
+  if ('folder' in jars) return { ...rig, found: true, how: `${kafkaVersion} from the jars in ${jars.folder}` }
+  return { ...rig, found: false, how: jars.lacking }
 }
 
 function findClickHouse(docker: boolean): Rig {
-  const name = 'ClickHouse'
-  const remedy = 'Set CLICKHOUSE_URL, start Docker, or run npm ci on a platform that chdb supports.'
-  const url = process.env.CLICKHOUSE_URL
-  if (url) return { name, found: true, how: `the server of CLICKHOUSE_URL, ${new URL(url).host}`, remedy }
-  if (canResolve('chdb'))
-    return { name, found: true, how: 'the embedded engine, chdb, as a process of its own', remedy }
-  if (docker) return { name, found: true, how: 'a container, by testcontainers', remedy }
-  return { name, found: false, how: 'no CLICKHOUSE_URL, no chdb, no Docker engine', remedy }
-}
-
-function canResolve(name: string): boolean {
-  try {
-    createRequire(import.meta.url).resolve(name)
-    return true
-  } catch {
-    return false
+  const rig = {
+    name: 'ClickHouse',
+    remedy: 'Run npm ci on a platform that chdb has a build for. Or set CLICKHOUSE_URL, or start Docker.',
+    usedBy: /\/rig\/clickhouse\.ts'/,
   }
+  const url = process.env.CLICKHOUSE_URL
+  if (url) return { ...rig, found: true, how: `CLICKHOUSE_URL on ${new URL(url).host}` }
+  const chdb = chdbVersion()
+  if (chdb) return { ...rig, found: true, how: `the embedded engine, chdb ${chdb}, as a process of its own` }
+  if (docker) return { ...rig, found: true, how: 'in a container, by testcontainers' }
+  return { ...rig, found: false, how: 'no CLICKHOUSE_URL, no chdb, no Docker engine' }
 }
 
-/** Whether a program is there and does what it is asked within its time. */
-async function answers(program: string, args: readonly string[], signal: AbortSignal): Promise<boolean> {
+function chdbVersion(): string | undefined {
   try {
-    await execute(program, args, { signal, timeout: 20_000 })
-    return true
+    return createRequire(import.meta.url)('chdb/package.json').version
   } catch {
-    return false
+    return undefined
   }
 }
