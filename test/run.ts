@@ -4,7 +4,7 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomUUID } from 'node:crypto'
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { globSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { findRigs } from './rig/rigs.ts'
@@ -156,11 +156,23 @@ async function main(args: readonly string[]): Promise<number> {
 
   const tallies: Tally[] = []
   console.log('Real servers for the tests:')
-  for (const rig of await findRigs(stopping.signal)) {
+  const excluded: string[] = []
+  for (const rig of await findRigs()) {
     console.log(`  ${rig.name}: ${rig.how}`)
     if (rig.found) continue
     console.log(`  !!! ${rig.name} IS MISSING: its tests cannot run. ${rig.remedy}`)
-    if (ci) tallies.push({ passed: 0, failed: 1, remarks: [`missing: ${rig.name}`] })
+    if (ci) {
+      tallies.push({ passed: 0, failed: 1, remarks: [`missing: ${rig.name}`] })
+      continue
+    }
+    const tests = globSync('test/**/*.test.ts', { cwd: root })
+    const without = tests.filter(file => rig.usedBy.test(readFileSync(join(root, file), 'utf8')))
+    excluded.push(...without.map(file => `--exclude=${file}`))
+    tallies.push({
+      passed: 0,
+      failed: 0,
+      remarks: without.map(file => `not run without ${rig.name}: ${file}`),
+    })
   }
 
   if (!long) {
@@ -185,7 +197,7 @@ async function main(args: readonly string[]): Promise<number> {
     [
       ...['node_modules/vitest/vitest.mjs', 'run', ...(long ? ['--mode=long'] : [])],
       ...['--reporter=default', '--reporter=./test/running.ts', '--reporter=json'],
-      ...[`--outputFile.json=${reportFile}`, ...filters],
+      ...[`--outputFile.json=${reportFile}`, ...excluded, ...filters],
     ],
     env,
     stopping.signal,
