@@ -1,0 +1,112 @@
+/** A real ClickHouse for a test: the one of CLICKHOUSE_URL, else the embedded one, else a container; a fresh database each time. */
+import { randomBytes } from 'node:crypto'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createClient } from '@clickhouse/client'
+import { openEmbedded } from '../../deploy/embedded/embedded.ts'
+import { Fault } from '../../schemas/fault.ts'
+
+export interface TestClickHouse extends AsyncDisposable {
+  readonly url: string
+  readonly user: string
+  readonly password: string
+  /** Empty, and of this call only. */
+  readonly database: string
+  readonly how: 'CLICKHOUSE_URL' | 'embedded' | 'container'
+  /** Drops the database, or ends the server that was started for it. */
+  stop(): Promise<void>
+  /** kill -9; the server comes back at the same address by itself. Only of a server started here. */
+  kill(): Promise<void>
+}
+
+/** Finds or starts one; throws when there is no way to. */
+export async function startClickHouse(
+  options: { readonly memoryBytesMax?: number } = {},
+): Promise<TestClickHouse> {
+  const given = process.env.CLICKHOUSE_URL
+  if (given) return await atUrl(given)
+  try {
+    return await embedded(options)
+  } catch (error) {
+    if (!(error instanceof Fault && error.code === 'STORE_MISSING')) throw error
+    return await container(error)
+  }
+}
+
+async function embedded(options: { readonly memoryBytesMax?: number }): Promise<TestClickHouse> {
+  const dataDir = mkdtempSync(join(tmpdir(), 'meterline-store-'))
+  const store = await openEmbedded({ dataDir, restart: true, ...options })
+  const { url, user, password } = store
+  const database = await createDatabase({ url, user, password })
+  const stop = async () => {
+    await store[Symbol.asyncDispose]()
+    rmSync(dataDir, { recursive: true, force: true })
+  }
+  const kill = async () => {
+    process.kill(store.pid, 'SIGKILL')
+  }
+  return { url, user, password, database, how: 'embedded', stop, kill, [Symbol.asyncDispose]: stop }
+}
+
+async function atUrl(given: string): Promise<TestClickHouse> {
+  const address = new URL(given)
+  const user = decodeURIComponent(address.username) || 'default'
+  const password = decodeURIComponent(address.password)
+  const url = address.origin
+  const database = await createDatabase({ url, user, password })
+  const stop = async () => {
+    await using client = clientOf({ url, user, password })
+    await client.command({ query: `drop database if exists ${database}` })
+  }
+  const kill = async () => {
+    throw new Error('The server of CLICKHOUSE_URL was not started by this test: it is not killed')
+  }
+  return { url, user, password, database, how: 'CLICKHOUSE_URL', stop, kill, [Symbol.asyncDispose]: stop }
+}
+
+async function container(missing: Fault): Promise<TestClickHouse> {
+  const { GenericContainer, Wait } = await import('testcontainers')
+  const password = randomBytes(12).toString('hex')
+  const started = await new GenericContainer('clickhouse/clickhouse-server:26.7')
+    .withEnvironment({ CLICKHOUSE_USER: 'default', CLICKHOUSE_PASSWORD: password })
+    .withExposedPorts(8123)
+    .withWaitStrategy(Wait.forHttp('/ping', 8123))
+    .start()
+    .catch((error: unknown) => {
+      throw new Error(
+        'No ClickHouse: CLICKHOUSE_URL is not set, chdb is not installed, Docker does not answer',
+        {
+          cause: new AggregateError([missing, error]),
+        },
+      )
+    })
+  const url = `http://${started.getHost()}:${started.getMappedPort(8123)}`
+  const user = 'default'
+  const database = await createDatabase({ url, user, password })
+  const stop = async () => {
+    await started.stop()
+  }
+  const kill = async () => {
+    await started.restart({ timeout: 0 })
+  }
+  return { url, user, password, database, how: 'container', stop, kill, [Symbol.asyncDispose]: stop }
+}
+
+interface Address {
+  readonly url: string
+  readonly user: string
+  readonly password: string
+}
+
+function clientOf({ url, user, password }: Address) {
+  const client = createClient({ url, username: user, password })
+  return Object.assign(client, { [Symbol.asyncDispose]: () => client.close() })
+}
+
+async function createDatabase(address: Address): Promise<string> {
+  const database = `test_${randomBytes(6).toString('hex')}`
+  await using client = clientOf(address)
+  await client.command({ query: `create database ${database}` })
+  return database
+}
