@@ -1,4 +1,6 @@
 /** Which windows were read: the state of every (source, scope, window), from the marks. */
+
+import { type ListedScope, listingScope } from '../schemas/event.ts'
 import {
   type GridMinutes,
   gridMinutes,
@@ -85,22 +87,55 @@ export async function coverage(store: Store, query: CoverageQuery): Promise<read
      order by source, scope, start`,
     { ...params, to: Math.ceil(Number(params.to)) },
   )
+  const since = await listedSince(store)
   const byScope = new Map<string, MarkRow[]>()
   for (const mark of marks) {
-    const key = JSON.stringify([mark.source, mark.scope])
+    const key = scopeKey(mark.source, mark.scope)
     const list = byScope.get(key)
     if (list) list.push(mark)
     else byScope.set(key, [mark])
   }
-  return scopes.flatMap(({ source, scope, width }) =>
-    scopeRows(
-      source,
-      scope,
-      gridOf(Number(width)),
-      byScope.get(JSON.stringify([source, scope])) ?? [],
-      query,
-    ),
+  const seen = new Map(
+    scopes.map(({ source, scope, width }) => [scopeKey(source, scope), { source, scope, width }]),
   )
+  // A scope that a listing found and that was never read is a gap from its first day.
+  for (const [key, { source, scope }] of since)
+    if (!seen.has(key) && isChosen(query, source, scope)) seen.set(key, { source, scope, width: 60 })
+  return Array.from(seen.values())
+    .sort((a, b) => (scopeKey(a.source, a.scope) < scopeKey(b.source, b.scope) ? -1 : 1))
+    .flatMap(({ source, scope, width }) => {
+      const key = scopeKey(source, scope)
+      const fromMs = Math.max(query.span.startMs, since.get(key)?.sinceMs ?? query.span.startMs)
+      return scopeRows(source, scope, gridOf(Number(width)), byScope.get(key) ?? [], { ...query, fromMs })
+    })
+}
+
+interface Expected {
+  readonly source: string
+  readonly scope: string
+  readonly sinceMs: number
+}
+
+/** Since when each scope is expected, as the listings said: before that its provider did not have it. */
+async function listedSince(store: Store): Promise<ReadonlyMap<string, Expected>> {
+  const rows = await store.rows<{ source: string; listed: string }>(
+    `select source, listed from reads final where scope = {listing:String} and listed != '' order by readat`,
+    { listing: listingScope },
+  )
+  const since = new Map<string, Expected>()
+  for (const { source, listed } of rows)
+    for (const { scope, since: text } of JSON.parse(listed) as ListedScope[])
+      since.set(scopeKey(source, scope), { source, scope, sinceMs: Date.parse(text) })
+  return since
+}
+
+function isChosen(query: CoverageQuery, source: string, scope: string): boolean {
+  const named = query.source === undefined || source === query.source || source.endsWith(`/${query.source}`)
+  return named && (query.scope === undefined || scope === query.scope)
+}
+
+function scopeKey(source: string, scope: string): string {
+  return JSON.stringify([source, scope])
 }
 
 function scopeRows(
@@ -108,13 +143,15 @@ function scopeRows(
   scope: string,
   width: GridMinutes,
   marks: readonly MarkRow[],
-  query: CoverageQuery,
+  query: CoverageQuery & { readonly fromMs: number },
 ): readonly CoverageRow[] {
   const read = marks.map(mark => ({
     window: { startMs: Number(mark.start_s) * 1000, endMs: Number(mark.end_s) * 1000 },
     mark,
   }))
-  const expected = windowsOver(query.span, width).filter(window => window.endMs <= query.nowMs)
+  const expected = windowsOver(query.span, width).filter(
+    window => window.endMs <= query.nowMs && window.endMs > query.fromMs,
+  )
   const starts = new Set(read.map(({ window }) => window.startMs))
   // A grid that changed its width leaves windows of the old one: what they cover was not "never" read.
   const never = expected.filter(

@@ -9,7 +9,7 @@ import { type ReadKey, readParams } from './reads.ts'
 import { cellOf, touchCells, touchReads } from './rollups.ts'
 import type { Store } from './store.ts'
 
-const eventColumns = [
+export const eventColumns = [
   'source',
   'scope',
   'type',
@@ -47,6 +47,7 @@ const readColumns = [
   'settled',
   'estimated',
   'bad',
+  'listed',
   'fault_code',
   'fault_message',
   'log',
@@ -171,7 +172,7 @@ export class Ledger {
     await this.#store.insert(
       'events',
       eventColumns,
-      batch.readings.map(reading => this.#eventLine(batch.partition, reading)),
+      batch.readings.map(reading => eventLine(this.#log, batch.partition, reading)),
     )
     await this.#verify(verdicts.unknown)
     const found = verdicts.unknown.filter(verdict => verdict.held).map(readOf)
@@ -392,34 +393,6 @@ export class Ledger {
     this.#openIdentities = 0
   }
 
-  #eventLine(partition: number, reading: AcceptedReading): string {
-    const { event, window } = reading
-    const { data } = event
-    return JSON.stringify([
-      event.source,
-      event.scope,
-      event.type,
-      event.subject,
-      window.startMs / 1000,
-      window.endMs / 1000,
-      data.interval?.start ?? data.window.start,
-      data.interval?.end ?? data.window.end,
-      reading.identity.toString(),
-      event.readat,
-      data.resource.kind,
-      data.resource.id,
-      data.resource.name ?? '',
-      data.measures,
-      data.labels,
-      data.parts ?? 1,
-      data.estimated,
-      reading.content.toString(),
-      this.#log,
-      partition,
-      reading.offset.toString(),
-    ])
-  }
-
   #readLine(partition: number, verdict: Verdict): string {
     const { event, window, offset } = verdict.mark
     const { data } = event
@@ -437,6 +410,7 @@ export class Ledger {
       data.settled,
       data.estimated,
       data.bad && data.bad.length > 0 ? JSON.stringify(data.bad) : '',
+      data.scopes && data.scopes.length > 0 ? JSON.stringify(data.scopes) : '',
       data.fault?.code ?? '',
       data.fault?.message ?? '',
       this.#log,
@@ -482,4 +456,33 @@ function windowKey(source: string, scope: string, startMs: number): string {
 /** Tokens are never ordered, only told apart. */
 function newToken(): bigint {
   return randomBytes(8).readBigUInt64BE()
+}
+
+/** A reading as a line of `events`. */
+export function eventLine(log: string, partition: number, reading: AcceptedReading): string {
+  const { event, window } = reading
+  const { data } = event
+  return JSON.stringify([
+    event.source,
+    event.scope,
+    event.type,
+    event.subject,
+    window.startMs / 1000,
+    window.endMs / 1000,
+    data.interval?.start ?? data.window.start,
+    data.interval?.end ?? data.window.end,
+    reading.identity.toString(),
+    event.readat,
+    data.resource.kind,
+    data.resource.id,
+    data.resource.name ?? '',
+    data.measures,
+    data.labels,
+    data.parts ?? 1,
+    data.estimated,
+    reading.content.toString(),
+    log,
+    partition,
+    reading.offset.toString(),
+  ])
 }

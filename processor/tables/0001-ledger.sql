@@ -31,6 +31,7 @@ order by (toDate(start), type, source, subject, start, identity, readat)
 settings fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The marks. `content_readat` is the read that holds the readings: its own, or the one a mark-only re-read repeats.
+-- `bad` and `listed` are JSON: items that could not be taken, and the scopes that a listing found.
 -- `held`: the ledger has exactly what the mark says. A row is written again, with a higher version, when that changes.
 create table reads (
   source LowCardinality(String),
@@ -46,6 +47,7 @@ create table reads (
   settled Bool,
   estimated Bool,
   bad String codec(ZSTD(1)),
+  listed String codec(ZSTD(1)),
   fault_code LowCardinality(String),
   fault_message String,
   log LowCardinality(String),
