@@ -1,0 +1,380 @@
+/**
+ * What a collector remembers of its reads, in the outbox's SQLite file: scopes once seen, windows still open, spans that
+ * are settled, and the width each hour was cut in. Written in the transaction of the read it tells of.
+ */
+import assert from 'node:assert'
+import type { DatabaseSync, StatementSync } from 'node:sqlite'
+import { Fault } from '../../schemas/fault.ts'
+import {
+  type GridMinutes,
+  hourMs,
+  isOnGrid,
+  minuteMs,
+  showWindow,
+  type Window,
+} from '../../schemas/window.ts'
+
+/** A window that was tried and is not settled. Times are of the collector's clock, except `readat`, which never goes back. */
+export interface WindowMemory extends Window {
+  readonly readatMs: number
+  /** When the last attempt began. */
+  readonly attemptedMs: number
+  /** Attempts that failed since the last complete read. */
+  readonly failures: number
+  readonly complete?: CompleteRead
+}
+
+/** The newest complete read of a window. */
+export interface CompleteRead {
+  readonly atMs: number
+  readonly digest: string
+  readonly events: number
+  /** The read whose readings it holds: its own readat, or the one that it repeats. */
+  readonly contentReadatMs: number
+}
+
+/** Hours that were read in windows of one width: an hour never changes its grid. */
+export interface GridSpan extends Window {
+  readonly widthMinutes: GridMinutes
+}
+
+/** All that is known of one scope. */
+export interface ScopeMemory {
+  readonly scope: string
+  readonly sinceMs?: number
+  readonly firstSeenMs: number
+  readonly endedMs?: number
+  /** A listing's mark has named it as it is. */
+  readonly announced: boolean
+  /** Spans whose last planned read is done, oldest first, merged. */
+  readonly settled: readonly Window[]
+  readonly grids: readonly GridSpan[]
+  /** Open windows by their start. */
+  readonly windows: ReadonlyMap<number, WindowMemory>
+}
+
+/** What to keep of a read besides its rows. */
+export interface ReadRecord {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+  readonly readatMs: number
+  readonly attemptedMs: number
+  readonly complete?: {
+    readonly digest: string
+    readonly events: number
+    readonly contentReadatMs: number
+    readonly settled: boolean
+  }
+}
+
+/** A scope as its provider lists it. */
+export interface SeenScope {
+  readonly scope: string
+  readonly sinceMs?: number
+  readonly endedMs?: number
+}
+
+export const memoryTables = `
+create table scopes (
+  source text not null, scope text not null,
+  since_ms integer, first_seen_ms integer not null, last_seen_ms integer not null, ended_ms integer,
+  announced integer not null default 0,
+  primary key (source, scope)
+) strict, without rowid;
+create table windows (
+  source text not null, scope text not null, start_ms integer not null, end_ms integer not null,
+  readat_ms integer not null, attempted_ms integer not null, failures integer not null,
+  complete_ms integer, digest text, events integer, content_readat_ms integer,
+  primary key (source, scope, start_ms)
+) strict, without rowid;
+create table settled (
+  source text not null, scope text not null, start_ms integer not null, end_ms integer not null,
+  readat_ms integer not null,
+  primary key (source, scope, start_ms)
+) strict, without rowid;
+create table grids (
+  source text not null, scope text not null, start_ms integer not null, end_ms integer not null,
+  width_minutes integer not null,
+  primary key (source, scope, start_ms)
+) strict, without rowid;
+`
+
+interface WindowRow {
+  start_ms: number
+  end_ms: number
+  readat_ms: number
+  attempted_ms: number
+  failures: number
+  complete_ms: number | null
+  digest: string | null
+  events: number | null
+  content_readat_ms: number | null
+}
+
+interface SpanRow {
+  start_ms: number
+  end_ms: number
+}
+
+interface ScopeRow {
+  scope: string
+  since_ms: number | null
+  first_seen_ms: number
+  ended_ms: number | null
+  announced: number
+}
+
+export class CollectorMemory {
+  readonly #prepare: (sql: string) => StatementSync
+
+  constructor(db: DatabaseSync) {
+    this.#prepare = preparedOnce(db)
+  }
+
+  /** Every scope of a source, in order of name. */
+  scopes(source: string): readonly ScopeMemory[] {
+    const names = this.#all<{ scope: string }>(
+      'select scope from scopes where source = ? order by scope',
+      source,
+    )
+    return names.map(({ scope }) => this.scope(source, scope)!)
+  }
+
+  scope(source: string, scope: string): ScopeMemory | undefined {
+    const row = this.#get<ScopeRow>('select * from scopes where source = ? and scope = ?', source, scope)
+    if (!row) return undefined
+    const of = (table: string) => `select * from ${table} where source = ? and scope = ? order by start_ms`
+    const windows = this.#all<WindowRow>(of('windows'), source, scope)
+    return {
+      scope: row.scope,
+      ...(row.since_ms !== null && { sinceMs: row.since_ms }),
+      firstSeenMs: row.first_seen_ms,
+      ...(row.ended_ms !== null && { endedMs: row.ended_ms }),
+      announced: row.announced === 1,
+      settled: this.#all<SpanRow>(of('settled'), source, scope).map(spanOf),
+      grids: this.#all<SpanRow & { width_minutes: number }>(of('grids'), source, scope).map(grid => ({
+        ...spanOf(grid),
+        widthMinutes: grid.width_minutes as GridMinutes,
+      })),
+      windows: new Map(windows.map(window => [window.start_ms, windowOf(window)])),
+    }
+  }
+
+  /** The last read of an open window; undefined for one that was never read, or is settled. */
+  window(source: string, scope: string, startMs: number): WindowMemory | undefined {
+    const row = this.#get<WindowRow>(
+      'select * from windows where source = ? and scope = ? and start_ms = ?',
+      source,
+      scope,
+      startMs,
+    )
+    return row && windowOf(row)
+  }
+
+  /** The readat for a read that begins now: of one scope and window it never goes back, whatever the clock does. */
+  nextReadatMs(source: string, scope: string, window: Window, nowMs: number): number {
+    const last = this.#get<{ readat_ms: number | null }>(
+      `select max(readat_ms) as readat_ms from (
+         select readat_ms from windows where source = ?1 and scope = ?2 and start_ms = ?3
+         union all select readat_ms from settled where source = ?1 and scope = ?2 and start_ms <= ?3 and end_ms > ?3)`,
+      source,
+      scope,
+      window.startMs,
+    )
+    return Math.max(nowMs, (last?.readat_ms ?? -1) + 1)
+  }
+
+  /**
+   * Takes note of what a provider lists. A scope once seen stays, listed or not; what is learnt later of its beginning
+   * or end counts. Call it inside a transaction.
+   */
+  see(source: string, seen: readonly SeenScope[], nowMs: number): void {
+    const upsert = this.#prepare(`
+      insert into scopes (source, scope, since_ms, ended_ms, first_seen_ms, last_seen_ms) values (?, ?, ?, ?, ?, ?)
+      on conflict do update set
+        announced = announced and coalesce(excluded.since_ms, since_ms) is since_ms and excluded.ended_ms is ended_ms,
+        since_ms = coalesce(excluded.since_ms, since_ms), ended_ms = excluded.ended_ms,
+        last_seen_ms = excluded.last_seen_ms`)
+    for (const { scope, sinceMs, endedMs } of seen)
+      upsert.run(source, scope, sinceMs ?? null, endedMs ?? null, nowMs, nowMs)
+  }
+
+  /** These scopes have been named in a listing's mark. Call it inside the transaction of that mark. */
+  announce(source: string, scopes: readonly string[]): void {
+    const update = this.#prepare('update scopes set announced = 1 where source = ? and scope = ?')
+    for (const scope of scopes) update.run(source, scope)
+  }
+
+  /**
+   * Takes note of a read. Call it inside the transaction of its rows.
+   * @throws Fault GRID_OVERLAP where the hour was read in windows of another width.
+   */
+  record(read: ReadRecord): void {
+    const { source, scope, window, complete } = read
+    assert(isOnGrid(window), `${showWindow(window)} lies on a grid`)
+    this.#pinGrid(source, scope, window)
+    assert(
+      read.readatMs === this.nextReadatMs(source, scope, window, read.readatMs),
+      'the readat of a scope and window never goes back',
+    )
+    if (complete?.settled) {
+      this.#settle(source, scope, window, read.readatMs)
+      return
+    }
+    const span = this.#spanHolding('settled', source, scope, window)
+    if (span) {
+      // A read by hand of a settled window: it stays settled, only its readat moves on.
+      this.#prepare('update settled set readat_ms = ? where source = ? and scope = ? and start_ms = ?').run(
+        read.readatMs,
+        source,
+        scope,
+        span.start_ms,
+      )
+      return
+    }
+    const key = [source, scope, window.startMs, window.endMs, read.readatMs, read.attemptedMs] as const
+    if (complete)
+      this.#prepare(`
+        insert or replace into windows (source, scope, start_ms, end_ms, readat_ms, attempted_ms, failures,
+          complete_ms, digest, events, content_readat_ms) values (?, ?, ?, ?, ?, ?6, 0, ?6, ?, ?, ?)`).run(
+        ...key,
+        complete.digest,
+        complete.events,
+        complete.contentReadatMs,
+      )
+    else
+      this.#prepare(`
+        insert into windows (source, scope, start_ms, end_ms, readat_ms, attempted_ms, failures)
+        values (?, ?, ?, ?, ?, ?, 1) on conflict do update set
+          readat_ms = excluded.readat_ms, attempted_ms = excluded.attempted_ms, failures = failures + 1`).run(
+        ...key,
+      )
+  }
+
+  /** Lets go of open windows behind the provider's retention: they cannot be read any more. */
+  forget(source: string, beforeMs: number): void {
+    this.#prepare('delete from windows where source = ? and end_ms <= ?').run(source, beforeMs)
+  }
+
+  #settle(source: string, scope: string, window: Window, readatMs: number): void {
+    this.#prepare('delete from windows where source = ? and scope = ? and start_ms = ?').run(
+      source,
+      scope,
+      window.startMs,
+    )
+    const touching = this.#all<SpanRow & { readat_ms: number }>(
+      'select * from settled where source = ? and scope = ? and start_ms <= ? and end_ms >= ?',
+      source,
+      scope,
+      window.endMs,
+      window.startMs,
+    )
+    this.#merge('settled', source, scope, window, touching)
+    this.#prepare(
+      'insert into settled (source, scope, start_ms, end_ms, readat_ms) values (?, ?, ?, ?, ?)',
+    ).run(
+      source,
+      scope,
+      Math.min(window.startMs, ...touching.map(span => span.start_ms)),
+      Math.max(window.endMs, ...touching.map(span => span.end_ms)),
+      Math.max(readatMs, ...touching.map(span => span.readat_ms)),
+    )
+  }
+
+  #pinGrid(source: string, scope: string, window: Window): void {
+    const widthMinutes = (window.endMs - window.startMs) / minuteMs
+    const startMs = Math.floor(window.startMs / hourMs) * hourMs
+    const hour = { startMs, endMs: startMs + hourMs }
+    const held = this.#spanHolding('grids', source, scope, hour)
+    if (held?.width_minutes === widthMinutes) return
+    if (held)
+      throw new Fault(
+        'GRID_OVERLAP',
+        `${source} ${scope} ${showWindow(window)}: this hour was read in windows of ${held.width_minutes} minutes`,
+        { source, scope, widthMinutes, heldMinutes: held.width_minutes },
+      )
+    const touching = this.#all<SpanRow>(
+      `select * from grids where source = ? and scope = ? and start_ms <= ? and end_ms >= ? and width_minutes = ?`,
+      source,
+      scope,
+      hour.endMs,
+      hour.startMs,
+      widthMinutes,
+    )
+    this.#merge('grids', source, scope, hour, touching)
+    this.#prepare(
+      'insert into grids (source, scope, start_ms, end_ms, width_minutes) values (?, ?, ?, ?, ?)',
+    ).run(
+      source,
+      scope,
+      Math.min(hour.startMs, ...touching.map(span => span.start_ms)),
+      Math.max(hour.endMs, ...touching.map(span => span.end_ms)),
+      widthMinutes,
+    )
+  }
+
+  /** Takes away the spans that touch a window, before one span over all of them is written. */
+  #merge(
+    table: 'settled' | 'grids',
+    source: string,
+    scope: string,
+    by: Window,
+    touching: readonly SpanRow[],
+  ) {
+    assert(touching.length <= 3, `spans of ${table} are merged, so few touch ${showWindow(by)}`)
+    const remove = this.#prepare(`delete from ${table} where source = ? and scope = ? and start_ms = ?`)
+    for (const span of touching) remove.run(source, scope, span.start_ms)
+  }
+
+  #spanHolding(table: 'settled' | 'grids', source: string, scope: string, window: Window) {
+    return this.#get<SpanRow & { width_minutes?: number }>(
+      `select * from ${table} where source = ? and scope = ? and start_ms <= ? and end_ms >= ?`,
+      source,
+      scope,
+      window.startMs,
+      window.endMs,
+    )
+  }
+
+  #get<Row>(sql: string, ...values: readonly (string | number)[]): Row | undefined {
+    return this.#prepare(sql).get(...values) as Row | undefined
+  }
+
+  #all<Row>(sql: string, ...values: readonly (string | number)[]): Row[] {
+    return this.#prepare(sql).all(...values) as Row[]
+  }
+}
+
+/** Prepares each statement of a database once. */
+export function preparedOnce(db: DatabaseSync): (sql: string) => StatementSync {
+  const statements = new Map<string, StatementSync>()
+  return sql => {
+    const held = statements.get(sql)
+    if (held) return held
+    const statement = db.prepare(sql)
+    statements.set(sql, statement)
+    return statement
+  }
+}
+
+function spanOf(row: SpanRow): Window {
+  return { startMs: row.start_ms, endMs: row.end_ms }
+}
+
+function windowOf(row: WindowRow): WindowMemory {
+  return {
+    ...spanOf(row),
+    readatMs: row.readat_ms,
+    attemptedMs: row.attempted_ms,
+    failures: row.failures,
+    ...(row.complete_ms !== null && {
+      complete: {
+        atMs: row.complete_ms,
+        digest: row.digest ?? '',
+        events: row.events ?? 0,
+        contentReadatMs: row.content_readat_ms ?? row.readat_ms,
+      },
+    }),
+  }
+}

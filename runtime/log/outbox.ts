@@ -1,0 +1,553 @@
+/**
+ * The collector's durable outbox: one SQLite file with the events on their way to the log and the collector's memory of
+ * its reads. Owns the file, its lock and its bounds; how rows travel on is relay.ts (Kafka) or embedded.ts.
+ */
+import { randomUUID } from 'node:crypto'
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { DatabaseSync, type StatementSync } from 'node:sqlite'
+import type { ReadIdentity } from '../../schemas/event.ts'
+import { idHash } from '../../schemas/event.ts'
+import { asFault, Fault } from '../../schemas/fault.ts'
+import { dayMs } from '../../schemas/window.ts'
+import type { OutboxRow } from './log.ts'
+import { CollectorMemory, memoryTables, preparedOnce, type ReadRecord, type SeenScope } from './memory.ts'
+
+export const outboxBytesMaxDefault = 2 * 1024 ** 3
+export const outboxRetentionMsDefault = 7 * dayMs
+/** What SQLite keeps beside a row's value: its columns and index entries. Part of every count of bytes. */
+const rowOverheadBytes = 256
+const purgeRowsMax = 5000
+
+export interface OutboxOptions {
+  /** The directory of outbox.db and its lock. */
+  readonly dir: string
+  /** `append`: the one writer of reads, which locks others out. `drain`: takes rows away from the side. */
+  readonly access: 'append' | 'drain'
+  /** How keys are dealt to the log's partitions; all to partition 0 when embedded. */
+  readonly partitions?: { readonly count: number; readonly of: (key: string) => number }
+  /** How many bytes may wait; released rows are kept as far as they fit beside them. */
+  readonly bytesMax?: number
+  /** A hard bound on the file, as a full disk would be; none if not given. */
+  readonly fileBytesMax?: number
+  readonly retentionMs?: number
+  readonly nowMs: () => number
+}
+
+/** An event as it is stored and sent. */
+export interface EncodedEvent {
+  readonly id: string
+  readonly value: Buffer
+}
+
+/** A whole read: its events, its mark behind them, and what to remember of it. */
+export interface NewRead {
+  readonly identity: ReadIdentity
+  readonly key: string
+  readonly readings: readonly EncodedEvent[]
+  readonly mark: EncodedEvent
+  readonly record: ReadRecord
+  /** Scopes that the mark of a listing names. */
+  readonly announces?: readonly string[]
+}
+
+/** A row as the embedded log reads it. */
+export interface StoredRow extends OutboxRow {
+  readonly appendedMs: number
+}
+
+export interface OutboxDepth {
+  /** Rows that the log has not acknowledged. */
+  readonly rows: number
+  readonly bytes: number
+  /** How long the oldest of them has waited; 0 when there is none. */
+  readonly oldestAgeMs: number
+  /** Rows set aside because the log would never take them. */
+  readonly quarantinedRows: number
+  /** Released rows still kept. */
+  readonly keptRows: number
+  readonly keptBytes: number
+}
+
+export interface TakeLimits {
+  readonly rowsMax: number
+  readonly bytesMax: number
+}
+
+const migrations: readonly string[] = [
+  `
+create table meta (name text primary key, value text not null) strict, without rowid;
+create table rows (
+  seq integer primary key autoincrement,
+  partition integer not null,
+  key text not null,
+  id text not null,
+  id_hash integer not null,
+  source text not null,
+  scope text, start_ms integer, end_ms integer, readat_ms integer,
+  value blob not null,
+  bytes integer not null,
+  appended_ms integer not null,
+  log_offset integer,
+  released_ms integer,
+  quarantined text
+) strict;
+create index rows_pending on rows (partition, seq) where log_offset is null and quarantined is null;
+create index rows_released on rows (released_ms, seq) where log_offset is not null;
+create table totals (
+  one integer primary key check (one = 1),
+  waiting_rows integer not null, waiting_bytes integer not null, quarantined_rows integer not null,
+  kept_rows integer not null, kept_bytes integer not null
+) strict;
+insert into totals values (1, 0, 0, 0, 0, 0);
+${memoryTables}`,
+]
+
+interface Totals {
+  waiting_rows: number
+  waiting_bytes: number
+  quarantined_rows: number
+  kept_rows: number
+  kept_bytes: number
+}
+
+export class SqliteOutbox implements Disposable {
+  readonly memory: CollectorMemory
+  readonly bytesMax: number
+  readonly #db: DatabaseSync
+  readonly #lock: DatabaseSync | undefined
+  readonly #partitions: { readonly count: number; readonly of: (key: string) => number }
+  readonly #retentionMs: number
+  readonly #nowMs: () => number
+  readonly #waiters = new Set<() => void>()
+  readonly #statement: (sql: string) => StatementSync
+  #id: string
+
+  /**
+   * Opens the outbox of a directory, making it where there is none.
+   * @throws Fault OUTBOX_LOCKED | OUTBOX_UNREADABLE | OUTBOX_FULL, or LOG_UNSAFE where the count of partitions changed
+   * while rows wait: they were dealt by the old count, and order within a key would break.
+   */
+  static open(options: OutboxOptions): SqliteOutbox {
+    return new SqliteOutbox(options)
+  }
+
+  private constructor(options: OutboxOptions) {
+    this.bytesMax = options.bytesMax ?? outboxBytesMaxDefault
+    this.#retentionMs = options.retentionMs ?? outboxRetentionMsDefault
+    this.#partitions = options.partitions ?? { count: 1, of: () => 0 }
+    this.#nowMs = options.nowMs
+    try {
+      mkdirSync(options.dir, { recursive: true })
+    } catch (error) {
+      throw asFault(error, 'OUTBOX_UNREADABLE', { dir: options.dir })
+    }
+    this.#lock = options.access === 'append' ? holdLock(options.dir) : undefined
+    let db: DatabaseSync | undefined
+    try {
+      db = new DatabaseSync(join(options.dir, 'outbox.db'), { timeout: 10_000 })
+      db.exec('pragma journal_mode = wal; pragma synchronous = full; pragma journal_size_limit = 67108864')
+      migrate(db)
+      if (options.fileBytesMax !== undefined) {
+        const { page_size } = db.prepare('pragma page_size').get() as { page_size: number }
+        db.exec(`pragma max_page_count = ${Math.floor(options.fileBytesMax / page_size)}`)
+      }
+      this.#db = db
+      this.#statement = preparedOnce(db)
+      this.memory = new CollectorMemory(db)
+      this.#id = this.#transaction(() => this.#meta('id') ?? this.#setMeta('id', randomUUID()))
+      if (options.access === 'append') this.#holdPartitions()
+    } catch (error) {
+      db?.close()
+      this.#lock?.close()
+      throw sqliteFault(error, options.dir)
+    }
+  }
+
+  /** Tells outboxes apart: made with the file, and made anew when the file turns out to be an older copy. */
+  get id(): string {
+    return this.#id
+  }
+
+  /**
+   * Stores whole reads, all or none, durable when it returns.
+   * @throws Fault OUTBOX_FULL | GRID_OVERLAP; then nothing was stored.
+   */
+  append(...reads: readonly NewRead[]): void {
+    const nowMs = this.#nowMs()
+    const insert = this.#statement(`
+      insert into rows (partition, key, id, id_hash, source, scope, start_ms, end_ms, readat_ms, value, bytes, appended_ms)
+      values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+    this.#transaction(() => {
+      let rows = 0
+      let bytes = 0
+      for (const { identity, key, readings, mark, record, announces } of reads) {
+        const { source, scope, window, readatMs } = identity
+        const partition = this.#partitions.of(key)
+        for (const event of [...readings, mark]) {
+          const rowBytes = event.value.length + key.length + rowOverheadBytes
+          insert.run(
+            partition,
+            key,
+            event.id,
+            BigInt.asIntN(64, idHash(source, event.id)),
+            source,
+            scope,
+            window.startMs,
+            window.endMs,
+            readatMs,
+            event.value,
+            rowBytes,
+            nowMs,
+          )
+          rows += 1
+          bytes += rowBytes
+        }
+        this.memory.record(record)
+        if (announces) this.memory.announce(source, announces)
+      }
+      this.#hold({ rows, bytes })
+      this.#statement(
+        'update totals set waiting_rows = waiting_rows + ?, waiting_bytes = waiting_bytes + ?',
+      ).run(rows, bytes)
+    })
+    this.#wake()
+  }
+
+  /** Takes note of the scopes a provider lists. */
+  see(source: string, seen: readonly SeenScope[]): void {
+    this.#transaction(() => this.memory.see(source, seen, this.#nowMs()))
+  }
+
+  /** The oldest rows of a partition that are not released, at least one if there is one. */
+  pending(partition: number, limits: TakeLimits): OutboxRow[] {
+    return this.#take(
+      `select seq, partition, key, value, appended_ms from rows
+       where partition = ? and log_offset is null and quarantined is null order by seq limit ?`,
+      [partition, limits.rowsMax],
+      limits.bytesMax,
+    )
+  }
+
+  /** The log has acknowledged these rows of a partition, in this order, from `baseOffset` on. */
+  release(partition: number, seqs: readonly number[], baseOffset: bigint): void {
+    const nowMs = this.#nowMs()
+    const update = this.#statement(`
+      update rows set log_offset = ?, released_ms = ? where seq = ? and partition = ? and log_offset is null
+      returning bytes`)
+    this.#transaction(() => {
+      let rows = 0
+      let bytes = 0
+      for (const [index, seq] of seqs.entries()) {
+        const row = update.get(baseOffset + BigInt(index), nowMs, seq, partition) as
+          | { bytes: number }
+          | undefined
+        if (!row) continue
+        rows += 1
+        bytes += row.bytes
+      }
+      this.#moveToKept(rows, bytes)
+    })
+  }
+
+  /** Sets aside a row that the log would never take, so that those behind it go on. */
+  quarantine(seq: number, reason: string): void {
+    this.#transaction(() => {
+      const { changes } = this.#statement(
+        'update rows set quarantined = ? where seq = ? and log_offset is null and quarantined is null',
+      ).run(reason, seq)
+      this.#statement('update totals set quarantined_rows = quarantined_rows + ?').run(changes)
+    })
+  }
+
+  depth(): OutboxDepth {
+    const totals = this.#totals()
+    const partitions = Number(this.#meta('partitions') ?? 1)
+    let oldestMs = Number.POSITIVE_INFINITY
+    const oldest = this.#statement(
+      `select appended_ms from rows where partition = ? and log_offset is null and quarantined is null order by seq limit 1`,
+    )
+    for (let partition = 0; totals.waiting_rows > 0 && partition < partitions; partition += 1) {
+      const row = oldest.get(partition) as { appended_ms: number } | undefined
+      if (row) oldestMs = Math.min(oldestMs, row.appended_ms)
+    }
+    return {
+      rows: totals.waiting_rows,
+      bytes: totals.waiting_bytes,
+      oldestAgeMs: Number.isFinite(oldestMs) ? Math.max(0, this.#nowMs() - oldestMs) : 0,
+      quarantinedRows: totals.quarantined_rows,
+      keptRows: totals.kept_rows,
+      keptBytes: totals.kept_bytes,
+    }
+  }
+
+  /** Is there room for another read? Waiting rows alone count: released ones give way. */
+  isFull(): boolean {
+    return this.#totals().waiting_bytes >= this.bytesMax
+  }
+
+  /** Drops released rows that are older than the retention, or beyond the bound. Returns how many. */
+  purge(): number {
+    const beforeMs = this.#nowMs() - this.#retentionMs
+    let dropped = 0
+    for (;;) {
+      const chunk = this.#transaction(
+        () => this.#dropReleased(beforeMs, purgeRowsMax) + this.#dropExcess(0, purgeRowsMax),
+      )
+      dropped += chunk
+      if (chunk === 0) return dropped
+    }
+  }
+
+  /** Rows from a sequence number on, released or not: what the embedded log reads. */
+  rowsFrom(seq: number, limits: TakeLimits): StoredRow[] {
+    return this.#take(
+      'select seq, partition, key, value, appended_ms from rows where seq >= ? order by seq limit ?',
+      [seq, limits.rowsMax],
+      limits.bytesMax,
+    )
+  }
+
+  /** The log read in place has everything up to this row. */
+  releaseThrough(seq: number): void {
+    this.#transaction(() => {
+      const released = this.#statement(`
+        update rows set log_offset = seq, released_ms = ?
+        where partition = 0 and seq <= ? and log_offset is null and quarantined is null`)
+      const sums = this.#statement(`
+        select count(*) as rows, coalesce(sum(bytes), 0) as bytes from rows
+        where partition = 0 and seq <= ? and log_offset is null and quarantined is null`)
+      const { rows, bytes } = sums.get(seq) as { rows: number; bytes: number }
+      if (rows === 0) return
+      released.run(this.#nowMs(), seq)
+      this.#moveToKept(rows, bytes)
+    })
+  }
+
+  /** The oldest row still kept and the next to be written: equal when there is none. */
+  bounds(): { readonly firstSeq: number; readonly nextSeq: number } {
+    const next = this.#statement(`select seq from sqlite_sequence where name = 'rows'`).get() as
+      | { seq: number }
+      | undefined
+    const first = this.#statement('select min(seq) as seq from rows').get() as { seq: number | null }
+    const nextSeq = (next?.seq ?? 0) + 1
+    return { firstSeq: first.seq ?? nextSeq, nextSeq }
+  }
+
+  /** Another log from now on: for a file that was put back to an older copy, whose numbers were given out before. */
+  renew(): string {
+    this.#id = this.#transaction(() => this.#setMeta('id', randomUUID()))
+    return this.#id
+  }
+
+  /** Waits until something may have been appended: at once by this process, within the timeout by another. */
+  async appended(options: { readonly signal: AbortSignal; readonly timeoutMs: number }): Promise<void> {
+    if (options.signal.aborted) return
+    await new Promise<void>(resolve => {
+      const wake = () => {
+        clearTimeout(timer)
+        options.signal.removeEventListener('abort', wake)
+        this.#waiters.delete(wake)
+        resolve()
+      }
+      const timer = setTimeout(wake, options.timeoutMs)
+      options.signal.addEventListener('abort', wake)
+      this.#waiters.add(wake)
+    })
+  }
+
+  [Symbol.dispose](): void {
+    this.#wake()
+    if (this.#db.isOpen) this.#db.close()
+    if (this.#lock?.isOpen) this.#lock.close()
+  }
+
+  #wake(): void {
+    for (const wake of [...this.#waiters]) wake()
+  }
+
+  /** Makes room for what is appended by letting released rows go; refuses where waiting rows alone are too many. */
+  #hold(more: { readonly rows: number; readonly bytes: number }): void {
+    const totals = this.#totals()
+    if (totals.waiting_bytes + more.bytes > this.bytesMax)
+      throw new Fault(
+        'OUTBOX_FULL',
+        more.bytes > this.bytesMax
+          ? `one read of ${more.bytes} bytes is more than the outbox may hold (${this.bytesMax})`
+          : `${totals.waiting_bytes} bytes wait in the outbox, which may hold ${this.bytesMax}`,
+        { waitingBytes: totals.waiting_bytes, bytesMax: this.bytesMax },
+      )
+    while (this.#dropExcess(more.bytes, purgeRowsMax) > 0);
+  }
+
+  /** Drops the oldest released rows as far as all rows and `moreBytes` are beyond the bound. */
+  #dropExcess(moreBytes: number, rowsMax: number): number {
+    const { waiting_bytes, kept_rows, kept_bytes } = this.#totals()
+    const excessBytes = waiting_bytes + kept_bytes + moreBytes - this.bytesMax
+    if (excessBytes <= 0 || kept_rows === 0) return 0
+    const rows = Math.ceil(excessBytes / (kept_bytes / kept_rows))
+    return this.#dropReleased(Number.MAX_SAFE_INTEGER, Math.min(rows, rowsMax))
+  }
+
+  #dropReleased(beforeMs: number, rowsMax: number): number {
+    const gone = this.#statement(`
+      delete from rows where seq in (
+        select seq from rows where log_offset is not null and released_ms < ? order by released_ms, seq limit ?)
+      returning bytes`).all(beforeMs, rowsMax) as { bytes: number }[]
+    const bytes = gone.reduce((sum, row) => sum + row.bytes, 0)
+    this.#statement('update totals set kept_rows = kept_rows - ?, kept_bytes = kept_bytes - ?').run(
+      gone.length,
+      bytes,
+    )
+    return gone.length
+  }
+
+  #moveToKept(rows: number, bytes: number): void {
+    this.#statement(`
+      update totals set waiting_rows = waiting_rows - ?1, waiting_bytes = waiting_bytes - ?2,
+        kept_rows = kept_rows + ?1, kept_bytes = kept_bytes + ?2`).run(rows, bytes)
+  }
+
+  #take(sql: string, values: readonly number[], bytesMax: number): StoredRow[] {
+    const rows: StoredRow[] = []
+    let bytes = 0
+    for (const found of this.#statement(sql).iterate(...values)) {
+      const row = found as {
+        seq: number
+        partition: number
+        key: string
+        value: Uint8Array
+        appended_ms: number
+      }
+      bytes += row.value.length
+      if (rows.length > 0 && bytes > bytesMax) break
+      rows.push({
+        seq: row.seq,
+        partition: row.partition,
+        key: row.key,
+        value: Buffer.from(row.value.buffer, row.value.byteOffset, row.value.byteLength),
+        appendedMs: row.appended_ms,
+      })
+    }
+    return rows
+  }
+
+  #holdPartitions(): void {
+    const held = this.#meta('partitions')
+    const { count } = this.#partitions
+    if (held === String(count)) return
+    const totals = this.#totals()
+    const waiting = totals.waiting_rows + totals.quarantined_rows
+    if (held !== undefined && waiting > 0)
+      throw new Fault(
+        'LOG_UNSAFE',
+        `${waiting} rows wait in the outbox, dealt to ${held} partitions; the log has ${count}: let them out first`,
+        { held: Number(held), count, waiting },
+      )
+    this.#transaction(() => this.#setMeta('partitions', String(count)))
+  }
+
+  #totals(): Totals {
+    return this.#statement('select * from totals').get() as unknown as Totals
+  }
+
+  #meta(name: string): string | undefined {
+    const row = this.#statement('select value from meta where name = ?').get(name) as
+      | { value: string }
+      | undefined
+    return row?.value
+  }
+
+  #setMeta(name: string, value: string): string {
+    this.#statement('insert or replace into meta (name, value) values (?, ?)').run(name, value)
+    return value
+  }
+
+  /** All of it or nothing; durable when it returns. */
+  #transaction<Result>(work: () => Result): Result {
+    try {
+      this.#db.exec('begin immediate')
+      const result = work()
+      this.#db.exec('commit')
+      return result
+    } catch (error) {
+      if (this.#db.isOpen && this.#db.isTransaction) this.#db.exec('rollback')
+      throw sqliteFault(error, this.#db.location() ?? '')
+    }
+  }
+}
+
+/**
+ * Holds an exclusive lock for the life of the process: the operating system lets go of it at kill -9 too. It lies on a
+ * file beside the outbox, so that reading and draining the outbox stay possible.
+ */
+function holdLock(dir: string): DatabaseSync {
+  const ownerPath = join(dir, 'outbox.owner')
+  let lock: DatabaseSync | undefined
+  try {
+    lock = new DatabaseSync(join(dir, 'outbox.lock'), { timeout: 0 })
+    lock.exec('begin exclusive')
+  } catch (error) {
+    lock?.close()
+    if (primaryCode(error) !== sqliteBusy) throw sqliteFault(error, dir)
+    let owner = 'unknown'
+    try {
+      owner = readFileSync(ownerPath, 'utf8').trim()
+    } catch {
+      // It is about to write its name.
+    }
+    throw new Fault('OUTBOX_LOCKED', `process ${owner} has the outbox in ${dir}`, { pid: owner, dir })
+  }
+  writeFileSync(ownerPath, `${process.pid}\n`)
+  return lock
+}
+
+function migrate(db: DatabaseSync): void {
+  const versionOf = () => (db.prepare('pragma user_version').get() as { user_version: number }).user_version
+  if (versionOf() === migrations.length) return
+  db.exec('begin immediate')
+  const version = versionOf()
+  if (version > migrations.length)
+    throw new Fault(
+      'OUTBOX_UNREADABLE',
+      `the outbox has version ${version}, this Meterline knows ${migrations.length}`,
+    )
+  for (const migration of migrations.slice(version)) db.exec(migration)
+  db.exec(`pragma user_version = ${migrations.length}; commit`)
+}
+
+// Primary result codes, https://www.sqlite.org/rescode.html
+const sqliteBusy = 5
+const sqliteFull = 13
+/** READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB. */
+const sqliteUnreadable: readonly number[] = [8, 10, 11, 14, 26]
+
+function primaryCode(error: unknown): number | undefined {
+  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number')
+    return undefined
+  return error.errcode & 0xff
+}
+
+/** What SQLite says, in our words; what is no failure of the file is thrown as it is. */
+function sqliteFault(error: unknown, dir: string): unknown {
+  const code = primaryCode(error)
+  if (code === undefined) return error
+  const message = error instanceof Error ? error.message : String(error)
+  if (code === sqliteFull)
+    return new Fault('OUTBOX_FULL', `the disk is full: ${message}`, { dir }, { cause: error })
+  if (code === sqliteBusy)
+    return new Fault(
+      'OUTBOX_LOCKED',
+      `another process writes to the outbox in ${dir}`,
+      { dir },
+      { cause: error },
+    )
+  if (sqliteUnreadable.includes(code))
+    return new Fault(
+      'OUTBOX_UNREADABLE',
+      `outbox in ${dir}: ${message}`,
+      { dir, sqlite: code },
+      { cause: error },
+    )
+  return error
+}
