@@ -1,4 +1,13 @@
 /** The one way out to providers: an HTTP client with a deadline, retries, bounded concurrency and a histogram per endpoint. */
+import { finished, type Readable } from 'node:stream'
+import { setTimeout as sleepFor } from 'node:timers/promises'
+import { getCACertificates } from 'node:tls'
+import { createBrotliDecompress, createGunzip } from 'node:zlib'
+import { Counter, Histogram } from 'prom-client'
+import { Agent, type Dispatcher, EnvHttpProxyAgent, request as undiciRequest } from 'undici'
+import { Fault, type FaultFacts } from '../schemas/fault.ts'
+import { minuteMs, secondMs } from '../schemas/window.ts'
+import { registry } from './metrics.ts'
 
 export interface HttpRequest {
   readonly method?: 'GET' | 'POST'
@@ -18,9 +27,418 @@ export interface HttpAnswer {
 
 export interface Http extends AsyncDisposable {
   /**
-   * Answers only with a 2xx, after retries.
+   * Answers only with a 2xx, after retries. A POST is retried like a GET: providers are only ever asked, never told.
    * @throws Fault SOURCE_UNREACHABLE | SOURCE_BUSY | SOURCE_DENIED | SOURCE_MISSING | SOURCE_REFUSED | BODY_TOO_LARGE |
    * BODY_UNREADABLE (cut off or badly encoded) | ABORTED, with endpoint and status in its facts.
    */
   request(request: HttpRequest): Promise<HttpAnswer>
+}
+
+/** Addresses of proxies as the environment gives them (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). */
+export interface HttpProxy {
+  readonly http?: string
+  readonly https?: string
+  readonly none?: string
+}
+
+export interface HttpOptions {
+  /** How many calls may be under way at once. */
+  readonly concurrency?: number
+  /** How long one attempt may take, body included. Rafay took 2.7 s for one row. */
+  readonly deadlineMs?: number
+  /** How often a call is tried again after the first attempt. */
+  readonly retries?: number
+  /** The longest Retry-After that is waited for; what asks for more is given up at once. */
+  readonly retryAfterMsMax?: number
+  /** The most a body may hold, after decoding. */
+  readonly responseBytesMax?: number
+  readonly userAgent?: string
+  /** PEM certificates trusted besides those that Node trusts (NODE_EXTRA_CA_CERTS is among these). */
+  readonly ca?: string
+  readonly proxy?: HttpProxy
+  readonly nowMs?: () => number
+  readonly sleep?: (ms: number, signal: AbortSignal) => Promise<void>
+  /** In [0, 1): the jitter. */
+  readonly random?: () => number
+}
+
+const backoffFirstMs = 250
+const backoffMostMs = 20 * secondMs
+const waitingMax = 100_000
+/** Of an error's body: enough for its sentence. */
+const refusalBytesMax = 64 * 1024
+
+const calls = new Counter({
+  name: 'meterline_http_calls_total',
+  help: 'Attempts to call a provider, by endpoint and status (`error` where no answer came).',
+  labelNames: ['endpoint', 'status'],
+  registers: [registry],
+})
+const seconds = new Histogram({
+  name: 'meterline_http_call_seconds',
+  help: 'How long an attempt took, body included.',
+  labelNames: ['endpoint', 'status'],
+  buckets: [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 90],
+  registers: [registry],
+})
+const retried = new Counter({
+  name: 'meterline_http_retries_total',
+  help: 'Attempts after the first, by endpoint.',
+  labelNames: ['endpoint'],
+  registers: [registry],
+})
+
+export function openHttp(options: HttpOptions = {}): Http {
+  const deadlineMs = options.deadlineMs ?? 90 * secondMs
+  const retries = options.retries ?? 5
+  const retryAfterMsMax = options.retryAfterMsMax ?? 5 * minuteMs
+  const bytesMax = options.responseBytesMax ?? 64 * 1024 * 1024
+  const nowMs = options.nowMs ?? Date.now
+  const random = options.random ?? Math.random
+  const sleep = options.sleep ?? ((ms, signal) => sleepFor(ms, undefined, { signal }))
+  const concurrency = options.concurrency ?? 8
+  const slots = openSlots(concurrency)
+  const dispatchers = openDispatchers(options, concurrency)
+  const closing = new AbortController()
+
+  async function request(asked: HttpRequest): Promise<HttpAnswer> {
+    const { endpoint } = asked
+    const stop = anyOf([asked.signal, closing.signal])
+    const aborted = () => new Fault('ABORTED', `${endpoint}: stopped`, { endpoint })
+    try {
+      for (let tried = 1; ; tried++) {
+        await slots.take(stop.signal)
+        let outcome: Outcome
+        try {
+          outcome = await attempt(asked, stop.signal)
+        } finally {
+          slots.give()
+        }
+        if ('answer' in outcome) return outcome.answer
+        if (stop.signal.aborted) throw aborted()
+        const { fault, retryAfterMs } = outcome
+        if (!outcome.again || tried > retries) throw withAttempts(fault, tried)
+        if (retryAfterMs !== undefined && retryAfterMs > retryAfterMsMax) throw withAttempts(fault, tried)
+        // Full jitter: callers that failed together do not come back together.
+        const backoffMs = random() * Math.min(backoffMostMs, backoffFirstMs * 2 ** (tried - 1))
+        retried.inc({ endpoint })
+        await sleep((retryAfterMs ?? 0) + backoffMs, stop.signal)
+      }
+    } catch (error) {
+      if (error instanceof Fault) throw error
+      if (stop.signal.aborted) throw aborted()
+      throw error
+    } finally {
+      stop.release()
+    }
+  }
+
+  async function attempt(asked: HttpRequest, stop: AbortSignal): Promise<Outcome> {
+    const { endpoint } = asked
+    const deadline = AbortSignal.timeout(deadlineMs)
+    const either = anyOf([stop, deadline])
+    const startedMs = performance.now()
+    let status: number | undefined
+    const done = (shown: string) => {
+      calls.inc({ endpoint, status: shown })
+      seconds.observe({ endpoint, status: shown }, (performance.now() - startedMs) / secondMs)
+    }
+    try {
+      const response = await undiciRequest(asked.url, {
+        method: asked.method ?? 'GET',
+        headers: {
+          accept: 'application/json',
+          'accept-encoding': 'gzip, br',
+          ...(options.userAgent !== undefined && { 'user-agent': options.userAgent }),
+          ...asked.headers,
+        },
+        ...(asked.body !== undefined && { body: asked.body }),
+        dispatcher: dispatchers.of(asked.url),
+        signal: either.signal,
+      })
+      status = response.statusCode
+      const headers = plainHeaders(response.headers)
+      if (status >= 200 && status < 300) {
+        const text = await readText(response.body, headers, bytesMax)
+        done(String(status))
+        return { answer: { status, headers, text } }
+      }
+      const said = await readText(response.body, headers, refusalBytesMax).catch(() => '')
+      done(String(status))
+      return refusal(asked, status, said, retryAfterOf(headers, nowMs()))
+    } catch (error) {
+      done(status === undefined ? 'error' : String(status))
+      const facts: FaultFacts = { endpoint, ...(status !== undefined && { status }) }
+      if (error instanceof Fault)
+        return {
+          fault: new Fault(error.code, `${endpoint}: ${error.message}`, facts, { cause: error }),
+          again: error.code === 'BODY_UNREADABLE',
+        }
+      if (deadline.aborted && !stop.aborted)
+        return {
+          fault: new Fault(
+            'SOURCE_UNREACHABLE',
+            `${endpoint}: no whole answer within ${deadlineMs / secondMs} s`,
+            facts,
+          ),
+          again: true,
+        }
+      const reason = reasonOf(error)
+      if (status !== undefined)
+        return {
+          fault: new Fault('BODY_UNREADABLE', `${endpoint}: the body broke off (${reason})`, facts, {
+            cause: error,
+          }),
+          again: true,
+        }
+      const origin = URL.canParse(asked.url) ? new URL(asked.url).host : 'an address that is none'
+      return {
+        fault: new Fault(
+          'SOURCE_UNREACHABLE',
+          `${endpoint}: ${origin} cannot be reached (${reason})`,
+          facts,
+          {
+            cause: error,
+          },
+        ),
+        again: !isHopeless(reason),
+      }
+    } finally {
+      either.release()
+    }
+  }
+
+  return {
+    request,
+    async [Symbol.asyncDispose]() {
+      closing.abort()
+      await dispatchers.destroy()
+    },
+  }
+}
+
+type Outcome =
+  | { readonly answer: HttpAnswer }
+  | { readonly fault: Fault; readonly again: boolean; readonly retryAfterMs?: number }
+
+function withAttempts(fault: Fault, attempts: number): Fault {
+  return new Fault(fault.code, fault.message, { ...fault.facts, attempts }, { cause: fault.cause })
+}
+
+/** What a status other than 2xx means, and whether the same call may succeed later. */
+function refusal(
+  asked: HttpRequest,
+  status: number,
+  said: string,
+  retryAfterMs: number | undefined,
+): Outcome {
+  const { endpoint } = asked
+  const secrets = Object.entries(asked.headers ?? {}).filter(([name]) => /key|auth|rafay|token/i.test(name))
+  const sentence = sentenceOf(
+    said,
+    secrets.map(([, value]) => value),
+  )
+  const message = `${endpoint}: HTTP ${status}${sentence && ` (${sentence})`}`
+  const facts: FaultFacts = { endpoint, status, ...(retryAfterMs !== undefined && { retryAfterMs }) }
+  if (status === 408 || status === 425 || status === 429 || status >= 500)
+    return {
+      fault: new Fault('SOURCE_BUSY', message, facts),
+      again: true,
+      ...(retryAfterMs !== undefined && { retryAfterMs }),
+    }
+  const code =
+    status === 401 || status === 403
+      ? 'SOURCE_DENIED'
+      : status === 404 || status === 410
+        ? 'SOURCE_MISSING'
+        : 'SOURCE_REFUSED'
+  return { fault: new Fault(code, message, facts), again: false }
+}
+
+/**
+ * The provider's own sentence, where its body is JSON with an `error` or `message`: one line, clipped, and without
+ * the secrets of the call, in case it repeats them.
+ */
+function sentenceOf(body: string, secrets: readonly string[]): string {
+  let sentence: unknown
+  try {
+    const parsed = JSON.parse(body) as { error?: unknown; message?: unknown } | null
+    sentence = typeof parsed?.error === 'string' ? parsed.error : parsed?.message
+  } catch {
+    return ''
+  }
+  if (typeof sentence !== 'string') return ''
+  let shown = sentence.replace(/[\p{C}\s]+/gu, ' ').trim()
+  for (const secret of secrets) if (secret !== '') shown = shown.replaceAll(secret, '…')
+  return shown.length > 200 ? `${shown.slice(0, 200)}…` : shown
+}
+
+/** Retry-After as seconds or as an HTTP date. */
+function retryAfterOf(headers: Readonly<Record<string, string>>, nowMs: number): number | undefined {
+  const text = headers['retry-after']?.trim()
+  if (!text) return undefined
+  if (/^\d+(\.\d+)?$/.test(text)) return Number(text) * secondMs
+  const atMs = Date.parse(text)
+  return Number.isNaN(atMs) ? undefined : Math.max(0, atMs - nowMs)
+}
+
+/** @throws Fault BODY_TOO_LARGE | BODY_UNREADABLE; or what the connection threw. */
+async function readText(
+  body: Readable,
+  headers: Readonly<Record<string, string>>,
+  bytesMax: number,
+): Promise<string> {
+  try {
+    if (Number(headers['content-length'] ?? 0) > bytesMax) throw tooLarge(bytesMax)
+    const chunks: Buffer[] = []
+    let bytes = 0
+    for await (const chunk of decoded(body, headers['content-encoding'])) {
+      bytes += (chunk as Buffer).length
+      if (bytes > bytesMax) throw tooLarge(bytesMax)
+      chunks.push(chunk as Buffer)
+    }
+    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(chunks))
+  } catch (error) {
+    const code = (error as { code?: unknown }).code
+    if (
+      typeof code === 'string' &&
+      (/^(Z_|ERR__ERROR|ERR_BROTLI)/.test(code) || code === 'ERR_ENCODING_INVALID_ENCODED_DATA')
+    )
+      throw new Fault(
+        'BODY_UNREADABLE',
+        `the body is cut off or badly encoded (${code})`,
+        {},
+        { cause: error },
+      )
+    throw error
+  } finally {
+    // A body that is left unread would hold its connection.
+    body.on('error', () => {})
+    if (!body.readableEnded) body.destroy()
+  }
+}
+
+function tooLarge(bytesMax: number): Fault {
+  return new Fault('BODY_TOO_LARGE', `the body is larger than ${bytesMax} bytes`)
+}
+
+function decoded(body: Readable, encoding: string | undefined): Readable {
+  const name = encoding?.trim().toLowerCase() ?? ''
+  if (name === '' || name === 'identity') return body
+  if (name !== 'gzip' && name !== 'x-gzip' && name !== 'br')
+    throw new Fault('BODY_UNREADABLE', `the content encoding "${name.slice(0, 40)}" was not asked for`)
+  const decoder = name === 'br' ? createBrotliDecompress() : createGunzip()
+  finished(body, error => error && decoder.destroy(error))
+  return body.pipe(decoder)
+}
+
+function plainHeaders(
+  headers: Readonly<Record<string, string | string[] | undefined>>,
+): Readonly<Record<string, string>> {
+  const plain: Record<string, string> = {}
+  for (const [name, value] of Object.entries(headers))
+    if (value !== undefined) plain[name] = Array.isArray(value) ? value.join(', ') : value
+  return plain
+}
+
+/** A code where there is one: messages may hold addresses, codes do not. */
+function reasonOf(error: unknown): string {
+  const { code, name } = error as { code?: unknown; name?: unknown }
+  if (typeof code === 'string') return code
+  return typeof name === 'string' ? name : 'unknown'
+}
+
+/** A certificate, an address or a header that is wrong stays wrong: trying again only hides it. */
+function isHopeless(reason: string): boolean {
+  return (
+    /^(CERT_|UNABLE_TO_|DEPTH_ZERO|SELF_SIGNED|ERR_TLS_CERT|ERR_INVALID)/.test(reason) ||
+    reason === 'UND_ERR_INVALID_ARG'
+  )
+}
+
+/** At most `most` at once, first come first served. */
+function openSlots(most: number) {
+  let taken = 0
+  const waiting = new Set<() => void>()
+  return {
+    async take(signal: AbortSignal): Promise<void> {
+      signal.throwIfAborted()
+      if (taken < most) {
+        taken++
+        return
+      }
+      if (waiting.size >= waitingMax)
+        throw new Fault('SOURCE_BUSY', `${waitingMax} calls are waiting already`)
+      await new Promise<void>((resolve, reject) => {
+        const granted = () => {
+          signal.removeEventListener('abort', stopped)
+          resolve()
+        }
+        const stopped = () => {
+          waiting.delete(granted)
+          reject(signal.reason)
+        }
+        waiting.add(granted)
+        signal.addEventListener('abort', stopped, { once: true })
+      })
+    },
+    /** The slot goes straight to the next in line, so `taken` does not change then. */
+    give(): void {
+      const [next] = waiting
+      if (next) {
+        waiting.delete(next)
+        next()
+      } else taken--
+    },
+  }
+}
+
+/** AbortSignal.any keeps its sources' listeners until it is collected; this one lets go when told. */
+function anyOf(signals: readonly AbortSignal[]): { readonly signal: AbortSignal; release(): void } {
+  const either = new AbortController()
+  const abort = () => either.abort()
+  for (const signal of signals) {
+    if (signal.aborted) abort()
+    else signal.addEventListener('abort', abort)
+  }
+  return {
+    signal: either.signal,
+    release() {
+      for (const signal of signals) signal.removeEventListener('abort', abort)
+    },
+  }
+}
+
+/** Connections stay open between calls; a proxy is used only for the protocol it is named for. */
+function openDispatchers(options: HttpOptions, connections: number) {
+  const { proxy } = options
+  const tls = options.ca === undefined ? undefined : { ca: [...getCACertificates('default'), options.ca] }
+  const shared = {
+    connections,
+    // The deadline of an attempt bounds headers and body together.
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    allowH2: false,
+    ...(tls && { connect: tls }),
+  }
+  const plain = new Agent(shared)
+  const proxied =
+    proxy?.http || proxy?.https
+      ? new EnvHttpProxyAgent({
+          ...shared,
+          httpProxy: proxy.http ?? '',
+          httpsProxy: proxy.https ?? '',
+          noProxy: proxy.none ?? '',
+          ...(tls && { requestTls: tls, proxyTls: tls }),
+        })
+      : undefined
+  return {
+    of(url: string): Dispatcher {
+      const named = url.startsWith('https:') ? proxy?.https : proxy?.http
+      return named && proxied ? proxied : plain
+    },
+    async destroy(): Promise<void> {
+      await Promise.all([plain.destroy(), proxied?.destroy()])
+    },
+  }
 }
