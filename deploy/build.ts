@@ -9,8 +9,8 @@ import { dirname, join } from 'node:path'
 /** The folders whose files a running Meterline may read. */
 const layers = ['schemas', 'runtime', 'collector', 'processor', 'deploy']
 
-/** A path of a source file that is no import keeps its `.ts` in dist/, where there is none. */
-const sourcePath = /(['"`])[^'"`\n]*\.ts\1/
+/** A file that is started as a process of its own is named by a path, which stays as it is written. */
+const sourcePath = /['"`]([^'"`\n]*[\w-])\.ts['"`]/g
 
 export function build(root: string): void {
   const dist = join(root, 'dist')
@@ -29,14 +29,12 @@ export function build(root: string): void {
   const { name, version, type } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8'))
   writeFileSync(join(dist, 'package.json'), `${JSON.stringify({ name, version, type }, null, 2)}\n`)
 
-  const broken = globSync('**/*.js', { cwd: dist }).filter(file => {
+  for (const file of globSync('**/*.js', { cwd: dist })) {
     const code = readFileSync(join(dist, file), 'utf8').replace(/^\s*(\/\/|\*|\/\*).*$/gm, '')
-    return sourcePath.test(code)
-  })
-  if (broken.length > 0) {
-    throw new Error(
-      `dist/ names .ts files, which it does not have: ${broken.join(', ')}; build the path from import.meta.filename`,
-    )
+    for (const [, path] of code.matchAll(sourcePath)) {
+      if (!code.includes(`${path}.js`))
+        throw new Error(`${file} names ${path}.ts, which is ${path}.js in dist/`)
+    }
   }
 }
 
