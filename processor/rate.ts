@@ -279,6 +279,7 @@ function priceOf({ from: _from, to: _to, source: _source, ...price }: DatedPrice
 /** The part of a piece that lies in the span; undefined where it has none there. */
 function cut(piece: Piece, span: Window, period: Window, whose: string): Piece | undefined {
   if (span.startMs <= period.startMs && span.endMs >= period.endMs) return piece
+  if (!within(span, period)) return undefined
   if (!piece.span) {
     throw new Fault(
       'CASE_INVALID',

@@ -95,6 +95,16 @@ export function roundHalfAway(value: Fraction, places: number): Fraction {
   return new Fraction(scaledHalfAway(value, places), 10n ** BigInt(places))
 }
 
+/** Rounded to `places`, ties to the even digit: for price books that ask for it. */
+export function roundHalfEven(value: Fraction, places: number): Fraction {
+  const scale = 10n ** BigInt(places)
+  const numerator = value.n * scale
+  const whole = numerator / value.d
+  const twice = 2n * (numerator % value.d)
+  const up = twice > value.d || (twice === value.d && whole % 2n === 1n)
+  return new Fraction(value.s * (up ? whole + 1n : whole), scale)
+}
+
 /** The shortest decimal; what has no finite one is printed to 12 places, half away from zero. */
 export function showQuantity(value: Fraction): DecimalText {
   if (isTerminating(value)) return show(value)
