@@ -2,7 +2,7 @@
 import Fraction from 'fraction.js'
 import { exact, show, showRounded } from '../schemas/decimal.ts'
 import type { Book } from '../schemas/pricebook.ts'
-import { showInstant, type Window } from '../schemas/window.ts'
+import { instantMs, showInstant, type Window } from '../schemas/window.ts'
 import { type LineProof, rate, type UsageRecord } from './rate.ts'
 
 /** One row of a meter, for one account. `quantity` is the exact quotient, as a rational or as decimal or n/d text. */
@@ -12,7 +12,7 @@ export interface MeteredUsage {
   readonly subject: string
   readonly dims: Readonly<Record<string, string>>
   readonly quantity: Fraction | string
-  /** The row's own window. Without it the row lies in the period as a whole. */
+  /** The row's own window. Without it, or where it is the period's, the row lies in the period as a whole. */
   readonly window?: Window
 }
 
@@ -79,7 +79,7 @@ export function rateLines({
         meter: row.meter,
         quantity: typeof row.quantity === 'string' ? exact(row.quantity) : row.quantity,
         dims: { ...row.dims, ...dims },
-        ...(row.window && { startMs: row.window.startMs, endMs: row.window.endMs }),
+        ...(row.window && !covers(row.window, period) && row.window),
       }),
     ),
   })
@@ -113,6 +113,23 @@ export function rateLines({
       quantity: show(quantity),
     })),
   }
+}
+
+/**
+ * Does the book price hours of the period unlike each other? Then it needs the usage by the hour; otherwise one
+ * quantity for the whole period does.
+ */
+export function needsHours(book: Book, period: Window): boolean {
+  const fromMs = book.from === undefined ? undefined : instantMs(book.from)
+  return (
+    (fromMs !== undefined && fromMs > period.startMs) ||
+    book.charges.some(charge => charge.prices !== undefined)
+  )
+}
+
+/** A quantity of the whole period says nothing of when it was used: splitting it by time would be a guess. */
+function covers(window: Window, period: Window): boolean {
+  return window.startMs <= period.startMs && window.endMs >= period.endMs
 }
 
 /** `neocloud-us@3`; a book without an id goes by its hash. */

@@ -1,3 +1,4 @@
+/** The worked cases, and the format that they are written in. */
 import { readdirSync, readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { type FailedCase, type RatedCase, rateCaseFile } from '../../processor/rate-case.ts'

@@ -1,3 +1,4 @@
+/** The decimals that each currency has. */
 import { expect, test } from 'vitest'
 import { currencies, minorDigitsOf } from '../../schemas/currency.ts'
 

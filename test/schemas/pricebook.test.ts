@@ -1,3 +1,4 @@
+/** What a price book may say, what is refused when it is loaded, and its hash. */
 import { readFileSync } from 'node:fs'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
