@@ -37,7 +37,7 @@ export const faults = {
   },
   SOURCE_REFUSED: {
     fate: 'retry',
-    meaning: 'The provider answered another 4xx.',
+    meaning: 'The provider answered another 4xx, or a redirect (not followed: the key would go along).',
     remedy: 'Read the message: the request or an option does not fit this provider version.',
   },
   BODY_UNREADABLE: {
