@@ -5,7 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { showInstant } from '../schemas/window.ts'
 import type { AcceptedBatch, AcceptedMark, AcceptedReading } from './accept.ts'
-import { type ReadKey, readParams } from './reads.ts'
+import { chunksOf, type ReadKey, readParams } from './reads.ts'
 import { cellOf, touchCells, touchReads } from './rollups.ts'
 import type { Store } from './store.ts'
 
@@ -83,7 +83,7 @@ const rejectColumns = [
 /** Readings seen of reads whose mark has not come yet: a read may begin in one batch and end in a later one. */
 interface OpenRead {
   readonly identities: Set<bigint>
-  readonly cells: Set<string>
+  readonly subjects: Set<string>
   digest: bigint
   /** A second content under one identity and readat: then only the ledger itself can say what it holds. */
   doubtful: boolean
@@ -116,8 +116,8 @@ interface Verdict {
   readonly contentMs: number
   readonly version: bigint
   held: boolean
-  /** The cells of its content where memory has them all; else they are taken from the ledger. */
-  readonly cells: ReadonlySet<string> | undefined
+  /** The subjects of its content where memory has them all; else its cells are taken from the ledger. */
+  readonly subjects: ReadonlySet<string> | undefined
 }
 
 /** Writes accepted batches of one log. One `put` at a time. */
@@ -167,7 +167,7 @@ export class Ledger {
     // A replaced read's readings may be of other subjects and lie in other cells: those change too.
     const replaced = verdicts.replaced
 
-    await touchCells(this.#store, unionOf(known), newToken())
+    await touchCells(this.#store, cellsOf(known), newToken())
     await touchReads(this.#store, [...replaced, ...known.filter(needsLedgerCells).map(readOf)], newToken())
     await this.#store.insert(
       'events',
@@ -182,7 +182,7 @@ export class Ledger {
       readColumns,
       [...verdicts.known, ...verdicts.unknown].map(verdict => this.#readLine(batch.partition, verdict)),
     )
-    await touchCells(this.#store, unionOf(known), newToken())
+    await touchCells(this.#store, cellsOf(known), newToken())
     await touchReads(
       this.#store,
       [...replaced, ...found, ...known.filter(needsLedgerCells).map(readOf)],
@@ -255,7 +255,7 @@ export class Ledger {
           readatMs: Number(before.content_ms),
         })
       if (data.outcome === 'failed') {
-        known.push({ mark, contentMs, version, held: false, cells: new Set() })
+        known.push({ mark, contentMs, version, held: false, subjects: none })
       } else if (data.repeats !== undefined) {
         const repeated = others.find(read => Number(read.readat_ms) === contentMs)
         const agrees =
@@ -263,9 +263,9 @@ export class Ledger {
           BigInt(repeated.digest) === BigInt(`0x${data.digest}`) &&
           repeated.events === data.events
         // Where the repeated content counts already, nothing changes but the time of its confirmation.
-        const cells = Number(before?.content_ms) === contentMs ? new Set<string>() : undefined
-        if (agrees) known.push({ mark, contentMs, version, held: true, cells })
-        else unknown.push({ mark, contentMs, version, held: false, cells: undefined })
+        const subjects = Number(before?.content_ms) === contentMs ? none : undefined
+        if (agrees) known.push({ mark, contentMs, version, held: true, subjects })
+        else unknown.push({ mark, contentMs, version, held: false, subjects: undefined })
       } else {
         const open = this.#open.get(mark.read)
         // The same message again, after a crash: it was judged when its readings were in.
@@ -275,9 +275,9 @@ export class Ledger {
           !open?.doubtful &&
           (open?.identities.size ?? 0) === data.events &&
           BigInt.asUintN(64, open?.digest ?? 0n) === BigInt(`0x${data.digest}`)
-        if (again) known.push({ mark, contentMs, version, held: true, cells: undefined })
-        else if (whole) known.push({ mark, contentMs, version, held: true, cells: open?.cells ?? new Set() })
-        else unknown.push({ mark, contentMs, version, held: false, cells: undefined })
+        if (again) known.push({ mark, contentMs, version, held: true, subjects: undefined })
+        else if (whole) known.push({ mark, contentMs, version, held: true, subjects: open?.subjects ?? none })
+        else unknown.push({ mark, contentMs, version, held: false, subjects: undefined })
       }
       // A later mark of the same window in this batch must see this one.
       others.push({
@@ -301,66 +301,65 @@ export class Ledger {
     return { known, unknown, replaced }
   }
 
+  /** The marks there are of these windows: all of a start's, since naming each (scope, start) would be longer. */
   async #storedReads(marks: readonly AcceptedMark[]): Promise<Map<string, StoredRead[]>> {
-    const rows = await this.#store.rows<StoredRead>(
-      `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
-         toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, log, partition, offset, version
-       from reads final
-       where (source, scope, toUnixTimestamp(start)) in (
-         select tupleElement(w, 1), tupleElement(w, 2), tupleElement(w, 3)
-         from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)}, {starts:Array(UInt32)})) as w))
-         and start >= fromUnixTimestamp({from:UInt32}) and start <= fromUnixTimestamp({to:UInt32})`,
-      {
-        sources: marks.map(mark => mark.event.source),
-        scopes: marks.map(mark => mark.event.scope),
-        starts: marks.map(mark => mark.window.startMs / 1000),
-        from:
-          marks.reduce((least, mark) => Math.min(least, mark.window.startMs), Number.POSITIVE_INFINITY) /
-          1000,
-        to: marks.reduce((most, mark) => Math.max(most, mark.window.startMs), 0) / 1000,
-      },
-    )
     const stored = new Map<string, StoredRead[]>()
-    for (const row of rows) {
-      const key = windowKey(row.source, row.scope, Number(row.start_s) * 1000)
-      const list = stored.get(key)
-      if (list) list.push(row)
-      else stored.set(key, [row])
+    const wanted = new Set(
+      marks.map(mark => windowKey(mark.event.source, mark.event.scope, mark.window.startMs)),
+    )
+    const sources = Array.from(new Set(marks.map(mark => mark.event.source)))
+    const starts = Array.from(new Set(marks.map(mark => mark.window.startMs / 1000)))
+    for (const some of chunksOf(starts)) {
+      const rows = await this.#store.rows<StoredRead>(
+        `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
+           toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, log,
+           partition, offset, version
+         from reads final
+         where source in ({sources:Array(String)}) and toUnixTimestamp(start) in ({starts:Array(UInt32)})
+           and start >= fromUnixTimestamp({from:UInt32}) and start <= fromUnixTimestamp({to:UInt32})`,
+        { sources, starts: some, from: Math.min(...some), to: Math.max(...some) },
+      )
+      for (const row of rows) {
+        const key = windowKey(row.source, row.scope, Number(row.start_s) * 1000)
+        if (!wanted.has(key)) continue
+        const list = stored.get(key)
+        if (list) list.push(row)
+        else stored.set(key, [row])
+      }
     }
     return stored
   }
 
   /** Sets `held` where the ledger has exactly what the mark says: as many readings, of that content. */
   async #verify(verdicts: readonly Verdict[]): Promise<void> {
-    if (verdicts.length === 0) return
-    const reads = verdicts.map(readOf)
-    const rows = await this.#store.rows<{ key: number; readings: string; digest: string }>(
-      `select key, count() as readings, sum(content) as digest
-       from events final
-       join (select arrayJoin(arrayZip({keys:Array(UInt32)}, {sources:Array(String)}, {scopes:Array(String)},
-               {starts:Array(UInt32)}, {readats:Array(Int64)})) as r, tupleElement(r, 1) as key,
-               tupleElement(r, 2) as r_source, tupleElement(r, 3) as r_scope, tupleElement(r, 4) as r_start,
-               tupleElement(r, 5) as r_readat) as wanted
-         on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
-           and r_readat = toUnixTimestamp64Milli(readat)
-       where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
-       group by key`,
-      { keys: reads.map((_, index) => index), ...readParams(reads) },
-    )
-    const found = new Map(rows.map(row => [row.key, row]))
-    verdicts.forEach((verdict, index) => {
-      const { events, digest } = verdict.mark.event.data
-      const row = found.get(index)
-      verdict.held =
-        BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
-    })
+    for (const some of chunksOf(verdicts)) {
+      const rows = await this.#store.rows<{ key: number; readings: string; digest: string }>(
+        `select key, count() as readings, sum(content) as digest
+         from events final
+         join (select r.1 as r_source, r.2 as r_scope, r.3 as r_start, r.4 as r_readat, r.5 as key
+               from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
+                 {starts:Array(UInt32)}, {readats:Array(Int64)}, {keys:Array(UInt32)})) as r)) as wanted
+           on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
+             and r_readat = toUnixTimestamp64Milli(readat)
+         where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+         group by key`,
+        { keys: some.map((_, index) => index), ...readParams(some.map(readOf)) },
+      )
+      const found = new Map(rows.map(row => [row.key, row]))
+      some.forEach((verdict, index) => {
+        const { events, digest } = verdict.mark.event.data
+        const row = found.get(index)
+        verdict.held =
+          BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
+      })
+    }
   }
 
   #remember(reading: AcceptedReading): void {
     let open = this.#open.get(reading.read)
     if (!open) {
       if (this.#open.size >= openReadsMax || this.#openIdentities >= openIdentitiesMax) this.#forgetOldest()
-      open = { identities: new Set(), cells: new Set(), digest: 0n, doubtful: false }
+      open = { identities: new Set(), subjects: new Set(), digest: 0n, doubtful: false }
       this.#open.set(reading.read, open)
     }
     if (open.identities.has(reading.identity)) {
@@ -370,7 +369,7 @@ export class Ledger {
     open.identities.add(reading.identity)
     this.#openIdentities += 1
     open.digest += reading.content
-    open.cells.add(cellOf(reading.event.source, reading.event.subject, reading.window.startMs))
+    open.subjects.add(reading.event.subject)
   }
 
   #forget(read: string): void {
@@ -440,12 +439,15 @@ function currentOf(reads: readonly StoredRead[]): StoredRead | undefined {
 }
 
 function needsLedgerCells(verdict: Verdict): boolean {
-  return verdict.cells === undefined
+  return verdict.subjects === undefined
 }
 
-function unionOf(verdicts: readonly Verdict[]): ReadonlySet<string> {
+const none: ReadonlySet<string> = new Set()
+
+function cellsOf(verdicts: readonly Verdict[]): ReadonlySet<string> {
   const cells = new Set<string>()
-  for (const verdict of verdicts) for (const cell of verdict.cells ?? []) cells.add(cell)
+  for (const { mark, subjects } of verdicts)
+    for (const subject of subjects ?? none) cells.add(cellOf(mark.event.source, subject, mark.window.startMs))
   return cells
 }
 

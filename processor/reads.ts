@@ -8,6 +8,13 @@ export interface ReadKey {
   readonly readatMs: number
 }
 
+/** Parameters travel in the address of a request: what names many reads is said in parts. */
+const namedMax = 500
+
+export function* chunksOf<T>(all: readonly T[]): Generator<readonly T[]> {
+  for (let at = 0; at < all.length; at += namedMax) yield all.slice(at, at + namedMax)
+}
+
 /** The parallel arrays under which reads go into a statement. */
 export function readParams(reads: readonly ReadKey[]): Record<string, unknown> {
   return {

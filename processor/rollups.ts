@@ -5,7 +5,7 @@
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { hourMs } from '../schemas/window.ts'
 import { meterSql } from './meters.ts'
-import { currentReads, type ReadKey, readParams } from './reads.ts'
+import { chunksOf, currentReads, type ReadKey, readParams } from './reads.ts'
 import type { Store } from './store.ts'
 
 const staleColumns = ['source', 'subject', 'hour', 'token', 'done'] as const
@@ -27,17 +27,17 @@ export async function touchCells(store: Store, cells: ReadonlySet<string>, token
 
 /** Marks the cells stale that the readings of these reads lie in, as far as the ledger has them. */
 export async function touchReads(store: Store, reads: readonly ReadKey[], token: bigint): Promise<void> {
-  if (reads.length === 0) return
-  await store.run(
-    `insert into stale (source, subject, hour, token, done)
-     select distinct source, subject, toStartOfHour(start), {token:UInt64}, 0 from events
-     where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
-       and (source, scope, toUnixTimestamp(start), toUnixTimestamp64Milli(readat)) in (
-         select tupleElement(r, 1), tupleElement(r, 2), tupleElement(r, 3), tupleElement(r, 4)
-         from (select arrayJoin(arrayZip(
-           {sources:Array(String)}, {scopes:Array(String)}, {starts:Array(UInt32)}, {readats:Array(Int64)})) as r))`,
-    { token: token.toString(), ...readParams(reads) },
-  )
+  for (const some of chunksOf(reads))
+    await store.run(
+      `insert into stale (source, subject, hour, token, done)
+       select distinct source, subject, toStartOfHour(start), {token:UInt64}, 0 from events
+       where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+         and (source, scope, toUnixTimestamp(start), toUnixTimestamp64Milli(readat)) in (
+           select r.1, r.2, r.3, r.4
+           from (select arrayJoin(arrayZip(
+             {sources:Array(String)}, {scopes:Array(String)}, {starts:Array(UInt32)}, {readats:Array(Int64)})) as r))`,
+      { token: token.toString(), ...readParams(some) },
+    )
 }
 
 /** The name of a meter's rollups: a changed definition is another meter to them. */

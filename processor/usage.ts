@@ -34,7 +34,7 @@ export interface Quantity {
 }
 
 /** Stale cells that are named one by one; beyond that, all of their hours come from the ledger. */
-const staleNamedMax = 5000
+const staleNamedMax = 1000
 
 interface Aggregate {
   readonly window_s: number

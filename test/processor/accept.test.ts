@@ -1,0 +1,179 @@
+import fc from 'fast-check'
+import { expect, test } from 'vitest'
+import { accept, messageBytesMax } from '../../processor/accept.ts'
+import type { LogMessage } from '../../runtime/log/log.ts'
+import { hourMs } from '../../schemas/window.ts'
+import { batchOf, headers, instance, readEvents } from './reads.ts'
+
+const read = {
+  source: 'meterline/rafay/test',
+  scope: 'compute',
+  window: { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 5, 1) + hourMs },
+  readatMs: Date.UTC(2025, 5, 1, 2),
+}
+const events = readEvents(read, [instance('a', 'i1', '3600'), instance('b', 'i2', '1800')])
+
+/** The first reading with one thing changed: `change` gets the parsed event. */
+function changed(
+  change: (event: Record<string, unknown> & { data: Record<string, unknown> }) => void,
+): LogMessage {
+  const event = structuredClone(events[0]) as never
+  change(event)
+  return message(Buffer.from(JSON.stringify(event)))
+}
+
+function message(value: Buffer | null, more: Record<string, string> = headers): LogMessage {
+  return { offset: 7n, key: null, value, headers: more, appendedMs: 0 }
+}
+
+test('a whole read is taken apart into its readings and its mark', () => {
+  const accepted = accept(batchOf(events, 5))
+  expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, duplicates: 0, rejects: [] })
+  expect(accepted.readings.map(reading => reading.event.subject)).toEqual(['a', 'b'])
+  expect(accepted.marks).toHaveLength(1)
+  expect(new Set([...accepted.readings, ...accepted.marks].map(item => item.read)).size).toBe(1)
+})
+
+test('the same event twice in a batch is one event and a duplicate', () => {
+  const accepted = accept(batchOf([...events, ...events], 0))
+  expect(accepted).toMatchObject({ messages: 6, duplicates: 3, rejects: [] })
+})
+
+const rejects: [string, LogMessage, string, RegExp][] = [
+  ['no JSON', message(Buffer.from('{"specversion":')), 'EVENT_NOT_JSON', /JSON/],
+  ['a tombstone', message(null), 'EVENT_NOT_JSON', /no value/],
+  [
+    'another specversion',
+    changed(event => Object.assign(event, { specversion: '0.3' })),
+    'EVENT_INVALID',
+    /specversion/,
+  ],
+  ['no id', changed(event => void delete event.id), 'EVENT_INVALID', /id/],
+  [
+    'a foreign source',
+    changed(event => Object.assign(event, { source: 'urn:app' })),
+    'EVENT_INVALID',
+    /urn:app/,
+  ],
+  [
+    'a kind that the source is not',
+    changed(event => Object.assign(event, { type: 'io.meterline.runai.pod.v1' })),
+    'EVENT_DATA_INVALID',
+    /type/,
+  ],
+  [
+    'an id of another readat',
+    changed(event =>
+      Object.assign(event, { id: `${String(event.id).slice(0, 33)}2025-06-01T02:00:00.001Z` }),
+    ),
+    'EVENT_DATA_INVALID',
+    /readat/,
+  ],
+  [
+    'a time that is not the window',
+    changed(event => Object.assign(event, { time: '2025-06-01T01:00:00Z' })),
+    'EVENT_DATA_INVALID',
+    /time/,
+  ],
+  [
+    'another key',
+    changed(event => Object.assign(event, { partitionkey: 'x' })),
+    'EVENT_DATA_INVALID',
+    /partitionkey/,
+  ],
+  [
+    'a window off the grid',
+    changed(event =>
+      Object.assign(event.data, { window: { start: '2025-06-01T00:00:00Z', end: '2025-06-01T00:59:00Z' } }),
+    ),
+    'EVENT_DATA_INVALID',
+    /window/,
+  ],
+  [
+    'a measure nobody knows',
+    changed(event => Object.assign(event.data, { measures: { coffee_cups: '1' } })),
+    'EVENT_DATA_INVALID',
+    /coffee_cups/,
+  ],
+  [
+    'a negative quantity',
+    changed(event => Object.assign(event.data, { measures: { instance_seconds: '-1' } })),
+    'EVENT_DATA_INVALID',
+    /instance_seconds/,
+  ],
+  [
+    'a quantity as a number',
+    changed(event => Object.assign(event.data, { measures: { instance_seconds: 3600 } })),
+    'EVENT_DATA_INVALID',
+    /instance_seconds/,
+  ],
+  [
+    'thirteen decimals',
+    changed(event => Object.assign(event.data, { measures: { gpu_seconds: '0.0000000000001' } })),
+    'EVENT_DATA_INVALID',
+    /gpu_seconds/,
+  ],
+  [
+    'more seconds than the window holds',
+    changed(event => Object.assign(event.data, { measures: { instance_seconds: '3600.000000000001' } })),
+    'VALUE_OUT_OF_BOUNDS',
+    /instance_seconds/,
+  ],
+  [
+    'an interval outside the window',
+    changed(event =>
+      Object.assign(event.data, { interval: { start: '2025-06-01T00:00:00Z', end: '2025-06-01T02:00:00Z' } }),
+    ),
+    'EVENT_DATA_INVALID',
+    /interval/,
+  ],
+  ['too many bytes', message(Buffer.alloc(messageBytesMax + 1, 'x')), 'EVENT_TOO_LARGE', /bytes/],
+]
+
+test.each(rejects)('%s is rejected with its reason, and the rest goes on', (_, bad, code, reason) => {
+  const good = batchOf(events, 8).messages
+  const accepted = accept({ partition: 3, messages: [bad, ...good] })
+  expect(accepted.readings).toHaveLength(2)
+  expect(accepted.rejects).toHaveLength(1)
+  const [reject] = accepted.rejects
+  expect(reject).toMatchObject({ partition: 3, offset: 7n, code, bytes: bad.value?.length ?? 0 })
+  expect(reject?.reason).toMatch(reason)
+  expect(reject?.value.length).toBeLessThanOrEqual(65_536)
+  expect(reject?.sha256).toMatch(/^[0-9a-f]{64}$/)
+})
+
+test('a reading of two summed rows may hold two windows of seconds', () => {
+  const bad = changed(event =>
+    Object.assign(event.data, { measures: { instance_seconds: '7200' }, parts: 2 }),
+  )
+  expect(accept({ partition: 0, messages: [bad] })).toMatchObject({ rejects: [], messages: 1 })
+})
+
+test('whatever comes, every message is in exactly one of readings, marks, duplicates and rejects', () => {
+  const text = JSON.stringify(events[0])
+  const anything = fc.oneof(
+    fc.uint8Array({ maxLength: 200 }).map(bytes => Buffer.from(bytes)),
+    fc.json().map(json => Buffer.from(json)),
+    // A real event with a piece of its text replaced.
+    fc
+      .tuple(fc.nat(text.length - 1), fc.nat(20), fc.string({ maxLength: 20 }))
+      .map(([at, length, put]) => Buffer.from(text.slice(0, at) + put + text.slice(at + length))),
+    fc.constantFrom(...events.map(event => Buffer.from(JSON.stringify(event)))),
+  )
+  const anyHeaders = fc.oneof(
+    fc.constant(headers),
+    fc.dictionary(fc.string({ maxLength: 12 }), fc.string({ maxLength: 40 })),
+  )
+  fc.assert(
+    fc.property(fc.array(fc.tuple(anything, anyHeaders), { minLength: 1, maxLength: 20 }), items => {
+      const messages = items.map(([value, more], index) => ({
+        ...message(value, more),
+        offset: BigInt(index),
+      }))
+      const accepted = accept({ partition: 0, messages })
+      const { readings, marks, duplicates, rejects: refused } = accepted
+      expect(readings.length + marks.length + duplicates + refused.length).toBe(items.length)
+    }),
+    { numRuns: 2000 },
+  )
+})
