@@ -40,13 +40,17 @@ export function fits<Schema extends TSchema>(schema: Schema, value: unknown): va
 export function misfitOf(error: ErrorObject): Misfit {
   const params = error.params as Record<string, unknown>
   const extra = params.additionalProperty ?? params.missingProperty ?? params.unevaluatedProperty
-  if (error.keyword === 'additionalProperties')
-    return { path: `${error.instancePath}/${String(extra)}`, message: 'is not known here' }
-  if (error.keyword === 'required')
-    return { path: `${error.instancePath}/${String(extra)}`, message: 'is missing' }
+  const inside = `${error.instancePath}/${pointerPart(String(extra))}`
+  if (error.keyword === 'additionalProperties') return { path: inside, message: 'is not known here' }
+  if (error.keyword === 'required') return { path: inside, message: 'is missing' }
   if (error.keyword === 'enum')
     return { path: error.instancePath, message: `must be one of ${JSON.stringify(params.allowedValues)}` }
   if (error.keyword === 'const')
     return { path: error.instancePath, message: `must be ${JSON.stringify(params.allowedValue)}` }
   return { path: error.instancePath, message: error.message ?? error.keyword }
+}
+
+/** A member's name as it stands in a JSON pointer. */
+export function pointerPart(name: string): string {
+  return name.replaceAll('~', '~0').replaceAll('/', '~1')
 }

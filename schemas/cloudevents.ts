@@ -7,6 +7,7 @@
  */
 import { isUtf8 } from 'node:buffer'
 import { Fault } from './fault.ts'
+import { fractionOf, JsonNumber } from './json.ts'
 import { instantMs } from './window.ts'
 
 /** Integers are 32 bits wide in CloudEvents: quantities go into `data`, as decimal text. */
@@ -533,18 +534,9 @@ function exactNumber(
 ): unknown {
   const source = context?.source
   if (typeof value !== 'number' || source === undefined) return value
-  return digitsOf(source) === digitsOf(String(value)) ? value : rawJSON(source)
-}
-
-/** The value of a JSON number in one spelling: sign, digits without outer zeros, exponent of the last digit. */
-function digitsOf(source: string): string {
-  const match = /^(-?)(\d+)(?:\.(\d+))?(?:[eE]([+-]?\d+))?$/.exec(source)
-  if (!match) return source
-  const [, sign = '', whole = '', decimals = '', exponent = '0'] = match
-  const digits = (whole + decimals).replace(/^0+/, '')
-  const kept = digits.replace(/0+$/, '')
-  if (kept === '') return '0'
-  return `${sign}${kept}e${BigInt(exponent) - BigInt(decimals.length) + BigInt(digits.length - kept.length)}`
+  const exact = fractionOf(new JsonNumber(source))
+  const held = fractionOf(new JsonNumber(String(value)))
+  return exact && held?.equals(exact) ? value : rawJSON(source)
 }
 
 /** JSON has no NaN, no infinity and no undefined: they would silently become null. */

@@ -265,9 +265,13 @@ export function showDigest(sum: bigint): string {
   return BigInt.asUintN(64, sum).toString(16).padStart(16, '0')
 }
 
+/** What is undefined is not there: JSON drops it on the way, and the digest is taken on both sides of it. */
 function sortedPairs(record: Readonly<Record<string, string | undefined>>): string[] {
   const pairs: string[] = []
-  for (const key of Object.keys(record).sort()) pairs.push(key, record[key] ?? '')
+  for (const key of Object.keys(record).sort()) {
+    const value = record[key]
+    if (value !== undefined) pairs.push(key, value)
+  }
   return pairs
 }
 

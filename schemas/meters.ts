@@ -2,6 +2,7 @@
 
 import { hash } from 'node:crypto'
 import Type, { type Static } from 'typebox'
+import { canonicalJson } from './canonical.ts'
 
 export const aggregations = [
   'SUM',
@@ -109,17 +110,9 @@ export const defaultMeters: readonly Meter[] = [
 
 /** A changed definition is another meter to the rollups: this tells the two apart. */
 export function meterHash(meter: Meter): string {
-  const { description: _, unit: __, ...what } = meter
-  return hash(
-    'sha256',
-    JSON.stringify(
-      what,
-      Object.keys(what)
-        .sort()
-        .concat(Object.keys(meter.groupBy).sort(), Object.keys(meter.filter ?? {}).sort()),
-    ),
-    'hex',
-  ).slice(0, 16)
+  const { description: _, unit: __, eventTypes, ...what } = meter
+  const canonical = canonicalJson({ ...what, eventTypes: [...eventTypes].sort() })
+  return hash('sha256', canonical, 'hex').slice(0, 16)
 }
 
 /** One row of `usage`: as design.md prints it. `value` is a decimal; `exact` the same as n/d where that has no finite form. */

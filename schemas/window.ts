@@ -181,8 +181,23 @@ function startOfStep(at: Temporal.ZonedDateTime, step: CalendarStep): Temporal.Z
 }
 
 function nextStep(at: Temporal.ZonedDateTime, step: CalendarStep): Temporal.ZonedDateTime {
-  if (step === 'HOUR') return at.add({ hours: 1 })
+  if (step === 'HOUR') {
+    // Lord Howe's clocks change by half an hour: its hour of the change is 30 or 90 minutes long, those after are whole.
+    const next = startOfStep(at.add({ hours: 1 }), step)
+    return next.epochMilliseconds > at.epochMilliseconds ? next : startOfStep(at.add({ hours: 2 }), step)
+  }
   if (step === 'DAY') return at.add({ days: 1 }).startOfDay()
   if (step === 'WEEK') return at.add({ weeks: 1 }).startOfDay()
   return at.add({ months: 1 }).startOfDay()
+}
+
+/** Is this the name of an IANA time zone? An offset such as +02:00 is none: it does not know when clocks change. */
+export function isZone(name: string): boolean {
+  if (!/^[A-Za-z]/.test(name)) return false
+  try {
+    Temporal.Instant.fromEpochMilliseconds(0).toZonedDateTimeISO(name)
+    return true
+  } catch {
+    return false
+  }
 }
