@@ -8,9 +8,12 @@ import { defineConfig } from 'vitest/config'
 
 const all = globSync('test/**/*.test.ts', { cwd: import.meta.dirname }).sort()
 
-/** A test that starts real servers imports them from test/rig/. */
+/** A test that starts real servers takes them from test/rig/ or deploy/, or starts the whole command. */
 const startsServers = (file: string): boolean =>
-  /from '[./]+\/rig\//.test(readFileSync(join(import.meta.dirname, file), 'utf8'))
+  file.startsWith('test/rig/') ||
+  /\/rig\/|from '[./]+\/deploy\/(embedded\/|demo\/demo|roles|commands)|'meterline\.ts'/.test(
+    readFileSync(join(import.meta.dirname, file), 'utf8'),
+  )
 
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
