@@ -84,11 +84,11 @@ export function rateLines({
     ),
   })
   const lines = rated.lines.map(
-    ({ charge, quantity, amount, proof }): LineItem => ({
+    ({ charge, group, quantity, amount, proof }): LineItem => ({
       account,
       charge,
       meter: proof.meter ?? '',
-      group: {},
+      group: group ?? {},
       quantity: quantity ? show(quantity) : '',
       unit: proof.unit ?? '',
       price: typeof proof.price.unit === 'string' ? proof.price.unit : JSON.stringify(proof.price),

@@ -142,6 +142,7 @@ function rateCase(
       charge: line.charge,
       quantity: line.quantity && show(line.quantity),
       amount: showRounded(line.amount, rated.minorDigits),
+      ...(line.group && { group: line.group }),
       ...(line.priceFrom !== undefined && { priceFrom: line.priceFrom }),
     })),
     total: showRounded(rated.total, rated.minorDigits),

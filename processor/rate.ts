@@ -7,6 +7,7 @@ import Fraction from 'fraction.js'
 import { canonicalJson } from '../schemas/canonical.ts'
 import { exact, roundHalfAway, roundHalfEven, show } from '../schemas/decimal.ts'
 import { Fault } from '../schemas/fault.ts'
+import { byCodePoint } from '../schemas/order.ts'
 import {
   type Book,
   bookHash,
@@ -19,7 +20,7 @@ import {
 import { hourMs, instantMs, secondMs, showInstant, type Window } from '../schemas/window.ts'
 import { chargeFinder } from './charges.ts'
 import { modifiers, priceModels } from './pricing/list.ts'
-import type { Piece, RatingContext } from './pricing/model.ts'
+import type { Piece, RatingContext, Rounded } from './pricing/model.ts'
 
 const zero = new Fraction(0)
 const one = new Fraction(1)
@@ -63,6 +64,8 @@ export interface RatedLine {
   /** Before rounding. */
   readonly exact: Fraction
   readonly amount: Fraction
+  /** Where the charge is itemised: the values of its `by`. */
+  readonly group?: Readonly<Record<string, string>>
   /** Where the charge has dated prices: the `from` of this one, as written. */
   readonly priceFrom?: string
   readonly proof: LineProof
@@ -109,7 +112,7 @@ export function rate({
   const lines = book.charges.flatMap((charge, place) =>
     chargeLines(takenBy[place]!, tally, { book, charge, period }, pins),
   )
-  const unpriced = unpricedOf(tally)
+  const unpriced = unpricedOf(tally, metersWithBase(book))
   if (unpriced.length > 0 && book.unpriced !== 'report') throw unpricedFault(unpriced)
 
   const minorDigits = bookMinorDigits(book)
@@ -133,7 +136,7 @@ interface Lot {
 /** What charges took of each lot so far. */
 interface Tally {
   readonly lots: readonly Lot[]
-  /** The share of each lot that charges took; additive ones are kept apart, since they take it a second time. */
+  /** The share of each lot that charges took. Additive ones are kept apart: they take it a second time. */
   readonly taken: Fraction[]
   readonly extra: Set<number>
   charged: Fraction
@@ -233,18 +236,33 @@ function chargeLines(
     const quantity = sum(segment.pieces.map(piece => piece.quantity)).div(per)
     const model = modelOf(segment.price, priceModels)
     assert(model, 'a checked book names a price model')
-    for (const part of model.rate(segment.price, { quantity, before }, context))
-      lines.push({
-        charge: part.suffix === undefined ? charge.id : `${charge.id}.${part.suffix}`,
-        quantity: part.quantity,
-        exact: part.exact,
-        amount: pins.round(part.exact),
-        ...(segment.from !== undefined && { priceFrom: segment.from }),
-        proof: proofOf(context, segment.price, model.metered ? show(metered) : null, per, pins.sha256),
-      })
+    const proof = proofOf(context, segment.price, model.metered ? show(metered) : null, per, pins.sha256)
+    for (const part of model.rate(segment.price, { quantity, before }, context)) {
+      const whole = { ...part, amount: pins.round(part.exact) }
+      const items = splitLine(whole, segment.pieces, context)
+      assert(sum(items.map(item => item.amount)).equals(whole.amount), 'the items of a line sum to it')
+      for (const { suffix, ...item } of items)
+        lines.push({
+          ...item,
+          charge: suffix === undefined ? charge.id : `${charge.id}.${suffix}`,
+          ...(segment.from !== undefined && { priceFrom: segment.from }),
+          proof,
+        })
+    }
     before = before.add(quantity)
   }
   return lines
+}
+
+function splitLine(line: Rounded, pieces: readonly Piece[], context: RatingContext): readonly Rounded[] {
+  const { charge } = context
+  return modifiers.reduce<readonly Rounded[]>(
+    (lines, modifier) =>
+      modifier.split && charge[modifier.key] !== undefined
+        ? lines.flatMap(each => modifier.split!(each, pieces, charge[modifier.key], context))
+        : lines,
+    [line],
+  )
 }
 
 interface Segment {
@@ -303,8 +321,20 @@ function take(pieces: readonly Piece[], charge: Charge, tally: Tally): Fraction 
   return metered
 }
 
-/** What no charge took. Nothing is taken twice, and what is charged and what is left make up what was given. */
-function unpricedOf({ lots, taken, extra, charged }: Tally): readonly Unpriced[] {
+/** The meters of charges that are not additive. */
+function metersWithBase(book: Book): ReadonlySet<string> {
+  return new Set(book.charges.flatMap(charge => (charge.additive ? [] : (charge.meter ?? []))))
+}
+
+/**
+ * What no charge took. Nothing is taken twice, and what is charged and what is left make up what was given.
+ * An additive charge comes on top of another: where its meter has such others, it alone is no price. A new type of
+ * GPU that only the support fee takes is usage without a price.
+ */
+function unpricedOf(
+  { lots, taken, extra, charged }: Tally,
+  withBase: ReadonlySet<string>,
+): readonly Unpriced[] {
   const left: (Unpriced & { readonly of: number })[] = []
   for (const [of, { meter, dims, quantity }] of lots.entries()) {
     const share = taken[of]!
@@ -321,7 +351,7 @@ function unpricedOf({ lots, taken, extra, charged }: Tally): readonly Unpriced[]
     'every unit is charged once, or left over',
   )
   return left
-    .filter(rest => !extra.has(rest.of) && !rest.quantity.equals(0))
+    .filter(rest => !rest.quantity.equals(0) && (withBase.has(rest.meter) || !extra.has(rest.of)))
     .map(({ meter, dims, quantity }) => ({ meter, dims, quantity }))
 }
 
@@ -405,7 +435,7 @@ function sum(values: readonly Fraction[]): Fraction {
 /** `gpu_type=H100;plan=spot`: sorted, for people and for files. */
 export function showDims(dims: Readonly<Record<string, string>>): string {
   return Object.entries(dims)
-    .sort(([a], [b]) => (a < b ? -1 : 1))
+    .sort(([a], [b]) => byCodePoint(a, b))
     .map(([dim, value]) => `${escapeDim(dim)}=${escapeDim(value)}`)
     .join(';')
 }

@@ -32,6 +32,12 @@ export const Where = Type.Record(Dim, Type.String({ minLength: 1, maxLength: 409
   description: 'The charge takes usage whose dims equal every entry.',
 })
 
+/** Exact rationals by the value of a dim: `3g.40gb: 3/7`. */
+export const WeightTable = Type.Record(
+  Type.String(),
+  Type.String({ pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,24})?(/[1-9][0-9]{0,17})?$' }),
+)
+
 /** `2.99` a unit, tiers, a flat fee …: which is told by its key; each model holds its own schema. */
 const Price = Type.Record(Type.String(), Type.Unknown(), { minProperties: 1 })
 export type Price = Static<typeof Price>
@@ -60,12 +66,14 @@ const ChargeFrame = Type.Object({
     }),
   ),
   unit: Type.Optional(
-    Type.String({ minLength: 1, maxLength: 64, description: 'What the divided quantity counts.' }),
+    Type.String({ minLength: 1, maxLength: 256, description: 'What the divided quantity counts.' }),
   ),
   price: Type.Optional(Price),
   prices: Type.Optional(Type.Array(DatedPrice, { minItems: 1, maxItems: 1000 })),
   additive: Type.Optional(
-    Type.Boolean({ description: 'Comes on top: another charge may take the same usage.' }),
+    Type.Boolean({
+      description: 'Comes on top of another charge that takes the same usage, and alone is no price of it.',
+    }),
   ),
 })
 
@@ -96,7 +104,7 @@ export const BookFrame = Type.Object(
     unpriced: Type.Optional(
       Type.Enum(['error', 'report'] as const, { description: 'What usage is that no charge takes.' }),
     ),
-    weights: Type.Optional(Type.Record(Name, Type.Record(Type.String(), Type.String()))),
+    weights: Type.Optional(Type.Record(Name, WeightTable)),
     charges: Type.Array(ChargeFrame, { maxItems: 100_000 }),
     adjust: Type.Optional(Type.Array(AdjustFrame, { maxItems: 1000 })),
     overrides: Type.Optional(Type.Array(Type.Unknown(), { maxItems: 100_000 })),
@@ -126,6 +134,7 @@ export interface GrammarWord {
   readonly key: string
   /** Of the setting under the key; for a price model, of the whole price object. */
   readonly schema: TSchema
+  /** What a schema cannot say; asked only where the schema fits. */
   check?(setting: unknown, context: BookContext): readonly Misfit[]
 }
 

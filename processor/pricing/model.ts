@@ -1,7 +1,8 @@
 /** The ports of pricing: a price model, and a modifier of a charge. One file each, listed in list.ts. Pure. */
 import type Fraction from 'fraction.js'
 import type { Static, TSchema } from 'typebox'
-import type { Book, Charge, GrammarWord } from '../../schemas/pricebook.ts'
+import type { Misfit } from '../../schemas/check.ts'
+import type { Book, BookContext, Charge, GrammarWord } from '../../schemas/pricebook.ts'
 import type { Window } from '../../schemas/window.ts'
 
 /** What a charge takes of one usage record. */
@@ -36,9 +37,16 @@ export interface Part {
   readonly exact: Fraction
 }
 
+/** A part after rounding. */
+export interface Rounded extends Part {
+  readonly amount: Fraction
+  readonly group?: Readonly<Record<string, string>>
+}
+
 /** How a price makes money of a quantity. Its key, in a price of the book, names it. */
 export interface PriceModel<Schema extends TSchema = TSchema> extends GrammarWord {
   readonly schema: Schema
+  check?(price: Static<Schema>, context: BookContext): readonly Misfit[]
   /** Does it price usage? If not, it takes no meter. */
   readonly metered: boolean
   /** No part, no line. A quantity of zero is given too: a model that bills nothing for it gives no part. */
@@ -48,12 +56,20 @@ export interface PriceModel<Schema extends TSchema = TSchema> extends GrammarWor
 /** Stands beside the price of a charge under its own key. Modifiers apply in the order of their list. */
 export interface Modifier<Schema extends TSchema = TSchema> extends GrammarWord {
   readonly schema: Schema
+  check?(setting: Static<Schema>, context: BookContext): readonly Misfit[]
   /** Do two charges with these settings never take the same usage? */
   disjoint?(one: Static<Schema>, other: Static<Schema>): boolean
   /** The dims it reads, for the check against the catalogue. */
   dims?(setting: Static<Schema>): readonly string[]
   /** Changes or narrows what the charge takes, before `per`. */
   pieces?(pieces: readonly Piece[], setting: Static<Schema>, context: RatingContext): readonly Piece[]
+  /** Splits a line, made of these pieces, into lines that sum to it. */
+  split?(
+    line: Rounded,
+    pieces: readonly Piece[],
+    setting: Static<Schema>,
+    context: RatingContext,
+  ): readonly Rounded[]
 }
 
 /** Keeps the types of one file together; the list forgets them again. */

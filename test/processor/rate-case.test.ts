@@ -12,7 +12,6 @@ const run = (file: object) => rateCaseFile(JSON.stringify(file))
 const waitingFor: Readonly<Record<string, readonly string[]>> = {
   '00-full-invoice.json': [
     '"increment"',
-    '"weight"',
     '"percent"',
     '"reserve"',
     '"included"',
@@ -27,7 +26,6 @@ const waitingFor: Readonly<Record<string, readonly string[]>> = {
   ],
   '02-graduated-edges.json': ['"graduated"'],
   '04-package-round-up.json': ['"package"'],
-  '07-mig-slices.json': ['"weight"'],
   '08-sla-flat-plus-variable.json': ['"reserve"'],
   '10-commitment.json': ['"commit"'],
   '14-late-adjustment.json': ['"graduated"'],

@@ -310,13 +310,21 @@ test('usage that two charges take is refused, also by a book nobody has checked'
   expect(attempt).toThrow(expect.objectContaining({ code: 'PRICE_AMBIGUOUS' }))
 })
 
-test('an additive charge comes on top, and alone it prices the usage too', () => {
-  const charge = (id: string, additive: boolean) => ({ id, meter: 'gpu', additive, price: { unit: '1.50' } })
-  const given = [{ meter: 'gpu', dims: {}, quantity: new Fraction(2) }]
-  const total = (...charges: ReturnType<typeof charge>[]) =>
-    show(rate({ book: { currency: 'USD', charges }, period, usage: given }).total)
-  expect(total(charge('base', false), charge('support', true))).toBe('6')
-  expect(total(charge('support', true))).toBe('3')
+test('an additive charge comes on top, and alone is no price where there are others for its meter', () => {
+  const charge = (id: string, additive: boolean, where = {}) => ({
+    id,
+    meter: 'gpu',
+    additive,
+    where,
+    price: { unit: '1.50' },
+  })
+  const given = [{ meter: 'gpu', dims: { gpu_type: 'B300' }, quantity: new Fraction(2) }]
+  const rated = (...charges: ReturnType<typeof charge>[]) =>
+    rate({ book: { currency: 'USD', unpriced: 'report', charges }, period, usage: given })
+  expect(show(rated(charge('base', false), charge('support', true)).total)).toBe('6')
+  expect(show(rated(charge('support', true), charge('tax', true)).total)).toBe('6')
+  const leak = rated(charge('h100', false, { gpu_type: 'H100' }), charge('support', true))
+  expect(leak.unpriced.map(rest => show(rest.quantity))).toEqual(['2'])
 })
 
 test('a line carries the proof of what made it', () => {
@@ -359,7 +367,7 @@ test('a line carries the proof of what made it', () => {
 test('hours of an instance times a number it carries are priced, and a missing number is an error', () => {
   const made: Book = {
     currency: 'USD',
-    charges: [{ id: 'memory', meter: 'hours', per: '1024', times: { dim: 'memory' }, price: { unit: '2' } }],
+    charges: [{ id: 'memory', meter: 'hours', per: '1024', times: ['memory'], price: { unit: '2' } }],
   }
   const one = (dims: Record<string, string>) =>
     rate({ book: made, period, usage: [{ meter: 'hours', dims, quantity: new Fraction(24) }] })

@@ -76,7 +76,7 @@ test.each<[string, object, RegExp]>([
   ['another rounding', { rounding: { mode: 'truncate' } }, /rounding\/mode must be one of/],
   ['an adjustment of two kinds', { adjust: [{ id: 'x', tax: {}, credit: {} }] }, /does exactly one thing/],
   ['no list of charges', { charges: {} }, /\/charges must be array/],
-  ['a factor without its dim', { charges: [charge('a', { times: {} })] }, /charge "a": is missing/],
+  ['no dim to multiply by', { charges: [charge('a', { times: [] })] }, /charge "a": must NOT have fewer/],
 ])('%s is refused', (_name, rest, says) => {
   const found = saysOf(JSON.parse(JSON.stringify(book(rest))))
   expect(found.join('\n')).toMatch(says)
@@ -176,7 +176,7 @@ test('a book is held against the catalogue: its meters and every dim that it rea
       charges: [
         charge('fits'),
         charge('gpu_hour', { meter: 'gpu_hour' }),
-        charge('dim', { where: { gpu: 'H100' }, times: { dim: 'memory' } }),
+        charge('dim', { where: { gpu: 'H100' }, times: ['memory'] }),
       ],
     }) as unknown as Book,
     { meters: defaultMeters, grammar },
