@@ -41,8 +41,10 @@ export interface GridSpan extends Window {
 /** All that is known of one scope. */
 export interface ScopeMemory {
   readonly scope: string
+  /** Since when its provider has it, where that is known. */
   readonly sinceMs?: number
-  readonly firstSeenMs: number
+  /** Since when it is expected otherwise: it was first seen, or asked for by hand. */
+  readonly expectedMs: number
   readonly endedMs?: number
   /** A listing's mark has named it as it is. */
   readonly announced: boolean
@@ -78,7 +80,7 @@ export interface SeenScope {
 export const memoryTables = `
 create table scopes (
   source text not null, scope text not null,
-  since_ms integer, first_seen_ms integer not null, last_seen_ms integer not null, ended_ms integer,
+  since_ms integer, expected_ms integer not null, ended_ms integer,
   announced integer not null default 0,
   primary key (source, scope)
 ) strict, without rowid;
@@ -120,7 +122,7 @@ interface SpanRow {
 interface ScopeRow {
   scope: string
   since_ms: number | null
-  first_seen_ms: number
+  expected_ms: number
   ended_ms: number | null
   announced: number
 }
@@ -149,7 +151,7 @@ export class CollectorMemory {
     return {
       scope: row.scope,
       ...(row.since_ms !== null && { sinceMs: row.since_ms }),
-      firstSeenMs: row.first_seen_ms,
+      expectedMs: row.expected_ms,
       ...(row.ended_ms !== null && { endedMs: row.ended_ms }),
       announced: row.announced === 1,
       settled: this.#all<SpanRow>(of('settled'), source, scope).map(spanOf),
@@ -186,18 +188,19 @@ export class CollectorMemory {
   }
 
   /**
-   * Takes note of what a provider lists. A scope once seen stays, listed or not; what is learnt later of its beginning
-   * or end counts. Call it inside a transaction.
+   * Takes note of what a provider lists. A scope once seen stays, listed or not, and is expected from `expectedMs`
+   * where the provider does not say since when; what is learnt later counts. Call it inside a transaction.
    */
-  see(source: string, seen: readonly SeenScope[], nowMs: number): void {
+  see(source: string, seen: readonly SeenScope[], expectedMs: number): void {
     const upsert = this.#prepare(`
-      insert into scopes (source, scope, since_ms, ended_ms, first_seen_ms, last_seen_ms) values (?, ?, ?, ?, ?, ?)
+      insert into scopes (source, scope, since_ms, ended_ms, expected_ms) values (?, ?, ?, ?, ?)
       on conflict do update set
-        announced = announced and coalesce(excluded.since_ms, since_ms) is since_ms and excluded.ended_ms is ended_ms,
+        announced = announced and coalesce(excluded.since_ms, since_ms) is since_ms
+          and excluded.ended_ms is ended_ms and excluded.expected_ms >= expected_ms,
         since_ms = coalesce(excluded.since_ms, since_ms), ended_ms = excluded.ended_ms,
-        last_seen_ms = excluded.last_seen_ms`)
+        expected_ms = min(expected_ms, excluded.expected_ms)`)
     for (const { scope, sinceMs, endedMs } of seen)
-      upsert.run(source, scope, sinceMs ?? null, endedMs ?? null, nowMs, nowMs)
+      upsert.run(source, scope, sinceMs ?? null, endedMs ?? null, expectedMs)
   }
 
   /** These scopes have been named in a listing's mark. Call it inside the transaction of that mark. */
@@ -222,17 +225,7 @@ export class CollectorMemory {
       this.#settle(source, scope, window, read.readatMs)
       return
     }
-    const span = this.#spanHolding('settled', source, scope, window)
-    if (span) {
-      // A read by hand of a settled window: it stays settled, only its readat moves on.
-      this.#prepare('update settled set readat_ms = ? where source = ? and scope = ? and start_ms = ?').run(
-        read.readatMs,
-        source,
-        scope,
-        span.start_ms,
-      )
-      return
-    }
+    this.#unsettle(source, scope, window)
     const key = [source, scope, window.startMs, window.endMs, read.readatMs, read.attemptedMs] as const
     if (complete)
       this.#prepare(`
@@ -282,6 +275,23 @@ export class CollectorMemory {
     )
   }
 
+  /** A settled window that is read again is open until a read settles it. */
+  #unsettle(source: string, scope: string, window: Window): void {
+    const span = this.#spanHolding('settled', source, scope, window)
+    if (!span) return
+    this.#prepare('delete from settled where source = ? and scope = ? and start_ms = ?').run(
+      source,
+      scope,
+      span.start_ms,
+    )
+    const insert = this.#prepare(
+      'insert into settled (source, scope, start_ms, end_ms, readat_ms) values (?, ?, ?, ?, ?)',
+    )
+    const readatMs = span.readat_ms ?? 0
+    if (span.start_ms < window.startMs) insert.run(source, scope, span.start_ms, window.startMs, readatMs)
+    if (span.end_ms > window.endMs) insert.run(source, scope, window.endMs, span.end_ms, readatMs)
+  }
+
   #pinGrid(source: string, scope: string, window: Window): void {
     const widthMinutes = (window.endMs - window.startMs) / minuteMs
     const startMs = Math.floor(window.startMs / hourMs) * hourMs
@@ -328,7 +338,7 @@ export class CollectorMemory {
   }
 
   #spanHolding(table: 'settled' | 'grids', source: string, scope: string, window: Window) {
-    return this.#get<SpanRow & { width_minutes?: number }>(
+    return this.#get<SpanRow & { width_minutes?: number; readat_ms?: number }>(
       `select * from ${table} where source = ? and scope = ? and start_ms <= ? and end_ms >= ?`,
       source,
       scope,

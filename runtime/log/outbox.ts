@@ -214,9 +214,9 @@ export class SqliteOutbox implements Disposable {
     this.#wake()
   }
 
-  /** Takes note of the scopes a provider lists. */
-  see(source: string, seen: readonly SeenScope[]): void {
-    this.#transaction(() => this.memory.see(source, seen, this.#nowMs()))
+  /** Takes note of the scopes a provider lists; `expectedMs` counts where it does not say since when. */
+  see(source: string, seen: readonly SeenScope[], expectedMs: number): void {
+    this.#transaction(() => this.memory.see(source, seen, expectedMs))
   }
 
   /** The oldest rows of a partition that are not released, at least one if there is one. */

@@ -341,16 +341,22 @@ describe('memory', () => {
     outbox.see(
       testSource,
       scopes.map(scope => ({ scope })),
+      clockMs,
     )
 
-  test('a scope once seen stays, listed or not, with the earliest that is known of it', () => {
+  test('a scope once seen stays, listed or not, and is expected from the earliest that was said', () => {
     const outbox = open()
     see(outbox, 'a', 'b')
     clockMs += dayMs
-    outbox.see(testSource, [{ scope: 'b', sinceMs: june1Ms - dayMs }])
+    outbox.see(testSource, [{ scope: 'b', sinceMs: june1Ms - dayMs }], clockMs)
     expect(outbox.memory.scopes(testSource)).toMatchObject([
-      { scope: 'a', firstSeenMs: june1Ms },
-      { scope: 'b', firstSeenMs: june1Ms, sinceMs: june1Ms - dayMs },
+      { scope: 'a', expectedMs: june1Ms },
+      { scope: 'b', expectedMs: june1Ms, sinceMs: june1Ms - dayMs },
+    ])
+    outbox.see(testSource, [{ scope: 'b' }, { scope: 'a' }], june1Ms - hourMs)
+    expect(outbox.memory.scopes(testSource)).toMatchObject([
+      { scope: 'a', expectedMs: june1Ms - hourMs },
+      { scope: 'b', expectedMs: june1Ms - hourMs, sinceMs: june1Ms - dayMs },
     ])
     expect(outbox.memory.scopes('meterline/rafay/other')).toEqual([])
   })
@@ -362,7 +368,7 @@ describe('memory', () => {
     expect(scopeOf(outbox, 'a')?.announced).toBe(true)
     see(outbox, 'a')
     expect(scopeOf(outbox, 'a')?.announced).toBe(true)
-    outbox.see(testSource, [{ scope: 'a', endedMs: clockMs }])
+    outbox.see(testSource, [{ scope: 'a', endedMs: clockMs }], clockMs)
     expect(scopeOf(outbox, 'a')).toMatchObject({ announced: false, endedMs: clockMs })
   })
 
@@ -448,6 +454,18 @@ describe('memory', () => {
       }),
       { numRuns: 15 },
     )
+  })
+
+  test('a settled window that is read again is open until a read settles it', () => {
+    const outbox = open()
+    see(outbox, 'org/profile')
+    for (const hour of [0, 1, 2]) outbox.append(readOf({ window: hourAfterJune1(hour), settled: true }))
+    const again = { window: hourAfterJune1(1), readatMs: june1Ms + dayMs }
+    outbox.append(readOf({ ...again, failed: true }))
+    expect(scopeOf(outbox)?.settled).toEqual([hourAfterJune1(0), hourAfterJune1(2)])
+    expect(outbox.memory.window(testSource, 'org/profile', hourAfterJune1(1).startMs)?.failures).toBe(1)
+    outbox.append(readOf({ ...again, readatMs: again.readatMs + 1, settled: true }))
+    expect(scopeOf(outbox)?.settled).toEqual([{ startMs: june1Ms, endMs: june1Ms + 3 * hourMs }])
   })
 
   test('open windows behind the retention are let go', () => {

@@ -1,0 +1,333 @@
+/** One read of a source: drained, sealed into events, and stored whole with its mark; or its failure, as a mark too. */
+import assert from 'node:assert'
+import { Buffer } from 'node:buffer'
+import type { CompleteRead } from '../runtime/log/memory.ts'
+import type { EncodedEvent, NewRead, SqliteOutbox } from '../runtime/log/outbox.ts'
+import { misfitOf, validator } from '../schemas/check.ts'
+import {
+  type BadItem,
+  checkBounds,
+  contentHash,
+  type MarkData,
+  partitionKey,
+  type ReadIdentity,
+  ReadingEvent,
+  sealMark,
+  sealReading,
+  showDigest,
+  showReadat,
+  type Usage,
+} from '../schemas/event.ts'
+import { asFault, Fault } from '../schemas/fault.ts'
+import { minuteMs, secondMs, showWindow, type Window } from '../schemas/window.ts'
+import { rereadsServed } from './schedule.ts'
+import type { Source } from './source.ts'
+
+/** A source under the name that its config gives it. */
+export interface OpenedSource {
+  readonly kind: string
+  readonly name: string
+  readonly source: Source<unknown>
+  /** Nothing before this is expected of it. */
+  readonly fromMs?: number
+}
+
+/** As it stands in events: `meterline/rafay/prod`. */
+export function sourceName(opened: Pick<OpenedSource, 'kind' | 'name'>): string {
+  return `meterline/${opened.kind}/${opened.name}`
+}
+
+/** What became of a read. */
+export type ReadOutcome =
+  | {
+      readonly outcome: 'complete'
+      readonly readings: number
+      /** The readings were those of the last read: only the mark was written. */
+      readonly repeats: boolean
+      readonly settled: boolean
+      readonly bad: readonly BadItem[]
+      readonly subjects: ReadonlySet<string>
+    }
+  | { readonly outcome: 'failed'; readonly fault: Fault }
+
+export interface CollectOptions {
+  readonly opened: OpenedSource
+  readonly scope: string
+  readonly window: Window
+  readonly outbox: SqliteOutbox
+  /** A read `by` hand sends everything; the schedule's may say that it repeats the last one. */
+  readonly by: 'schedule' | 'hand'
+  readonly nowMs: () => number
+  readonly signal: AbortSignal
+  readonly deadlineMs?: number
+}
+
+export const readDeadlineMsDefault = 10 * minuteMs
+const badItemsMax = 1000
+const markBytesMax = 512 * 1024
+const eventBytesMax = 256 * 1024
+const messageLengthMax = 1000
+const noDigest = showDigest(0n)
+
+/**
+ * Reads a window of a scope and stores what came of it, whole: a failed read leaves a mark with its fault, never an
+ * empty read.
+ * @throws Fault ABORTED when the signal stopped it, OUTBOX_FULL | GRID_OVERLAP | OUTBOX_UNREADABLE when it could not be
+ * stored: then nothing was, and the window is due as before.
+ */
+export async function collectRead(options: CollectOptions): Promise<ReadOutcome> {
+  const { opened, scope, window, outbox, signal } = options
+  const source = sourceName(opened)
+  const startedMs = options.nowMs()
+  assert(window.endMs <= startedMs, `${showWindow(window)} is over`)
+  const readatMs = outbox.memory.nextReadatMs(source, scope, window, startedMs)
+  const identity: ReadIdentity = { source, scope, window, readatMs }
+  const deadlineMs = options.deadlineMs ?? readDeadlineMsDefault
+  const deadline = AbortSignal.timeout(deadlineMs)
+  const settled =
+    rereadsServed(window, opened.source.rereadAfterMs, startedMs) === opened.source.rereadAfterMs.length
+
+  let drained: Drained
+  try {
+    drained = await drain(opened, identity, AbortSignal.any([signal, deadline]))
+  } catch (error) {
+    const fault = readFault(error, { signal, deadline, deadlineMs, facts: { source, scope } })
+    outbox.append(failedRead(identity, startedMs, fault))
+    return { outcome: 'failed', fault }
+  }
+
+  const digest = showDigest(drained.contentSum)
+  const last =
+    options.by === 'schedule' ? outbox.memory.window(source, scope, window.startMs)?.complete : undefined
+  const repeated = repeats(last, digest, drained.readings.length) ? last : undefined
+  const data: Omit<MarkData, 'window'> = {
+    outcome: 'complete',
+    events: drained.readings.length,
+    digest,
+    ...(repeated && { repeats: showReadat(repeated.contentReadatMs) }),
+    settled,
+    estimated: drained.estimated,
+    ...(drained.bad.length > 0 && { bad: [...drained.bad] }),
+  }
+  const mark = encode(sealMark(data, identity))
+  if (mark.value.length > markBytesMax) {
+    const fault = new Fault('BODY_UNREADABLE', `the mark of ${drained.bad.length} bad items is too large`, {
+      source,
+      scope,
+    })
+    outbox.append(failedRead(identity, startedMs, fault))
+    return { outcome: 'failed', fault }
+  }
+  outbox.append({
+    identity,
+    key: partitionKey(source, scope),
+    readings: repeated ? [] : drained.readings,
+    mark,
+    record: {
+      source,
+      scope,
+      window,
+      readatMs,
+      attemptedMs: startedMs,
+      complete: {
+        digest,
+        events: drained.readings.length,
+        contentReadatMs: repeated?.contentReadatMs ?? readatMs,
+        settled,
+      },
+    },
+  })
+  return {
+    outcome: 'complete',
+    readings: drained.readings.length,
+    repeats: repeated !== undefined,
+    settled,
+    bad: drained.bad,
+    subjects: drained.subjects,
+  }
+}
+
+/** The listing of a window: a read without readings, whose mark names the scopes that were not named before. */
+export function listingRead(options: {
+  readonly identity: ReadIdentity
+  readonly startedMs: number
+  readonly scopes: NonNullable<MarkData['scopes']>
+}): NewRead {
+  const { identity, startedMs, scopes } = options
+  const { source, scope, window, readatMs } = identity
+  const data: Omit<MarkData, 'window'> = {
+    outcome: 'complete',
+    events: 0,
+    digest: noDigest,
+    settled: true,
+    estimated: false,
+    ...(scopes.length > 0 && { scopes: [...scopes] }),
+  }
+  return {
+    identity,
+    key: partitionKey(source, scope),
+    readings: [],
+    mark: encode(sealMark(data, identity)),
+    announces: scopes.map(listed => listed.scope),
+    record: {
+      source,
+      scope,
+      window,
+      readatMs,
+      attemptedMs: startedMs,
+      complete: { digest: noDigest, events: 0, contentReadatMs: readatMs, settled: true },
+    },
+  }
+}
+
+/** A read that failed: its mark says why. */
+export function failedRead(identity: ReadIdentity, startedMs: number, fault: Fault): NewRead {
+  const { source, scope, window, readatMs } = identity
+  const data: Omit<MarkData, 'window'> = {
+    outcome: 'failed',
+    events: 0,
+    digest: noDigest,
+    settled: false,
+    estimated: false,
+    fault: { code: fault.code, message: clip(fault.message) },
+  }
+  return {
+    identity,
+    key: partitionKey(source, scope),
+    readings: [],
+    mark: encode(sealMark(data, identity)),
+    record: { source, scope, window, readatMs, attemptedMs: startedMs },
+  }
+}
+
+/** Why reading failed. To be stopped from outside is no failure of the source, and is thrown. */
+export function readFault(
+  error: unknown,
+  stopped: {
+    readonly signal: AbortSignal
+    readonly deadline: AbortSignal
+    readonly deadlineMs: number
+    readonly facts: { readonly source: string; readonly scope: string }
+  },
+): Fault {
+  if (stopped.signal.aborted)
+    throw new Fault('ABORTED', 'stopped while reading', stopped.facts, { cause: error })
+  if (stopped.deadline.aborted)
+    return new Fault(
+      'SOURCE_UNREACHABLE',
+      `the read was not done after ${stopped.deadlineMs / secondMs} s`,
+      stopped.facts,
+      { cause: error },
+    )
+  return asFault(error, 'BODY_UNREADABLE', stopped.facts)
+}
+
+interface Drained {
+  readonly readings: readonly EncodedEvent[]
+  readonly bad: readonly BadItem[]
+  readonly subjects: ReadonlySet<string>
+  readonly contentSum: bigint
+  readonly estimated: boolean
+}
+
+/** Takes the whole answer. Only the encoded events are kept, so that a large answer stays as small as its JSON. */
+async function drain(opened: OpenedSource, identity: ReadIdentity, signal: AbortSignal): Promise<Drained> {
+  const { kind, source } = opened
+  const windowSeconds = (identity.window.endMs - identity.window.startMs) / secondMs
+  const readings: EncodedEvent[] = []
+  const bad: BadItem[] = []
+  const subjects = new Set<string>()
+  const seen = new Set<string>()
+  let contentSum = 0n
+  let estimated = false
+
+  function take(usage: Usage): void {
+    const event = sealReading(usage, kind, identity)
+    if (seen.has(event.id))
+      throw new Fault(
+        'READING_TWICE',
+        `${usage.resource.kind} ${usage.resource.id} of ${usage.subject} comes twice`,
+        {
+          source: identity.source,
+          scope: identity.scope,
+          resource: usage.resource.id,
+        },
+      )
+    checkReading(event, windowSeconds)
+    const encoded = encode(event)
+    if (encoded.value.length > eventBytesMax)
+      throw new Fault(
+        'EVENT_TOO_LARGE',
+        `${usage.resource.kind} ${usage.resource.id} has ${encoded.value.length} bytes`,
+        {
+          subject: usage.subject,
+        },
+      )
+    seen.add(event.id)
+    readings.push(encoded)
+    subjects.add(usage.subject)
+    contentSum += contentHash(event)
+    estimated ||= event.data.estimated
+  }
+
+  for await (const item of source.read(identity.scope, identity.window, signal)) {
+    let usages: readonly Usage[] = []
+    try {
+      usages = source.toUsage(item, identity.window)
+    } catch (error) {
+      bad.push(badItem(error))
+    }
+    for (const usage of usages)
+      try {
+        take(usage)
+      } catch (error) {
+        bad.push(badItem(error, usage.subject))
+      }
+    if (bad.length > badItemsMax)
+      throw new Fault(
+        'BODY_UNREADABLE',
+        `more than ${badItemsMax} items are unreadable, the first: ${bad[0]?.message}`,
+        {
+          source: identity.source,
+          scope: identity.scope,
+        },
+      )
+  }
+  // A source that ends quietly when it is aborted has not given the whole answer.
+  signal.throwIfAborted()
+  return { readings, bad, subjects, contentSum, estimated }
+}
+
+function checkReading(event: ReadingEvent, windowSeconds: number): void {
+  const validate = validator(ReadingEvent)
+  const fits: boolean = validate(event)
+  if (!fits) {
+    const misfit = misfitOf(validate.errors![0]!)
+    throw new Fault('ITEM_UNREADABLE', `${event.data.resource.id}: ${misfit.path} ${misfit.message}`)
+  }
+  checkBounds(event, windowSeconds)
+}
+
+/** An item that is set aside. A failure of another fate is one of the whole read, and is thrown on. */
+function badItem(error: unknown, subjectKnown?: string): BadItem {
+  const fault = asFault(error, 'ITEM_UNREADABLE')
+  if (fault.fate !== 'reject') throw fault
+  const subject = subjectKnown ?? fault.facts.subject
+  return {
+    ...(typeof subject === 'string' && subject !== '' && subject.length <= 512 && { subject }),
+    code: fault.code,
+    message: clip(fault.message),
+  }
+}
+
+function repeats(last: CompleteRead | undefined, digest: string, events: number): last is CompleteRead {
+  return last !== undefined && events > 0 && last.digest === digest && last.events === events
+}
+
+function encode(event: ReadingEvent | ReturnType<typeof sealMark>): EncodedEvent {
+  return { id: event.id, value: Buffer.from(JSON.stringify(event)) }
+}
+
+function clip(message: string): string {
+  return message.length > messageLengthMax ? `${message.slice(0, messageLengthMax)}…` : message
+}

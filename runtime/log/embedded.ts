@@ -1,0 +1,96 @@
+/** The log without Kafka: the outbox read in place, as one partition whose offsets are its sequence numbers. */
+import { Fault } from '../../schemas/fault.ts'
+import type { EventLog, LogBatch, LogState } from './log.ts'
+import type { SqliteOutbox } from './outbox.ts'
+
+export interface EmbeddedOptions {
+  /** Bounds of a batch. */
+  readonly rowsMax?: number
+  readonly bytesMax?: number
+  /** How soon rows are seen that another process appended; those of this process are seen at once. */
+  readonly pollMs?: number
+  /** Told of LOG_TRUNCATED: rows the ledger lacks are gone from the outbox; reading goes on behind them. */
+  readonly onFault?: (fault: Fault) => void
+}
+
+const structuredHeaders = { 'content-type': 'application/cloudevents+json; charset=UTF-8' }
+
+/** Closing it leaves the outbox open: that belongs to who opened it. */
+export function embeddedLog(outbox: SqliteOutbox, options: EmbeddedOptions = {}): EventLog {
+  const limits = { rowsMax: options.rowsMax ?? 25_000, bytesMax: options.bytesMax ?? 16 * 1024 ** 2 }
+  const timeoutMs = options.pollMs ?? 200
+  const closing = new AbortController()
+  let nextSeq = 1
+
+  /** Where to begin: the ledger's own record decides, whatever was released. */
+  async function begin(resumeAt: (partition: number) => Promise<bigint | undefined>): Promise<number> {
+    let wanted = await resumeAt(0)
+    if (wanted !== undefined && wanted > outbox.bounds().nextSeq) {
+      // The ledger has more than was ever written here: the file is an older copy, and its next rows would carry
+      // numbers that others had. Under a new id all of it is new, and what the ledger has vanishes by identity.
+      const before = outbox.id
+      outbox.renew()
+      wanted = await resumeAt(0)
+      if (wanted !== undefined && wanted > outbox.bounds().nextSeq)
+        throw new Fault(
+          'LOG_TRUNCATED',
+          `outbox ${before} is an older copy of what the ledger has read; start again to read it under its new id`,
+          { log: before, wanted: String(wanted) },
+        )
+    }
+    const { firstSeq } = outbox.bounds()
+    if (wanted === undefined) return firstSeq
+    const wantedSeq = Number(wanted)
+    outbox.releaseThrough(wantedSeq - 1)
+    if (wantedSeq < firstSeq)
+      options.onFault?.(
+        new Fault(
+          'LOG_TRUNCATED',
+          `the ledger lacks rows ${wantedSeq} to ${firstSeq - 1}, which the outbox no longer keeps`,
+          { log: outbox.id, wantedSeq, firstSeq },
+        ),
+      )
+    return Math.max(wantedSeq, firstSeq)
+  }
+
+  return {
+    get id() {
+      return outbox.id
+    },
+
+    async *batches({ resumeAt, signal: asked }): AsyncGenerator<LogBatch> {
+      const signal = AbortSignal.any([asked, closing.signal])
+      nextSeq = await begin(resumeAt)
+      while (!signal.aborted) {
+        const rows = outbox.rowsFrom(nextSeq, limits)
+        if (rows.length === 0) {
+          await outbox.appended({ signal, timeoutMs })
+          continue
+        }
+        nextSeq = rows.at(-1)!.seq + 1
+        yield {
+          partition: 0,
+          messages: rows.map(row => ({
+            offset: BigInt(row.seq),
+            key: row.key,
+            value: row.value,
+            headers: structuredHeaders,
+            appendedMs: row.appendedMs,
+          })),
+        }
+      }
+    },
+
+    async commit(batch): Promise<void> {
+      outbox.releaseThrough(Number(batch.messages.at(-1)!.offset))
+    },
+
+    async state(): Promise<LogState> {
+      return { lag: BigInt(Math.max(0, outbox.bounds().nextSeq - nextSeq)), partitions: [0] }
+    },
+
+    async [Symbol.asyncDispose](): Promise<void> {
+      closing.abort()
+    },
+  }
+}
