@@ -40,6 +40,12 @@ export interface EncodedEvent {
   readonly value: Buffer
 }
 
+/** An event that is no part of a read: somebody pushed it. */
+export interface PushedEvent extends EncodedEvent {
+  readonly source: string
+  readonly key: string
+}
+
 /** A whole read: its events, its mark behind them, and what to remember of it. */
 export interface NewRead {
   readonly identity: ReadIdentity
@@ -174,42 +180,25 @@ export class SqliteOutbox implements Disposable {
    * @throws Fault OUTBOX_FULL | GRID_OVERLAP; then nothing was stored.
    */
   append(...reads: readonly NewRead[]): void {
-    const nowMs = this.#nowMs()
-    const insert = this.#statement(`
-      insert into rows (partition, key, id, id_hash, source, scope, start_ms, end_ms, readat_ms, value, bytes, appended_ms)
-      values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
     this.#transaction(() => {
-      let rows = 0
-      let bytes = 0
       for (const { identity, key, readings, mark, record, announces } of reads) {
         const { source, scope, window, readatMs } = identity
-        const partition = this.#partitions.of(key)
-        for (const event of [...readings, mark]) {
-          const rowBytes = event.value.length + key.length + rowOverheadBytes
-          insert.run(
-            partition,
-            key,
-            event.id,
-            BigInt.asIntN(64, idHash(source, event.id)),
-            source,
-            scope,
-            window.startMs,
-            window.endMs,
-            readatMs,
-            event.value,
-            rowBytes,
-            nowMs,
-          )
-          rows += 1
-          bytes += rowBytes
-        }
+        const span = [scope, window.startMs, window.endMs, readatMs] as const
+        this.#insert(source, key, span, [...readings, mark])
         this.memory.record(record)
         if (announces) this.memory.announce(source, announces)
       }
-      this.#hold({ rows, bytes })
-      this.#statement(
-        'update totals set waiting_rows = waiting_rows + ?, waiting_bytes = waiting_bytes + ?',
-      ).run(rows, bytes)
+    })
+    this.#wake()
+  }
+
+  /**
+   * Stores pushed events, all or none, durable when it returns.
+   * @throws Fault OUTBOX_FULL
+   */
+  push(events: readonly PushedEvent[]): void {
+    this.#transaction(() => {
+      for (const event of events) this.#insert(event.source, event.key, [null, null, null, null], [event])
     })
     this.#wake()
   }
@@ -362,22 +351,44 @@ export class SqliteOutbox implements Disposable {
     if (this.#lock?.isOpen) this.#lock.close()
   }
 
+  #insert(
+    source: string,
+    key: string,
+    span: readonly [string, number, number, number] | readonly [null, null, null, null],
+    events: readonly EncodedEvent[],
+  ): void {
+    const insert = this.#statement(`
+      insert into rows (partition, key, source, scope, start_ms, end_ms, readat_ms, appended_ms, id, id_hash, value, bytes)
+      values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+    const head = [this.#partitions.of(key), key, source, ...span, this.#nowMs()] as const
+    let bytes = 0
+    for (const event of events) {
+      const rowBytes = event.value.length + key.length + rowOverheadBytes
+      insert.run(...head, event.id, BigInt.asIntN(64, idHash(source, event.id)), event.value, rowBytes)
+      bytes += rowBytes
+    }
+    this.#hold(bytes)
+    this.#statement(
+      'update totals set waiting_rows = waiting_rows + ?, waiting_bytes = waiting_bytes + ?',
+    ).run(events.length, bytes)
+  }
+
   #wake(): void {
     for (const wake of [...this.#waiters]) wake()
   }
 
   /** Makes room for what is appended by letting released rows go; refuses where waiting rows alone are too many. */
-  #hold(more: { readonly rows: number; readonly bytes: number }): void {
+  #hold(moreBytes: number): void {
     const totals = this.#totals()
-    if (totals.waiting_bytes + more.bytes > this.bytesMax)
+    if (totals.waiting_bytes + moreBytes > this.bytesMax)
       throw new Fault(
         'OUTBOX_FULL',
-        more.bytes > this.bytesMax
-          ? `one read of ${more.bytes} bytes is more than the outbox may hold (${this.bytesMax})`
+        moreBytes > this.bytesMax
+          ? `one read of ${moreBytes} bytes is more than the outbox may hold (${this.bytesMax})`
           : `${totals.waiting_bytes} bytes wait in the outbox, which may hold ${this.bytesMax}`,
         { waitingBytes: totals.waiting_bytes, bytesMax: this.bytesMax },
       )
-    while (this.#dropExcess(more.bytes, purgeRowsMax) > 0);
+    while (this.#dropExcess(moreBytes, purgeRowsMax) > 0);
   }
 
   /** Drops the oldest released rows as far as all rows and `moreBytes` are beyond the bound. */
