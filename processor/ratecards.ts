@@ -8,6 +8,7 @@
 import type Fraction from 'fraction.js'
 import Type, { type Static } from 'typebox'
 import { parseDocument } from 'yaml'
+import { canonicalJson } from '../schemas/canonical.ts'
 import { type Misfit, misfits } from '../schemas/check.ts'
 import { exact, show } from '../schemas/decimal.ts'
 import { Fault } from '../schemas/fault.ts'
@@ -32,7 +33,14 @@ type Row = Static<typeof Row>
 
 const Billing = Type.Object(
   {
-    currency: Type.Optional(Type.Array(Type.String({ pattern: '^[A-Z]{3}$' }), { minItems: 1 })),
+    currency: Type.Optional(
+      Type.Unsafe<string | readonly string[]>({
+        type: ['string', 'array'],
+        pattern: '^[A-Z]{3}$',
+        items: { type: 'string', pattern: '^[A-Z]{3}$' },
+        minItems: 1,
+      }),
+    ),
     dimensions: Type.Array(Type.String({ minLength: 1, maxLength: 128 }), { minItems: 1, uniqueItems: true }),
     ratecard: Type.Record(Type.String({ minLength: 1 }), Type.Array(Row, { minItems: 1 })),
   },
@@ -51,13 +59,34 @@ const unitOf = { m: 'Minutes', h: 'Hours', d: 'Days' } as const
 
 /** The meter that ratecards price, and the dims of it that are not parameters of instances. */
 export const ratecardMeter = 'instance_hours'
-const ownDims = ['organization', 'profile', 'profile_type', 'instance']
+const ownDims: ReadonlySet<string> = new Set([
+  'organization',
+  'profile',
+  'profile_type',
+  'gpu_type',
+  'gpu_count',
+  'instance',
+])
+/** Labels that the source gives itself. */
+const ownLabels: ReadonlySet<string> = new Set([
+  ...['organization', 'organization_external_id', 'project', 'project_id', 'profile', 'profile_id'],
+  ...['profile_type', 'gpu_type', 'gpu_count', 'customer', 'status'],
+])
+
+export interface RatecardOptions {
+  readonly currency: string
+  readonly id?: string
+  readonly version?: number
+  /** As the source has them in its config. */
+  readonly gpuTypeParameters?: readonly string[]
+  readonly gpuCountParameters?: readonly string[]
+}
 
 export interface RatecardBook {
   readonly book: Book
   /**
-   * The dims that the book reads beyond those of `instance_hours`, each with the parameter that holds it: what the
-   * meter's `groupBy` must have besides, as events carry parameters as labels of the same name.
+   * The dims that the book reads beyond those of `instance_hours`, each with the label that fills it: what the
+   * meter's `groupBy` must have besides.
    */
   readonly dims: Readonly<Record<string, string>>
 }
@@ -70,29 +99,34 @@ interface Dimension {
 }
 
 /**
- * Prices of one currency; a profile without any in it gets no charge, so its usage is unpriced and named.
+ * Makes the book of Rafay's global settings, as YAML, or as `{profiles: [{name, billing}]}` read with exact numbers.
+ * Prices are of one currency; a profile without any in it gets no charge, so its usage is unpriced and named.
  * @throws Fault RATECARD_INVALID naming profile and field.
  */
 export function ratecardsToBook(
-  text: string,
+  ratecards: string | object,
   {
     currency,
     id = 'ratecards',
     version,
-  }: { readonly currency: string; readonly id?: string; readonly version?: number },
+    gpuTypeParameters = ['gpu_type', 'GPU Type', 'GPU_TYPE'],
+    gpuCountParameters = ['GPU', 'GPU Count', 'gpu_count', 'gpus'],
+  }: RatecardOptions,
 ): RatecardBook {
-  const dims = new Map<string, string>()
-  const names = new Set<string>()
+  const dims = parameterDims({ gpu_type: gpuTypeParameters, gpu_count: gpuCountParameters })
+  const seen = new Map<string, string>()
   const charges: Charge[] = []
-  for (const [place, value] of profilesOf(text).entries()) {
-    const at = `profile ${place}`
-    refuse(misfits(Profile, value), at)
+  for (const [place, value] of profilesOf(ratecards).entries()) {
+    refuse(misfits(Profile, value), `profile ${place}`)
     const { name, billing } = value as Static<typeof Profile>
-    if (names.has(name)) invalid(name, '', 'is there twice')
-    names.add(name)
     if (billing === undefined) continue
+    // A compute and a service profile may share a name, and then hours of either are billed alike.
+    const content = canonicalJson(billing)
+    if (seen.get(name) === content) continue
+    if (seen.has(name)) invalid(name, '/billing', 'is there twice, and not the same')
+    seen.set(name, content)
     refuse(misfits(Billing, billing), name, '/billing')
-    charges.push(...profileCharges(name, dimensionsOf(name, billing as Billing, currency), dims))
+    charges.push(...profileCharges(name, dimensionsOf(name, billing as Billing, currency), dims.dimOf))
   }
   const book: Book = {
     apiVersion: 'pricebook/v1',
@@ -103,21 +137,35 @@ export function ratecardsToBook(
     charges,
   }
   refuse(bookMisfits(book, grammar), 'the book made of them')
-  return { book, dims: Object.fromEntries(dims) }
+  return { book, dims: dims.labels() }
 }
 
-function profilesOf(text: string): readonly unknown[] {
-  const document = parseDocument(text, { schema: 'failsafe', uniqueKeys: true })
-  const [error] = document.errors
-  if (error)
-    throw new Fault('RATECARD_INVALID', `the ratecards are not YAML: ${error.message.split('\n')[0]}`)
-  const value: unknown = document.toJS({ maxAliasCount: 1000 })
+function profilesOf(ratecards: string | object): readonly unknown[] {
+  const value = typeof ratecards === 'string' ? parseYaml(ratecards) : asWritten(ratecards)
   refuse(misfits(Document, value), 'the document')
   return (value as Static<typeof Document>).profiles
 }
 
+function parseYaml(text: string): unknown {
+  const document = parseDocument(text, { schema: 'failsafe', uniqueKeys: true })
+  const [error] = document.errors
+  if (error)
+    throw new Fault('RATECARD_INVALID', `the ratecards are not YAML: ${error.message.split('\n')[0]}`)
+  return document.toJS({ maxAliasCount: 1000 })
+}
+
+/** JSON with exact numbers, as the YAML comes: every scalar its text. */
+function asWritten(value: unknown): unknown {
+  if (value instanceof JsonNumber) return value.text
+  if (Array.isArray(value)) return value.map(asWritten)
+  if (typeof value === 'object' && value !== null)
+    return Object.fromEntries(Object.entries(value).map(([key, part]) => [key, asWritten(part)]))
+  return typeof value === 'string' ? value : ''
+}
+
 function dimensionsOf(profile: string, billing: Billing, currency: string): readonly Dimension[] {
-  const only = billing.currency?.length === 1 ? billing.currency[0] : undefined
+  const currencies = [billing.currency ?? []].flat()
+  const only = currencies.length === 1 ? currencies[0] : undefined
   for (const name of Object.keys(billing.ratecard))
     if (!billing.dimensions.includes(name))
       invalid(profile, `/billing/ratecard/${name}`, 'is not among its dimensions')
@@ -168,10 +216,10 @@ function dimensionOf(profile: string, name: string, rows: readonly Row[]): Dimen
 function profileCharges(
   profile: string,
   dimensions: readonly Dimension[],
-  dims: Map<string, string>,
+  noteDim: (profile: string, parameter: string) => string,
 ): readonly Charge[] {
   const base = dimensions.find(({ byValue }) => byValue) ?? dimensions[0]
-  const dimOf = (parameter: string) => noteDim(profile, parameter, dims)
+  const dimOf = (parameter: string) => noteDim(profile, parameter)
   return dimensions.flatMap(dimension => {
     const additive = dimension === base ? {} : { additive: true }
     return dimension.byValue && dimension !== base
@@ -244,21 +292,39 @@ function priceText(written: string): string {
 }
 
 /**
- * A parameter's name as a dim of a meter: `GPU Type` becomes gpu_type. The GPU type is a dim of `instance_hours`
- * already, filled from the parameter that the source is told of.
+ * Parameters as dims of a meter, and the labels that fill them. The source keeps a parameter under its own name; the
+ * GPU's type and count under `gpu_type` and `gpu_count`, and what is called as a label of Meterline's behind
+ * `parameter.` (collector/sources/rafay.ts).
  */
-function noteDim(profile: string, parameter: string, dims: Map<string, string>): string {
+function parameterDims(special: Readonly<Record<string, readonly string[]>>): {
+  readonly dimOf: (profile: string, parameter: string) => string
+  readonly labels: () => Readonly<Record<string, string>>
+} {
+  const parameters = new Map<string, string>()
+  const labels = new Map<string, string>()
+  return {
+    dimOf: (profile, parameter) => {
+      const role = Object.keys(special).find(dim => special[dim]!.includes(parameter))
+      const dim = role ?? wordOf(parameter)
+      const held = parameters.get(dim)
+      if (role === undefined && held !== undefined && held !== parameter)
+        invalid(profile, '/billing', `parameters "${held}" and "${parameter}" would both be the dim ${dim}`)
+      parameters.set(dim, parameter)
+      if (dim !== 'gpu_type')
+        labels.set(dim, role ?? (ownLabels.has(parameter) ? `parameter.${parameter}` : parameter))
+      return dim
+    },
+    labels: () => Object.fromEntries(labels),
+  }
+}
+
+/** `GPU Model` becomes gpu_model; what a dim is called already becomes parameter_… */
+function wordOf(parameter: string): string {
   const word = parameter
     .toLowerCase()
     .replace(/[^a-z0-9]+/g, '_')
     .replace(/^_+|_+$/g, '')
-  const dim = (/^[a-z]/.test(word) && !ownDims.includes(word) ? word : `parameter_${word}`).slice(0, 63)
-  if (dim === 'gpu_type') return dim
-  const held = dims.get(dim)
-  if (held !== undefined && held !== parameter)
-    invalid(profile, '/billing', `parameters "${held}" and "${parameter}" would both be the dim ${dim}`)
-  dims.set(dim, parameter)
-  return dim
+  return (/^[a-z]/.test(word) && !ownDims.has(word) ? word : `parameter_${word}`).slice(0, 63)
 }
 
 function refuse(found: readonly Misfit[], profile: string, at = ''): void {

@@ -5,10 +5,10 @@
 import { hash } from 'node:crypto'
 import Type, { type Static, type TSchema } from 'typebox'
 import { canonicalJson } from './canonical.ts'
-import { type Misfit, misfits } from './check.ts'
+import { type Misfit, misfits, pointerPart } from './check.ts'
 import { minorDigitsOf } from './currency.ts'
 import type { Meter } from './meters.ts'
-import { instantMs } from './window.ts'
+import { instantMs, isZone } from './window.ts'
 
 /** Money, and prices, which may have more decimals than the currency: text always, never a JSON number. */
 export const Money = Type.String({
@@ -206,7 +206,7 @@ export function bookMeterMisfits(
     const meter = bySlug.get(charge.meter)
     if (!meter) return [misfitOfCharge(charge, `${path}/meter`, `there is no meter "${charge.meter}"`)]
     const read = [
-      ...Object.keys(charge.where ?? {}).map(dim => ({ dim, at: `/where/${escaped(dim)}` })),
+      ...Object.keys(charge.where ?? {}).map(dim => ({ dim, at: `/where/${pointerPart(dim)}` })),
       ...grammar.modifiers.flatMap(modifier =>
         charge[modifier.key] === undefined
           ? []
@@ -250,7 +250,7 @@ function chargeMisfits(
         say(`/${key}${misfit.path}`, misfit.message)
     } else if ((grammarWords.modifier as readonly string[]).includes(key))
       say(`/${key}`, `"${key}" is not built yet`)
-    else say(`/${escaped(key)}`, 'is not known here')
+    else say(`/${pointerPart(key)}`, 'is not known here')
   }
 
   const prices = [
@@ -302,7 +302,7 @@ function adjustMisfits(
         say(`/${key}${misfit.path}`, misfit.message)
     else if ((grammarWords.adjust as readonly string[]).includes(key))
       say(`/${key}`, `"${key}" is not built yet`)
-    else say(`/${escaped(key)}`, 'is not known here')
+    else say(`/${pointerPart(key)}`, 'is not known here')
   }
   const does = grammarWords.adjust.filter(word => word !== 'active' && Object.hasOwn(entry, word))
   if (does.length !== 1) say('', 'does exactly one thing')
@@ -394,17 +394,6 @@ function withoutSpan({ from: _from, to: _to, source: _source, ...price }: DatedP
   return price
 }
 
-function isZone(name: string): boolean {
-  // An offset is no zone: it does not know when the clocks change (facts/pricing.md 2.5).
-  if (/^[+-]/.test(name)) return false
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: name })
-    return true
-  } catch {
-    return false
-  }
-}
-
 function misfitOfCharge(charge: Charge, path: string, message: string): Misfit {
   return { path, message: `charge "${charge.id}": ${message}` }
 }
@@ -428,10 +417,6 @@ function at(root: unknown, pointer: string): unknown {
           : undefined,
       root,
     )
-}
-
-function escaped(key: string): string {
-  return key.replaceAll('~', '~0').replaceAll('/', '~1')
 }
 
 function isRecord(value: unknown): value is Record<string, unknown> {

@@ -4,6 +4,7 @@ import { expect, test } from 'vitest'
 import { rate } from '../../processor/rate.ts'
 import { ratecardsToBook } from '../../processor/ratecards.ts'
 import { show, showRounded } from '../../schemas/decimal.ts'
+import { parseExact } from '../../schemas/json.ts'
 
 const period = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 6, 1) }
 
@@ -31,14 +32,14 @@ test('4 CPU at .5 and 2 GPU at 2 for 24 hours are 144', () => {
     '[CPU, GPU]',
     '{CPU: [{price: .5, time_unit: h, currency: USD}], GPU: [{price: 2, time_unit: h, currency: USD}]}',
   )
-  expect(bill(yaml, '24', { cpu: '4', gpu: '2' })).toEqual({
+  expect(bill(yaml, '24', { cpu: '4', gpu_count: '2' })).toEqual({
     total: '144.00',
     lines: [
       ['p.CPU', '96', 'CPU-Hours', '0.5', '48'],
       ['p.GPU', '48', 'GPU-Hours', '2', '96'],
     ],
   })
-  expect(ratecardsToBook(yaml, { currency: 'USD' }).dims).toEqual({ cpu: 'CPU', gpu: 'GPU' })
+  expect(ratecardsToBook(yaml, { currency: 'USD' }).dims).toEqual({ cpu: 'CPU', gpu_count: 'gpu_count' })
 })
 
 test('an instance is billed by the hour, the minute or the day, its price as written', () => {
@@ -74,7 +75,7 @@ test('a row with a value prices the instances of that value, times the count', (
     lines: [['p.GPU Type.L40', '40', 'GPU Count-Hours', '1.2', '48']],
   })
   expect(bill(typed, '10', { gpu_type: 'A4', gpu_count: '1' }).total).toBe('10.00')
-  expect(ratecardsToBook(typed, { currency: 'USD' }).dims).toEqual({ gpu_count: 'GPU Count' })
+  expect(ratecardsToBook(typed, { currency: 'USD' }).dims).toEqual({ gpu_count: 'gpu_count' })
 })
 
 test('a value without a row, a count that is missing and a profile without prices are errors, never free', () => {
@@ -147,7 +148,11 @@ test.each<[string, string, RegExp]>([
   ['no YAML', 'profiles: [', /not YAML/],
   ['no profiles', 'a: 1', /\/profiles is missing/],
   ['a profile without a name', 'profiles: [{billing: {}}]', /profile 0: \/name is missing/],
-  ['a profile twice', 'profiles: [{name: p}, {name: p}]', /^p: .*twice/],
+  [
+    'a profile twice with other prices',
+    `${profile('[instance]', '{instance: [{price: 1, time_unit: h}]}')}- {name: p, billing: {}}`,
+    /^p: .*twice/,
+  ],
   [
     'a dimension without a ratecard',
     profile('[instance, cpu]', '{instance: [{price: 1, time_unit: h}]}'),
@@ -225,13 +230,32 @@ test.each<[string, string, RegExp]>([
   [
     'parameters that become one dim',
     profile(
-      '["GPU Count", gpu-count]',
-      '{"GPU Count": [{price: 1, time_unit: h}], gpu-count: [{price: 1, time_unit: h}]}',
+      '["GPU Model", gpu-model]',
+      '{"GPU Model": [{price: 1, time_unit: h}], gpu-model: [{price: 1, time_unit: h}]}',
     ),
-    /would both be the dim gpu_count/,
+    /would both be the dim gpu_model/,
   ],
 ])('%s is refused, naming profile and field', (_name, yaml, says) => {
   expect(() => ratecardsToBook(yaml, { currency: 'USD' })).toThrow(
     expect.objectContaining({ code: 'RATECARD_INVALID', message: expect.stringMatching(says) }),
   )
+})
+
+test('ratecards read from the API with exact numbers make the same book as the YAML of the settings', () => {
+  const json = `{"profiles":[{"name":"p","billing":{"currency":["USD"],"dimensions":["instance"],
+    "ratecard":{"instance":[{"price":12.0,"time_unit":"h","currency":"USD"}]}}},{"name":"q"}]}`
+  const fromApi = ratecardsToBook(parseExact(json) as object, { currency: 'USD' })
+  expect(fromApi).toEqual(ratecardsToBook(json, { currency: 'USD' }))
+  expect(fromApi.book.charges[0]?.price).toEqual({ unit: '12.0' })
+})
+
+test('a compute and a service profile of one name and price are one, and parameters keep their labels', () => {
+  const one =
+    '{name: p, billing: {currency: USD, dimensions: [vCPU, profile], ratecard: {vCPU: [{price: 1, time_unit: h}], profile: [{price: 1, time_unit: h}]}}}'
+  const { book, dims } = ratecardsToBook(`profiles: [${one}, ${one}]`, { currency: 'USD' })
+  expect(book.charges.map(({ id, additive }) => [id, additive])).toEqual([
+    ['p.vCPU', undefined],
+    ['p.profile', true],
+  ])
+  expect(dims).toEqual({ vcpu: 'vCPU', parameter_profile: 'parameter.profile' })
 })
