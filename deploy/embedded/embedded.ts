@@ -291,20 +291,6 @@ class OwnedStore implements Embedded {
   }
 }
 
-/** Resolves when the process of this id is gone; for tests and messages. */
-export async function processGone(pid: number, waitMs: number): Promise<boolean> {
-  const deadlineMs = performance.now() + waitMs
-  for (;;) {
-    try {
-      process.kill(pid, 0)
-    } catch {
-      return true
-    }
-    if (performance.now() > deadlineMs) return false
-    await sleep(20)
-  }
-}
-
 function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new Fault('ABORTED', 'Opening the embedded ClickHouse was stopped.')
 }

@@ -101,6 +101,9 @@ const baseSettings: Readonly<Record<string, string>> = {
   allow_introspection_functions: '0',
 }
 
+/** The engine's own bound on a query's text (max_query_size), when the request sets no other. */
+const queryLengthMax = 262_144
+
 /** Formats whose parts may be joined as they are; the others have a head or a tail (or both) in every part. */
 const joinableFormats = new Set([
   'jsoneachrow',
@@ -137,11 +140,11 @@ export class Engine {
   readonly #anchor: Connection
 
   /** @throws LockedError while another process has the directory. */
-  constructor(addon: Addon, { directory, configFile }: { directory: string; configFile: string }) {
+  constructor(addon: Addon, { directory, memoryBytesMax }: { directory: string; memoryBytesMax: number }) {
     this.#addon = addon
     this.#directory = directory
     try {
-      const anchor = addon.CreateConnection(directory, [`--config-file=${configFile}`])
+      const anchor = addon.CreateConnection(directory, serverArguments(memoryBytesMax))
       if (anchor === null) throw new Error('no connection')
       this.#anchor = anchor
     } catch (error) {
@@ -238,10 +241,31 @@ export class Engine {
       // One query is found by this to be killed: chdb has no other way to name it. Nothing else reads it, as chdb has no query_log.
       ['log_comment', tag] as const,
     ].map(([name, value]) => `${identifier(name)} = ${literal(value)}`)
-    for (const [name, value] of params) set.push(`${identifier(`param_${name}`)} = ${literal(value)}`)
+    const setParams = [...params].map(([name, value]) => `${identifier(`param_${name}`)} = ${literal(value)}`)
     const use = database === undefined ? '' : `use ${quoted(database)}; `
-    await this.#addon.QueryAsyncConnection(connection, `${use}set ${set.join(', ')}`, 'TabSeparated')
+    const run = async (sql: string) =>
+      void (await this.#addon.QueryAsyncConnection(connection, sql, 'TabSeparated'))
+    if (setParams.reduce((length, param) => length + param.length, 0) < queryLengthMax / 4) {
+      await run(`${use}set ${[...set, ...setParams].join(', ')}`)
+      return
+    }
+    // A server's params are no part of the query that max_query_size bounds; here they are set by one.
+    await run(`set max_query_size = ${2 ** 31}`)
+    await run(`set ${setParams.join(', ')}`)
+    await run(`${use}set max_query_size = ${queryLengthMax}, ${set.join(', ')}`)
   }
+}
+
+/** Server settings: they are read once, at the first connection. */
+function serverArguments(memoryBytesMax: number): readonly string[] {
+  // Caches are small (they grow to gigabytes by default): the rows asked for often are few, and memory belongs to queries.
+  const cacheBytes = 64 * 1024 * 1024
+  return [
+    `--max_server_memory_usage=${memoryBytesMax}`,
+    `--mark_cache_size=${cacheBytes}`,
+    `--index_mark_cache_size=${cacheBytes}`,
+    `--primary_index_cache_size=${cacheBytes}`,
+  ]
 }
 
 function asEngineError(error: unknown): EngineError {

@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { pipeline, type Readable, Transform } from 'node:stream'
+import { pipeline, type Readable, type Transform } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import zlib from 'node:zlib'
 import {
@@ -31,7 +31,7 @@ export interface ServerOptions {
   readonly memoryBytesMax: number
   /** Statements that run at once; UV_THREADPOOL_SIZE must be larger, as each holds a thread. */
   readonly runningMax: number
-  /** Statements that wait; more are refused with code 202. */
+  /** Requests that are open, running or waiting; more are refused with code 202. */
   readonly waitingMax: number
   /** How long the lock of a process that ended just now is waited for. */
   readonly lockWaitMs: number
@@ -57,10 +57,14 @@ export interface StoreFile {
 const statementBytesMax = 32 * 1024 * 1024
 /** One insert of the engine: a body that is larger is cut at line ends into several. */
 const insertBytesMax = 32 * 1024 * 1024
+/** An insert whose format cannot be cut. */
+const wholeBytesMax = 256 * 1024 * 1024
 /** Bodies held at once: with `insertBytesMax` the bound on memory for rows that wait. */
 const bodiesMax = 8
 /** How long running statements may take to end when the server stops. */
 const drainMs = 4_000
+/** The same when the parent is dead: whoever asked for them is gone, and the next process waits for the lock. */
+const orphanDrainMs = 500
 /** After a kill, how long until the process ends in any case. */
 const killMs = 2_000
 
@@ -165,15 +169,17 @@ interface Outcome {
 /** The HTTP interface over one engine. */
 export class Server {
   readonly #engine: Engine
-  readonly #options: Pick<ServerOptions, 'user' | 'password' | 'dataDir'>
+  readonly #options: Pick<ServerOptions, 'user' | 'password' | 'dataDir' | 'waitingMax'>
   readonly #running: Slots
   readonly #bodies: Slots
   /** Tags of requests that are being answered. */
   readonly #active = new Set<string>()
+  readonly #orphaned: () => boolean
   #stopping = false
 
-  constructor(engine: Engine, options: ServerOptions) {
+  constructor(engine: Engine, options: ServerOptions, orphaned: () => boolean) {
     this.#engine = engine
+    this.#orphaned = orphaned
     this.#options = options
     this.#running = new Slots({ free: options.runningMax, waitingMax: options.waitingMax })
     this.#bodies = new Slots({ free: bodiesMax, waitingMax: options.waitingMax })
@@ -189,7 +195,16 @@ export class Server {
   }
 
   async killAll(): Promise<void> {
-    await Promise.allSettled([...this.#active].map(tag => this.#engine.kill(tag)))
+    await Promise.all([...this.#active].map(tag => this.#kill(tag)))
+  }
+
+  /** Again until it is gone: a kill that comes a moment before its query has begun finds nothing. */
+  async #kill(tag: string): Promise<void> {
+    const deadlineMs = performance.now() + killMs
+    while (this.#active.has(tag) && performance.now() < deadlineMs) {
+      await this.#engine.kill(tag).catch(() => undefined)
+      await sleep(100)
+    }
   }
 
   async handle(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -202,15 +217,23 @@ export class Server {
     response.setHeader('X-ClickHouse-Server-Display-Name', 'meterline')
     response.setHeader('X-ClickHouse-Query-Id', url.searchParams.get('query_id') ?? tag)
     response.setHeader('Keep-Alive', `timeout=${keepAliveMs / 1000}`)
-    if (this.#stopping) {
+    // Also in the moment between the parent's death and the pipe's end: nobody should begin to rely on this process.
+    if (this.#stopping || this.#orphaned()) {
       request.socket.destroy()
       return
     }
     try {
-      this.#authenticate(request, url.searchParams)
       if (url.pathname === '/ping') {
+        // As a server's, open to all; but who does show a password learns whether it is the right one.
+        if (request.headers.authorization || header(request, 'x-clickhouse-key')) {
+          this.#authenticate(request, url.searchParams)
+        }
         response.end('Ok.\n')
         return
+      }
+      this.#authenticate(request, url.searchParams)
+      if (this.#active.size >= this.#options.waitingMax) {
+        throw engineError('TOO_MANY_SIMULTANEOUS_QUERIES', `${this.#active.size} requests are open already`)
       }
       this.#active.add(tag)
       try {
@@ -261,16 +284,14 @@ export class Server {
       send(request, response, parameters, { format: defaultFormat, body: Buffer.alloc(0), counts })
       return
     }
-    const body = await wholeBody(request, statementBytesMax)
-    const sql =
-      inUrl === '' ? body.toString() : body.byteLength === 0 ? inUrl : `${inUrl}\n${body.toString()}`
-    const release = await this.#running.take(gone)
-    try {
-      const outcome = await this.#run(readStatement(sql), defaultFormat, context, gone)
-      await send(request, response, parameters, outcome)
-    } finally {
-      release()
-    }
+    const { sql, params } = await statementOf(request, inUrl)
+    const outcome = await this.#run(
+      readStatement(sql),
+      defaultFormat,
+      params.size === 0 ? context : { ...context, params: new Map([...context.params, ...params]) },
+      gone,
+    )
+    await send(request, response, parameters, outcome)
   }
 
   async #run(
@@ -283,17 +304,43 @@ export class Server {
     if (statement.several) throw engineError('SYNTAX_ERROR', 'Multi-statements are not allowed')
     const reads = readVerbs.has(statement.verb)
     // As a server with cancel_http_readonly_queries_on_client_close: a read nobody waits for ends, a write goes on.
-    const kill = () => void this.#engine.kill(context.tag).catch(() => undefined)
-    if (reads) gone.addEventListener('abort', kill, { once: true })
+    if (reads) gone.addEventListener('abort', () => void this.#kill(context.tag), { once: true })
     const format = statement.format ?? defaultFormat
     if (!(reads && isJoinable(format))) {
-      const { bytes, counts } = await this.#engine.run(statement.text, defaultFormat, context)
-      return { format, body: bytes, counts }
+      const release = await this.#running.take(gone)
+      try {
+        const { bytes, counts } = await this.#engine.run(statement.text, defaultFormat, context)
+        return { format, body: bytes, counts }
+      } finally {
+        release()
+      }
     }
-    const parts = this.#engine.stream(statement.text, defaultFormat, context)
+    const parts = this.#paced(this.#engine.stream(statement.text, defaultFormat, context), gone)
     // The first part is awaited here, so that a statement that fails at once has its own HTTP status.
     const first = await parts.next()
     return { format, body: first.done ? Buffer.alloc(0) : startingWith(first.value, parts) }
+  }
+
+  /** A stream counts as running only while a part is fetched: one that its client does not read blocks nobody else. */
+  async *#paced(
+    parts: AsyncGenerator<Uint8Array, void>,
+    gone: AbortSignal,
+  ): AsyncGenerator<Uint8Array, void> {
+    try {
+      for (;;) {
+        const release = await this.#running.take(gone)
+        let part: IteratorResult<Uint8Array, void>
+        try {
+          part = await parts.next()
+        } finally {
+          release()
+        }
+        if (part.done) return
+        yield part.value
+      }
+    } finally {
+      await parts.return()
+    }
   }
 
   /** Inserts the body, in one piece up to `insertBytesMax`, else in pieces cut at line ends at places that do not depend on arrival. */
@@ -409,6 +456,34 @@ function sizeHint(request: IncomingMessage): number {
   return request.headers['content-encoding'] === undefined ? length : 0
 }
 
+/** The statement: in the URL, in the body, or the one continued by the other; params may come in a form. */
+async function statementOf(
+  request: IncomingMessage,
+  inUrl: string,
+): Promise<{ sql: string; params: ReadonlyMap<string, string> }> {
+  const body = await wholeBody(request, statementBytesMax)
+  const params = new Map<string, string>()
+  const contentType = header(request, 'content-type') ?? ''
+  if (!contentType.startsWith('multipart/form-data')) {
+    const text = body.toString()
+    return { sql: inUrl === '' || text === '' ? inUrl + text : `${inUrl}\n${text}`, params }
+  }
+  let sql = inUrl
+  const form = await new Response(new Uint8Array(body), { headers: { 'content-type': contentType } })
+    .formData()
+    .catch((error: unknown) => {
+      throw engineError('BAD_ARGUMENTS', `The form cannot be read: ${error}`)
+    })
+  for (const [name, value] of form) {
+    if (typeof value !== 'string') {
+      throw engineError('NOT_IMPLEMENTED', 'The embedded server has no external tables')
+    }
+    if (name === 'query') sql += value
+    else if (name.startsWith('param_')) params.set(name.slice('param_'.length), value)
+  }
+  return { sql, params }
+}
+
 async function wholeBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
   const chunks: Buffer[] = []
   let bytes = 0
@@ -444,7 +519,7 @@ export async function* pieces(
   let filled = 0
   const room = (bytes: number) => {
     if (bytes <= held.byteLength) return
-    const larger = Buffer.allocUnsafeSlow(Math.max(bytes, Math.min(held.byteLength * 2, bytesMax)))
+    const larger = Buffer.allocUnsafeSlow(Math.max(bytes, held.byteLength * 2))
     held.copy(larger, 0, 0, filled)
     held = larger
   }
@@ -454,6 +529,12 @@ export async function* pieces(
       while (taken < chunk.byteLength) {
         const wanted =
           cut === 'never' ? chunk.byteLength - taken : Math.min(chunk.byteLength - taken, bytesMax - filled)
+        if (cut === 'never' && filled + wanted > wholeBytesMax) {
+          throw engineError(
+            'TOO_LARGE_STRING_SIZE',
+            `An insert of this format has at most ${wholeBytesMax} bytes`,
+          )
+        }
         room(filled + wanted)
         chunk.copy(held, filled, taken, taken + wanted)
         filled += wanted
@@ -513,10 +594,15 @@ async function send(
   }
   const encoding = parameters.get('enable_http_compression') === '1' ? acceptedEncoding(request) : undefined
   let out: ServerResponse | Transform = response
+  let end: 'whole' | 'broken' = 'whole'
   if (encoding !== undefined && !(body instanceof Uint8Array && body.byteLength === 0)) {
     response.setHeader('Content-Encoding', encoding)
-    out = encoders[encoding]!()
-    pipeline(out, response, () => undefined)
+    const encoder = encoders[encoding]!()
+    encoder.on('error', () => response.destroy())
+    encoder.on('end', () => (end === 'whole' ? response.end() : breakOff(response)))
+    response.on('close', () => encoder.destroy())
+    encoder.pipe(response, { end: false })
+    out = encoder
   }
   if (body instanceof Uint8Array) {
     out.end(body)
@@ -531,16 +617,21 @@ async function send(
     }
     out.end()
   } catch (error) {
-    // The status is sent already: the client finds the error by its tag, and the connection ends in the middle of the
-    // answer, so that a reader who does not look for the tag cannot take it for whole.
+    // The status is sent already: the client finds the error by its tag.
     const message = textOf(error)
-    const block = `\r\n__exception__\r\n${exceptionTag}\r\n${message}\n${Buffer.byteLength(message) + 1} ${exceptionTag}\r\n__exception__\r\n`
-    const flush = () => response.write('', () => response.socket?.end())
-    out.write(block, () => {
-      if (out instanceof Transform && 'flush' in out) (out as zlib.Gzip).flush(flush)
-      else flush()
-    })
+    out.write(
+      `\r\n__exception__\r\n${exceptionTag}\r\n${message}\n${Buffer.byteLength(message) + 1} ${exceptionTag}\r\n__exception__\r\n`,
+    )
+    end = 'broken'
+    if (out === response) breakOff(response)
+    else out.end()
   }
+}
+
+/** Ends the connection in the middle of the answer: a reader who does not look for the tag cannot take it for whole. */
+function breakOff(response: ServerResponse): void {
+  if (response.destroyed) return
+  response.write('\n', () => response.socket?.end())
 }
 
 async function drained(out: ServerResponse | Transform, response: ServerResponse): Promise<void> {
@@ -622,16 +713,6 @@ export function lockHolderPid(dataDir: string): number | null {
   }
 }
 
-function configXml(memoryBytesMax: number): string {
-  // Caches are small: the rows asked for often are few, and memory belongs to queries.
-  return `<clickhouse>
-  <max_server_memory_usage>${memoryBytesMax}</max_server_memory_usage>
-  <mark_cache_size>67108864</mark_cache_size>
-  <uncompressed_cache_size>0</uncompressed_cache_size>
-</clickhouse>
-`
-}
-
 /** Rows of binary formats on their way into the engine; what a crash leaves here was never acknowledged. */
 function insertDir(dataDir: string): string {
   return join(dataDir, 'clickhouse-inserts')
@@ -646,26 +727,19 @@ async function openEngine(options: ServerOptions): Promise<Engine | undefined> {
     return undefined
   }
   const directory = join(options.dataDir, 'clickhouse')
-  // Of this process only: one that waits for the lock must not write what the holder reads.
-  const configFile = join(options.dataDir, `clickhouse.${process.pid}.xml`)
   mkdirSync(directory, { recursive: true, mode: 0o700 })
-  writeFileSync(configFile, configXml(options.memoryBytesMax))
   const deadlineMs = performance.now() + options.lockWaitMs
   for (let told = false; ; told = true) {
     try {
-      const engine = new Engine(addon, { directory, configFile })
+      const engine = new Engine(addon, { directory, memoryBytesMax: options.memoryBytesMax })
       rmSync(insertDir(options.dataDir), { recursive: true, force: true })
       mkdirSync(insertDir(options.dataDir), { mode: 0o700 })
-      rmSync(configFile, { force: true })
       return engine
     } catch (error) {
       if (!(error instanceof LockedError)) throw error
       const final = performance.now() >= deadlineMs
       if (!told || final) say({ state: 'locked', holderPid: lockHolderPid(options.dataDir), final })
-      if (final) {
-        rmSync(configFile, { force: true })
-        return undefined
-      }
+      if (final) return undefined
       await sleep(100)
     }
   }
@@ -693,6 +767,8 @@ async function main(): Promise<void> {
   // Ctrl-C goes to the whole process group: the parent decides when its store ends.
   process.on('SIGINT', () => undefined)
   process.on('SIGHUP', () => undefined)
+  const parentPid = process.ppid
+  const orphaned = () => process.ppid !== parentPid
   const stopped = Promise.withResolvers<void>()
   process.on('SIGTERM', () => stopped.resolve())
 
@@ -707,10 +783,13 @@ async function main(): Promise<void> {
   const engine = await Promise.race([opening, stopped.promise])
   if (!engine) process.exit(1)
 
-  const server = new Server(engine, options)
-  const http = createServer({ keepAliveTimeout: keepAliveMs, requestTimeout: 0 }, (request, response) => {
-    void server.handle(request, response)
-  })
+  const server = new Server(engine, options, orphaned)
+  const http = createServer(
+    { keepAliveTimeout: keepAliveMs, requestTimeout: 0, maxHeaderSize: 1024 * 1024 },
+    (request, response) => {
+      void server.handle(request, response)
+    },
+  )
   await listen(http, options.port)
   const address = http.address()
   const port = typeof address === 'object' && address !== null ? address.port : 0
@@ -720,7 +799,7 @@ async function main(): Promise<void> {
     user: options.user,
     password: options.password,
     pid: process.pid,
-    parent_pid: process.ppid,
+    parent_pid: parentPid,
   })
   say({ state: 'ready', url, pid: process.pid })
 
@@ -729,7 +808,7 @@ async function main(): Promise<void> {
   server.stop()
   http.close()
   http.closeIdleConnections()
-  if (!(await idle(server, drainMs))) {
+  if (!(await idle(server, orphaned() ? orphanDrainMs : drainMs))) {
     await Promise.race([server.killAll(), sleep(killMs)])
     await idle(server, killMs)
   }
