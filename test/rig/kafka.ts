@@ -48,14 +48,21 @@ export interface KafkaRig extends AsyncDisposable {
   stop(): Promise<void>
 }
 
+export interface KafkaWanted {
+  readonly nodes?: 1 | 3
+  /** Brokers of our own, started from the jars. */
+  readonly mayKill?: boolean
+  /** Given the port of a broker started from the jars, the port under which clients find it: a proxy's. */
+  readonly through?: (port: number) => Promise<number>
+}
+
 /** One broker, or a cluster of three in which each is broker and controller. */
-export async function startKafka(
-  options: { readonly nodes?: 1 | 3; readonly mayKill?: boolean } = {},
-): Promise<KafkaRig> {
-  const { nodes = 1, mayKill = nodes === 3 } = options
+export async function startKafka(wanted: KafkaWanted = {}): Promise<KafkaRig> {
+  const { nodes = 1, through } = wanted
+  const mayKill = wanted.mayKill ?? (nodes === 3 || through !== undefined)
   if (!mayKill && process.env.KAFKA_BROKERS) return fromEnvironment(process.env.KAFKA_BROKERS)
   if (!mayKill && (await dockerAnswers())) return fromContainer()
-  return fromJars(nodes)
+  return fromJars(nodes, through ?? (async port => port))
 }
 
 function rig(
@@ -132,12 +139,14 @@ async function fromContainer(): Promise<KafkaRig> {
 interface Node {
   readonly id: number
   readonly port: number
+  /** Where clients find it. */
+  readonly advertised: number
   readonly directory: string
   process: ChildProcess | undefined
   pid: number
 }
 
-async function fromJars(nodeCount: 1 | 3): Promise<KafkaRig> {
+async function fromJars(nodeCount: 1 | 3, through: (port: number) => Promise<number>): Promise<KafkaRig> {
   const jars = await ensureKafkaJars()
   const directory = mkdtempSync(join(tmpdir(), 'meterline-kafka-'))
   // Two of each: one for clients and brokers, one for controllers.
@@ -148,6 +157,7 @@ async function fromJars(nodeCount: 1 | 3): Promise<KafkaRig> {
     const node: Node = {
       id,
       port: ports[id - 1]!,
+      advertised: await through(ports[id - 1]!),
       directory: join(directory, String(id)),
       process: undefined,
       pid: 0,
@@ -160,14 +170,14 @@ async function fromJars(nodeCount: 1 | 3): Promise<KafkaRig> {
         'node.id': String(id),
         'controller.quorum.voters': voters.join(','),
         listeners: `PLAINTEXT://127.0.0.1:${node.port},CONTROLLER://127.0.0.1:${ports[nodeCount + id - 1]}`,
-        'advertised.listeners': `PLAINTEXT://127.0.0.1:${node.port}`,
+        'advertised.listeners': `PLAINTEXT://127.0.0.1:${node.advertised}`,
         'log.dirs': join(node.directory, 'data'),
       }),
     )
     cpSync(await ensureFormatted(jars, id), join(node.directory, 'data'), { recursive: true })
     nodes.push(node)
   }
-  const brokers = nodes.map(node => `127.0.0.1:${node.port}`)
+  const brokers = nodes.map(node => `127.0.0.1:${node.advertised}`)
   const nodeOf = (id: number) => nodes.find(node => node.id === id)!
 
   const stop = async () => {
@@ -186,7 +196,11 @@ async function fromJars(nodeCount: 1 | 3): Promise<KafkaRig> {
     restart: async id => {
       const node = nodeOf(id)
       await launch(jars, node)
-      await ready([`127.0.0.1:${node.port}`], { nodes: 1, port: node.port, alive: () => diedOf([node]) })
+      await ready([`127.0.0.1:${node.port}`], {
+        nodes: 1,
+        port: node.advertised,
+        alive: () => diedOf([node]),
+      })
     },
     freeze: id => process.kill(nodeOf(id).pid, 'SIGSTOP'),
     thaw: id => process.kill(nodeOf(id).pid, 'SIGCONT'),
