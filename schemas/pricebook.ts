@@ -78,7 +78,9 @@ const ChargeFrame = Type.Object({
 })
 
 /** One charge. Modifiers stand beside the named keys, each under its own. */
-export type Charge = Readonly<Static<typeof ChargeFrame>> & { readonly [modifier: string]: unknown }
+export type Charge = Readonly<Omit<Static<typeof ChargeFrame>, 'prices'>> & {
+  readonly prices?: readonly DatedPrice[]
+} & { readonly [modifier: string]: unknown }
 
 const AdjustFrame = Type.Object({ id: Name })
 

@@ -1,8 +1,8 @@
 /** A price book in a file: read exactly, and every misfit with its line. */
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { parseBook, readBook } from '../../processor/book.ts'
-import { Fault } from '../../schemas/fault.ts'
+import { checkBook, readBook } from '../../processor/book.ts'
+import { defaultMeters } from '../../schemas/meters.ts'
 
 const yaml = `# prices
 id: neocloud
@@ -26,24 +26,34 @@ test('every misfit is named with file, line and path', () => {
     expect.objectContaining({
       code: 'CONFIG_INVALID',
       message: expect.stringMatching(
-        /book\.yaml:3 \/currency .*book\.yaml:6 \/charges\/0\/metre .*book\.yaml:8 \/charges\/0\/price\/unit charge "h100": must be text: write it in quotes/,
+        /^book\.yaml:3:.*currency .*\nbook\.yaml:6:.*charges\[0\]\.metre .*\nbook\.yaml:8:.*price\.unit charge "h100": must be text: write it in quotes/s,
       ),
     }),
   )
 })
 
-test.each<[string, string, number]>([
-  ['a key twice', `${yaml}currency: EUR\n`, 9],
-  ['broken YAML', 'currency: [USD', 1],
-  ['nothing', '', 1],
-])('%s is a misfit with its line', (_name, text, line) => {
-  const parsed = parseBook(text)
-  expect('misfits' in parsed && parsed.misfits[0]?.line).toBe(line)
-  expect(() => readBook(text, 'book.yaml')).toThrow(Fault)
+test.each<[string, string, RegExp]>([
+  ['a key twice', `${yaml}currency: EUR\n`, /^book\.yaml:9:/],
+  ['broken YAML', 'currency: [USD', /^book\.yaml:1:/],
+  ['nothing', '', /^book\.yaml:1:/],
+])('%s is refused with its line', (_name, text, says) => {
+  expect(() => readBook(text, 'book.yaml')).toThrow(
+    expect.objectContaining({ code: 'CONFIG_INVALID', message: expect.stringMatching(says) }),
+  )
 })
 
 test('the sample book is refused for what is not built yet, by name', () => {
-  const parsed = parseBook(readFileSync('test/cases/pricebook.sample.yaml', 'utf8'))
-  const says = 'misfits' in parsed ? parsed.misfits.map(({ line, message }) => `${line} ${message}`) : []
-  expect(says).toContain('12 charge "gpu.h100.od": "increment" is not built yet')
+  const text = readFileSync('test/cases/pricebook.sample.yaml', 'utf8')
+  expect(() => readBook(text, 'sample.yaml')).toThrow(
+    /sample\.yaml:\d+:\d+ charges\[0\]\.increment charge "gpu\.h100\.od": "increment" is not built yet/,
+  )
+})
+
+test('a book is held against the catalogue only where it fits by itself', () => {
+  const book = readBook(yaml, 'book.yaml')
+  expect(checkBook(book, defaultMeters)).toEqual([])
+  expect(checkBook(book, []).map(({ message }) => message)).toEqual([
+    'charge "h100": there is no meter "gpu_hours"',
+  ])
+  expect(checkBook({ charges: 7 }, defaultMeters)).not.toEqual([])
 })
