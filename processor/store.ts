@@ -92,14 +92,15 @@ export class Store implements AsyncDisposable {
 
   /** Inserts lines of JSONCompactEachRow, already serialised, for the columns named. Acknowledged means durable. */
   async insert(table: string, columns: readonly string[], lines: readonly string[]): Promise<void> {
-    if (lines.length === 0) return
+    if (lines.length > 0) await this.insertBytes(table, columns, Buffer.from(lines.join('\n')))
+  }
+
+  /** As `insert`, with the lines as one body. */
+  async insertBytes(table: string, columns: readonly string[], body: Buffer): Promise<void> {
     const query = `insert into ${table} (${columns.join(', ')}) format JSONCompactEachRow`
     // `insert` of the client would serialise objects again; `exec` takes the bytes as they are.
     const result = await faulted(
-      this.#client.exec({
-        query,
-        values: Readable.from([Buffer.from(lines.join('\n'))], { objectMode: false }),
-      }),
+      this.#client.exec({ query, values: Readable.from([body], { objectMode: false }) }),
     )
     await faulted(finished(result.stream.resume()))
   }

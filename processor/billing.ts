@@ -1,0 +1,129 @@
+/** From the ledger to line items: whose usage it is, by which book it is priced, and what nobody pays for. */
+import type { Account } from '../schemas/accounts.ts'
+import { Fault } from '../schemas/fault.ts'
+import type { Meter } from '../schemas/meters.ts'
+import { type Book, bookMeters } from '../schemas/pricebook.ts'
+import { parseInstant, type Window } from '../schemas/window.ts'
+import { type AccountLines, type MeteredUsage, needsHours, rateLines } from './line-items.ts'
+import { dimNames } from './meters.ts'
+import type { Store } from './store.ts'
+import { type Quantity, quantities } from './usage.ts'
+
+/** What a period is billed by: read once, so that all accounts see the same. */
+export interface Billing {
+  readonly accounts: readonly Account[]
+  readonly books: readonly Book[]
+  readonly meters: readonly Meter[]
+}
+
+/** A tenant with usage of a billed meter that no account pays for. */
+export interface Unassigned {
+  readonly source: string
+  readonly subject: string
+  readonly meter: string
+}
+
+/**
+ * The lines of every account over the period, in the order of the accounts, and the tenants that no account has.
+ * @throws Fault CONFIG_INVALID for a book or meter that is not there, and what rating throws, naming the account.
+ */
+export async function bill(
+  store: Store,
+  billing: Billing,
+  period: Window,
+  only?: string,
+): Promise<{ readonly accounts: readonly AccountLines[]; readonly unassigned: readonly Unassigned[] }> {
+  const chosen = billing.accounts.filter(account => only === undefined || account.id === only)
+  if (only !== undefined && chosen.length === 0)
+    throw new Fault('CONFIG_INVALID', `there is no account "${only}"`, { account: only })
+  const metered = new Map<string, readonly Quantity[]>()
+  const accounts: AccountLines[] = []
+  for (const account of chosen) {
+    const book = bookOf(billing, account)
+    const usage: MeteredUsage[] = []
+    for (const slug of bookMeters(book)) {
+      const rows = await meteredOnce(store, billing, metered, {
+        slug,
+        period,
+        byHour: splits(account, book, period),
+      })
+      usage.push(...rows.filter(row => pays(account, row)).map(row => ({ meter: slug, ...row })))
+    }
+    accounts.push(
+      rateLines({ account: account.id, book, period, usage, ...(account.dims && { dims: account.dims }) }),
+    )
+  }
+  return { accounts, unassigned: only === undefined ? unassignedOf(billing, metered) : [] }
+}
+
+function bookOf(billing: Billing, account: Account): Book {
+  const book = billing.books.find(({ id }) => id === account.priceBook)
+  if (!book)
+    throw new Fault('CONFIG_INVALID', `account ${account.id}: there is no price book "${account.priceBook}"`)
+  if (book.currency !== account.currency)
+    throw new Fault(
+      'CONFIG_INVALID',
+      `account ${account.id} pays ${account.currency}, its book is in ${book.currency}`,
+    )
+  return book
+}
+
+/** One quantity for the period does, unless the book or the account's own dates tell its hours apart. */
+function splits(account: Account, book: Book, period: Window): boolean {
+  return (
+    needsHours(book, period) ||
+    account.subjects.some(({ from, to }) => from !== undefined || to !== undefined)
+  )
+}
+
+async function meteredOnce(
+  store: Store,
+  billing: Billing,
+  metered: Map<string, readonly Quantity[]>,
+  ask: { readonly slug: string; readonly period: Window; readonly byHour: boolean },
+): Promise<readonly Quantity[]> {
+  const key = `${ask.slug}${ask.byHour ? ' by hour' : ''}`
+  const held = metered.get(key)
+  if (held) return held
+  const meter = billing.meters.find(({ slug }) => slug === ask.slug)
+  if (!meter)
+    throw new Fault(
+      'METER_UNKNOWN',
+      `a price book prices the meter "${ask.slug}", which is not in the catalogue`,
+    )
+  const rows = await quantities(store, {
+    meter,
+    span: ask.period,
+    zone: 'UTC',
+    groupBy: dimNames(meter),
+    where: {},
+    ...(ask.byHour && { step: 'HOUR' as const }),
+  })
+  metered.set(key, rows)
+  return rows
+}
+
+/** Does the account pay for this tenant at that time? */
+function pays(account: Account, row: Pick<Quantity, 'source' | 'subject' | 'window'>): boolean {
+  return account.subjects.some(
+    ({ source, subject, from, to }) =>
+      source === row.source &&
+      subject === row.subject &&
+      (from === undefined || row.window.startMs >= parseInstant(from, `account ${account.id}: from`)) &&
+      (to === undefined || row.window.startMs < parseInstant(to, `account ${account.id}: to`)),
+  )
+}
+
+function unassignedOf(
+  billing: Billing,
+  metered: ReadonlyMap<string, readonly Quantity[]>,
+): readonly Unassigned[] {
+  const found = new Map<string, Unassigned>()
+  for (const [key, rows] of metered)
+    for (const row of rows)
+      if (!billing.accounts.some(account => pays(account, row))) {
+        const one = { source: row.source, subject: row.subject, meter: key.split(' ')[0] ?? key }
+        found.set(JSON.stringify(one), one)
+      }
+  return Array.from(found.values())
+}

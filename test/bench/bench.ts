@@ -1,0 +1,14 @@
+/** `npm run bench -- NAME`: each benchmark prints rates and their ratio to a limit measured in the same run. */
+import { benchIngest } from './ingest.ts'
+
+const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  ingest: benchIngest,
+  collect: async args => (await import('./collect.ts')).benchCollect(args),
+}
+
+const [name = '', ...args] = process.argv.slice(2)
+const bench = benches[name]
+if (!bench) {
+  console.error(`npm run bench -- ${Object.keys(benches).join(' | ')}`)
+  process.exitCode = 2
+} else await bench(args)

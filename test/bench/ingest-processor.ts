@@ -1,0 +1,54 @@
+/** The processor of the ingest benchmark, in a process of its own so that its CPU and memory are its own. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { startProcessor } from '../../processor/process.ts'
+import { Store, type StoreAddress } from '../../processor/store.ts'
+import type { KafkaConfig } from '../../runtime/log/kafka.ts'
+import { kafkaEventLog } from '../../runtime/log/kafka-event-log.ts'
+import { loadMeters } from './load.ts'
+
+export interface IngestReport {
+  readonly ingestedSeconds: number
+  readonly freshSeconds: number
+  readonly cpuSeconds: number
+  readonly rssBytes: number
+}
+
+const {
+  config,
+  store: address,
+  messages,
+  types,
+} = JSON.parse(process.env.BENCH ?? '{}') as {
+  config: KafkaConfig
+  store: StoreAddress
+  messages: number
+  types: number
+}
+
+const stop = new AbortController()
+const { signal } = stop
+await using store = await Store.open(address)
+await using log = await kafkaEventLog(config)
+let rssBytes = 0
+const watch = setInterval(() => {
+  rssBytes = Math.max(rssBytes, process.memoryUsage.rss())
+}, 100)
+const startedMs = performance.now()
+const cpu = process.cpuUsage()
+const processor = await startProcessor({ store, log, meters: loadMeters(types), signal, say: console.error })
+const partitions = Array.from({ length: config.partitions }, (_, partition) => partition)
+while (partitions.reduce((sum, partition) => sum + Number(processor.position(partition) ?? 0n), 0) < messages)
+  await sleep(20)
+const ingestedSeconds = (performance.now() - startedMs) / 1000
+await processor.fresh(signal)
+const freshSeconds = (performance.now() - startedMs) / 1000
+const used = process.cpuUsage(cpu)
+clearInterval(watch)
+stop.abort()
+await processor.done
+process.send?.({
+  ingestedSeconds,
+  freshSeconds,
+  cpuSeconds: (used.user + used.system) / 1e6,
+  rssBytes,
+} satisfies IngestReport)

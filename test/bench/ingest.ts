@@ -1,0 +1,166 @@
+/** Benchmark: events from a real Kafka into the ledger until no cell is stale, against inserting the same rows bare. */
+import { fork } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { openEmbedded } from '../../deploy/embedded/embedded.ts'
+import { accept } from '../../processor/accept.ts'
+import { eventColumns, eventLine } from '../../processor/ledger.ts'
+import { Store } from '../../processor/store.ts'
+import { type KafkaConfig, kafkaLanes, structuredHeaders } from '../../runtime/log/kafka.ts'
+import { partitionOf } from '../../runtime/log/partition.ts'
+import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
+import { dayMs } from '../../schemas/window.ts'
+import { startKafka } from '../rig/kafka.ts'
+import type { IngestReport } from './ingest-processor.ts'
+import { loadReads } from './load.ts'
+
+const batchRows = 25_000
+const partitions = 4
+
+/** Prints the rates and their ratios; `events` is a million unless said otherwise. */
+export async function benchIngest(args: readonly string[]): Promise<void> {
+  const events = Number(args[0] ?? 1_000_000)
+  // A smaller run is a shorter time, so that cells and reads are as full as in the whole one.
+  const days = Math.max(1, Math.round((7 * events) / 1_000_000))
+  const load = { events, subjects: 1000, types: 10, days, rereadPercent: 2, seed: 1 }
+  await using kafka = await startKafka({ mayKill: true })
+  const dataDir = mkdtempSync(join(tmpdir(), 'meterline-bench-'))
+  await using cleanup = new AsyncDisposableStack()
+  cleanup.defer(() => rmSync(dataDir, { recursive: true, force: true }))
+  await using clickhouse = await openEmbedded({ dataDir })
+  const { url, user, password, pid } = clickhouse
+  const address = { url, user, password, database: 'bench' }
+  const config: KafkaConfig = {
+    brokers: kafka.brokers,
+    topic: 'bench.events',
+    rejectedTopic: 'bench.rejected',
+    partitions,
+    replicationFactor: 1,
+    minInSyncReplicas: 1,
+    create: true,
+    groupId: 'bench',
+    sessionTimeoutMs: 10_000,
+    retentionMs: 7 * dayMs,
+  }
+
+  const bodies: Buffer[] = []
+  let lines: string[] = []
+  let messages = 0
+  let readings = 0
+  let bytes = 0
+  {
+    await using lanes = await kafkaLanes(config)
+    const queues: { key: string; value: Buffer }[][] = Array.from({ length: partitions }, () => [])
+    for (const read of loadReads(load)) {
+      for (const event of read) {
+        const value = Buffer.from(JSON.stringify(event))
+        queues[partitionOf(event.partitionkey, partitions)]?.push({ key: event.partitionkey, value })
+        messages += 1
+        bytes += value.length
+      }
+      for (const line of rowLines(read)) lines.push(line)
+      if (lines.length >= batchRows) {
+        bodies.push(Buffer.from(lines.join('\n')))
+        readings += lines.length
+        lines = []
+      }
+      if (messages % 5000 < 100) await sendAll(queues, lanes)
+    }
+    await sendAll(queues, lanes)
+  }
+  bodies.push(Buffer.from(lines.join('\n')))
+  readings += lines.length
+  console.log(
+    `${readings} readings in ${messages} messages of ${Math.round(bytes / messages)} bytes on average`,
+  )
+
+  await using store = await Store.open(address)
+  const one = await bareInsert(store, bodies, 1)
+  const two = await bareInsert(store, bodies, 2)
+  console.log(`bare insert, one connection:  ${rate(readings, one)} rows/s`)
+  console.log(`bare insert, two connections: ${rate(readings, two)} rows/s`)
+  bodies.length = 0
+
+  const before = { clickhouse: cpuSeconds(pid), kafka: cpuSeconds(kafka.pid(1)) }
+  const child = fork(new URL('./ingest-processor.ts', import.meta.url), {
+    env: { ...process.env, BENCH: JSON.stringify({ config, store: address, messages, types: load.types }) },
+  })
+  const [report] = (await once(child, 'message')) as [IngestReport]
+  const used = {
+    clickhouse: cpuSeconds(pid) - before.clickhouse,
+    kafka: cpuSeconds(kafka.pid(1)) - before.kafka,
+  }
+  const perEvent = (seconds: number) => `${((seconds * 1e6) / messages).toFixed(1)} µs`
+  console.log(
+    `ingested in ${report.ingestedSeconds.toFixed(1)} s, no cell stale after ${report.freshSeconds.toFixed(1)} s: ${rate(messages, report.freshSeconds)} events/s`,
+  )
+  console.log(
+    `CPU an event: processor ${perEvent(report.cpuSeconds)}, ClickHouse ${perEvent(used.clickhouse)}, Kafka ${perEvent(used.kafka)}`,
+  )
+  console.log(`RSS: processor ${megabytes(report.rssBytes)} at most, ClickHouse ${megabytes(rssBytes(pid))}`)
+  console.log(
+    `ratio to the bare insert over one connection: ${(one / report.freshSeconds).toFixed(2)} (wanted: at least 0.5)`,
+  )
+  console.log(`ratio to the bare insert over two connections: ${(two / report.freshSeconds).toFixed(2)}`)
+  const [held] = await store.rows<{ readings: string; reads: string }>(
+    `select (select count() from events final) as readings, (select count() from reads final where held) as reads`,
+  )
+  console.log(`in the ledger: ${held?.readings} readings of ${held?.reads} complete reads`)
+  if (Number(held?.readings) !== readings)
+    throw new Error(`the ledger holds ${held?.readings} of ${readings} readings`)
+}
+
+function rowLines(read: readonly (ReadingEvent | MarkEvent)[]): string[] {
+  const messages = read.map((event, index) => ({
+    offset: BigInt(index),
+    key: event.partitionkey,
+    value: Buffer.from(JSON.stringify(event)),
+    headers: structuredHeaders,
+    appendedMs: 0,
+  }))
+  return accept({ partition: 0, messages }).readings.map(reading => eventLine('bare', 0, reading))
+}
+
+async function sendAll(
+  queues: { key: string; value: Buffer }[][],
+  lanes: Awaited<ReturnType<typeof kafkaLanes>>,
+): Promise<void> {
+  await Promise.all(
+    queues.map(async (queue, partition) => {
+      while (queue.length > 0) queue.splice(0, (await lanes.send(partition, queue)).rows)
+    }),
+  )
+}
+
+/** Seconds to insert the same rows, already serialised, over so many connections. */
+async function bareInsert(store: Store, bodies: readonly Buffer[], connections: number): Promise<number> {
+  const table = `bare_${connections}`
+  await store.run(`create table ${table} as events`)
+  const startedMs = performance.now()
+  let next = 0
+  await Promise.all(
+    Array.from({ length: connections }, async () => {
+      for (let body = bodies[next++]; body; body = bodies[next++])
+        await store.insertBytes(table, eventColumns, body)
+    }),
+  )
+  const seconds = (performance.now() - startedMs) / 1000
+  await store.run(`drop table ${table}`)
+  return seconds
+}
+
+const rate = (count: number, seconds: number) => Math.round(count / seconds).toLocaleString('en')
+const megabytes = (bytes: number) => `${Math.round(bytes / 1e6)} MB`
+
+/** CPU that a process has used, from /proc: its user and system ticks of 10 ms. */
+export function cpuSeconds(pid: number): number {
+  const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return (Number(fields[11]) + Number(fields[12])) / 100
+}
+
+function rssBytes(pid: number): number {
+  return Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024
+}
