@@ -6,7 +6,9 @@ import type { Static, TSchema } from 'typebox'
 export const ajv = new Ajv({ allErrors: true, strict: true, useDefaults: true, allowUnionTypes: true })
 // The package's types are CommonJS; its default export is the function.
 ;(addFormats as unknown as (instance: Ajv) => void)(ajv)
+// What runtime/config.ts does with an option; see Secret and FilePath in config.ts.
 ajv.addKeyword({ keyword: 'secret', schemaType: 'boolean' })
+ajv.addKeyword({ keyword: 'file', schemaType: 'boolean' })
 
 const compiled = new WeakMap<TSchema, ValidateFunction>()
 

@@ -3,6 +3,7 @@
 import { hash } from 'node:crypto'
 import Type, { type Static } from 'typebox'
 import { canonicalJson } from './canonical.ts'
+import type { Misfit } from './check.ts'
 
 export const aggregations = [
   'SUM',
@@ -62,6 +63,36 @@ export const Meter = Type.Object(
   { additionalProperties: false },
 )
 export type Meter = Static<typeof Meter>
+
+/** The catalogue file. */
+export const CatalogueFile = Type.Object(
+  { meters: Type.Array(Meter, { description: 'All meters: those that come with Meterline are not added.' }) },
+  { additionalProperties: false },
+)
+
+/** What a schema cannot say of meters that fit it. Paths are pointers into the catalogue file. */
+export function catalogueMisfits(meters: readonly Meter[]): readonly Misfit[] {
+  const found: Misfit[] = []
+  const bySlug = new Map<string, number>()
+  for (const [index, meter] of meters.entries()) {
+    const path = `/meters/${index}`
+    const first = bySlug.get(meter.slug)
+    if (first !== undefined)
+      found.push({ path: `${path}/slug`, message: `"${meter.slug}" is also the slug of meters[${first}]` })
+    else bySlug.set(meter.slug, index)
+    if (meter.aggregation !== 'COUNT' && meter.value === undefined)
+      found.push({ path: `${path}/value`, message: `is missing: ${meter.aggregation} needs to know of what` })
+    if (meter.aggregation === 'COUNT' && meter.value !== undefined)
+      found.push({ path: `${path}/value`, message: 'says nothing: COUNT counts events' })
+    const kinds = new Set(meter.eventTypes.flatMap(type => /^io\.meterline\.([^.]+)\./.exec(type)?.[1] ?? []))
+    if (kinds.size > 1 && meter.disjoint === undefined)
+      found.push({
+        path: `${path}/disjoint`,
+        message: `is missing: ${[...kinds].join(' and ')} may report one GPU twice; say what keeps them apart`,
+      })
+  }
+  return found
+}
 
 /** The meters that are there when no catalogue is configured. */
 export const defaultMeters: readonly Meter[] = [

@@ -1,0 +1,197 @@
+/** What may stand in the configuration: each option with its meaning and its default. Reading it is runtime/config.ts. Pure. */
+import Type, { type Static, type TString } from 'typebox'
+
+const strict = { additionalProperties: false }
+
+/** A reference to a secret: an environment variable or a file. */
+export const secretShape = '^(\\$\\{env:[A-Za-z_][A-Za-z0-9_]*\\}|\\$\\{file:[^}]+\\}|file:.+)$'
+
+/**
+ * An option that holds a secret: a reference, which is read anew at each use. The secret itself may stand there only
+ * where the option says `literal: 'allowed'`.
+ */
+export function Secret(description: string, options: { readonly literal?: 'allowed' } = {}): TString {
+  const how = `${description} Write \${env:NAME} or \${file:path}${options.literal ? ', or the text itself' : ''}.`
+  const shape = options.literal ? { minLength: 1 } : { pattern: secretShape }
+  return Type.String({ ...shape, secret: true, description: how })
+}
+
+/** An option that names a file or directory, relative to the file it stands in. */
+export function FilePath(description: string): TString {
+  return Type.String({ minLength: 1, file: true, description })
+}
+
+const Count = (description: string, minimum: number, maximum: number, initial: number) =>
+  Type.Integer({ minimum, maximum, default: initial, description })
+const Topic = (description: string, initial: string) =>
+  Type.String({ pattern: '^[A-Za-z0-9._-]{1,249}$', default: initial, description })
+
+/** The part of a source's options that all kinds have; the rest is checked by the schema of its kind. */
+export const SourceFrame = Type.Object({
+  kind: Type.String({
+    minLength: 1,
+    description: 'The kind of source: one of those that `meterline sources` lists.',
+  }),
+  name: Type.String({
+    pattern: '^[A-Za-z0-9._-]{1,128}$',
+    description:
+      'Its name: letters, digits, dot, dash and underscore. It is part of every event, so a new name is another source.',
+  }),
+  from: Type.Optional(
+    Type.String({
+      minLength: 1,
+      description:
+        'An RFC 3339 time: nothing before it is read or expected. Without it, from when a scope is first seen.',
+    }),
+  ),
+})
+export type SourceFrame = Static<typeof SourceFrame>
+
+const Outbox = Type.Object(
+  {
+    maxBytes: Count(
+      'How much the outbox may hold, in bytes. Events that the log does not have are never dropped: a full outbox stops reading.',
+      1024 ** 2,
+      Number.MAX_SAFE_INTEGER,
+      2 * 1024 ** 3,
+    ),
+    retentionDays: Count(
+      'How many days events that the log has are kept, so that they can be sent again.',
+      1,
+      365,
+      7,
+    ),
+  },
+  { ...strict, default: {}, description: "The collector's durable queue, in a file of the data directory." },
+)
+
+const Kafka = Type.Object(
+  {
+    brokers: Type.Array(
+      Type.String({
+        pattern: '^[^\\s:/,]+:[0-9]{1,5}$|^\\[[0-9A-Fa-f:.]+\\]:[0-9]{1,5}$',
+        description: 'host:port',
+      }),
+      {
+        minItems: 1,
+        uniqueItems: true,
+        description: 'Where to find the cluster: one or more, each as host:port.',
+      },
+    ),
+    topic: Topic('The topic of the events.', 'meterline.events'),
+    rejectedTopic: Topic('The topic of the messages that could not be accepted.', 'meterline.rejected'),
+    partitions: Count('How many partitions the topic has. It cannot be changed later.', 1, 10_000, 12),
+    replicationFactor: Count(
+      'On how many brokers each message is kept; 1 only where there is one broker.',
+      1,
+      100,
+      3,
+    ),
+    minInSyncReplicas: Count('How many brokers must have a message before it counts as sent.', 1, 100, 2),
+    create: Type.Boolean({
+      default: true,
+      description:
+        'Make the topics where they are missing. Those that are there are compared, never changed.',
+    }),
+    groupId: Type.String({
+      minLength: 1,
+      maxLength: 249,
+      default: 'meterline',
+      description: 'The consumer group of the processors.',
+    }),
+    sessionTimeoutMs: Count(
+      'How long a processor that died keeps its partitions from the others, in milliseconds.',
+      500,
+      3_600_000,
+      30_000,
+    ),
+    ssl: Type.Optional(
+      Type.Boolean({ description: 'Speak TLS. A private authority is given in NODE_EXTRA_CA_CERTS.' }),
+    ),
+    sasl: Type.Optional(
+      Type.Object(
+        {
+          mechanism: Type.Enum(['plain', 'scram-sha-256', 'scram-sha-512'] as const, {
+            description: 'How to log in: plain, scram-sha-256 or scram-sha-512.',
+          }),
+          username: Type.String({ minLength: 1, description: 'Who logs in.' }),
+          password: Secret('The password.'),
+        },
+        { ...strict, description: 'How to log in to the cluster.' },
+      ),
+    ),
+  },
+  {
+    ...strict,
+    description: 'The log between collector and processor. Without it the outbox is read in place.',
+  },
+)
+
+const StoreConfig = Type.Object(
+  {
+    url: Type.Optional(
+      Type.String({
+        pattern: '^https?://[^\\s/@]+(/.*)?$',
+        description:
+          'Address of the HTTP interface of a ClickHouse server, without user and password. Without it the embedded one is started.',
+      }),
+    ),
+    user: Type.Optional(Type.String({ minLength: 1, description: 'Who logs in to the server at `url`.' })),
+    password: Type.Optional(Secret('Their password.')),
+    database: Type.String({
+      pattern: '^[A-Za-z_][A-Za-z0-9_]{0,63}$',
+      default: 'meterline',
+      description: 'The database; it is made where it is missing.',
+    }),
+  },
+  { ...strict, default: {}, description: 'Where the ledger is.' },
+)
+
+const Listen = Type.Object(
+  {
+    host: Type.String({
+      minLength: 1,
+      default: '127.0.0.1',
+      description: 'The address; 0.0.0.0 in a container.',
+    }),
+    port: Type.Integer({
+      minimum: 0,
+      maximum: 65_535,
+      default: 8080,
+      description: 'The port; 0 takes a free one.',
+    }),
+  },
+  { ...strict, default: {}, description: 'Where health and metrics are served.' },
+)
+
+/** The whole file, `meterline.yaml`. */
+export const Config = Type.Object(
+  {
+    data: Type.String({
+      minLength: 1,
+      default: './meterline-data',
+      file: true,
+      description:
+        'The directory of the outbox and the embedded store. Written here, it is relative to this file; the default is relative to where the command runs, as is --data.',
+    }),
+    sources: Type.Array(SourceFrame, {
+      default: [],
+      description:
+        'Where usage is read. Each has a kind and a name; the other options are those of its kind.',
+    }),
+    outbox: Outbox,
+    kafka: Type.Optional(Kafka),
+    store: StoreConfig,
+    catalogue: Type.Optional(
+      FilePath('A YAML file with `meters`. It replaces the meters that come with Meterline.'),
+    ),
+    accounts: Type.Optional(FilePath('A YAML file with `accounts`: who pays for which usage.')),
+    priceBooks: Type.Array(FilePath('A YAML file with one price book.'), {
+      default: [],
+      description: 'The price books that accounts name by their id.',
+    }),
+    listen: Listen,
+  },
+  strict,
+)
+export type Config = Static<typeof Config>
