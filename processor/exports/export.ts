@@ -7,6 +7,8 @@ import type { Store } from '../store.ts'
 export interface ExportInput {
   readonly period: Window
   readonly nowMs: number
+  /** The IANA zone of the wall clock by which files are named. */
+  readonly zone: string
   /** In the order of accounts and of their books' charges. */
   readonly lineItems: () => Promise<readonly LineItem[]>
   /** The ledger, for exports of usage. */

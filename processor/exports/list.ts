@@ -2,5 +2,6 @@
 import { csv } from './csv.ts'
 import type { Export } from './export.ts'
 import { jsonl } from './jsonl.ts'
+import { rafayCsv } from './rafay-csv.ts'
 
-export const exportFormats: readonly Export[] = [csv, jsonl]
+export const exportFormats: readonly Export[] = [csv, jsonl, rafayCsv]
