@@ -167,12 +167,11 @@ describe('files', () => {
   test('each opens with a sentence: what it owns', () => {
     const opens = (file: string): boolean => {
       const start = text(file).replace(/^#!.*\n/, '')
-      const sentence = file.endsWith('.sql')
-        ? /^-- [A-Z0-9].*(\n-- .*)*[.:]/
-        : file.endsWith('.ts')
-          ? /^\/\*\*\s+(\* )?[A-Z`'][^*]*[.:?!]/
-          : /^# [A-Z].*(\n# .*)*[.:]/
-      return sentence.test(start)
+      const comment = file.endsWith('.ts')
+        ? /^\/\*\*([\s\S]*?)\*\//.exec(start)?.[1]
+        : /^((?:--|#) .*\n)+/.exec(start)?.[0]
+      // A capital or a name in code, and somewhere the end of a sentence.
+      return /^[A-Z0-9`'][\s\S]*[.:?!](\s|$)/.test((comment ?? '').replace(/^\s*(\*|--|#) ?/gm, '').trim())
     }
     const opened = [...sources.map(source => source.file), ...ours('{processor/tables/*.sql,bin/*,.ci/run}')]
     expect(opened.filter(file => !opens(file))).toEqual([])
