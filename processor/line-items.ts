@@ -1,9 +1,10 @@
 /** Line items: what an account is charged for the metered usage of a period, each with its proof. Pure. */
 import Fraction from 'fraction.js'
 import { exact, show, showRounded } from '../schemas/decimal.ts'
+import { Fault } from '../schemas/fault.ts'
 import type { Book } from '../schemas/pricebook.ts'
 import { instantMs, showInstant, type Window } from '../schemas/window.ts'
-import { type LineProof, rate, type UsageRecord } from './rate.ts'
+import { type LineProof, type Rated, rate, type UsageRecord } from './rate.ts'
 
 /** One row of a meter, for one account. `quantity` is the exact quotient, as a rational or as decimal or n/d text. */
 export interface MeteredUsage {
@@ -71,7 +72,7 @@ export function rateLines({
   readonly usage: readonly MeteredUsage[]
   readonly dims?: Readonly<Record<string, string>>
 }): AccountLines {
-  const rated = rate({
+  const rated = rateNaming(account, {
     book,
     period,
     usage: usage.map(
@@ -112,6 +113,17 @@ export function rateLines({
       dims,
       quantity: show(quantity),
     })),
+  }
+}
+
+/** Whose usage it is that cannot be rated is the first thing one wants to know. */
+function rateNaming(account: string, input: Parameters<typeof rate>[0]): Rated {
+  try {
+    return rate(input)
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error
+    const facts = { account, ...error.facts }
+    throw new Fault(error.code, `account ${account}: ${error.message}`, facts, { cause: error })
   }
 }
 

@@ -177,7 +177,8 @@ function distinct(usage: readonly UsageRecord[]): {
 /** The copies of a record, each cut to the period: usage beyond its edges is another period's. */
 function lotsOf(record: UsageRecord, period: Window): readonly Lot[] {
   const { meter, dims, quantity, startMs, repeat = 1, everySeconds } = record
-  if (startMs === undefined) return [{ meter, dims, quantity: quantity.mul(repeat) }]
+  if (startMs === undefined)
+    return [{ meter, dims, quantity: repeat === 1 ? quantity : quantity.mul(repeat) }]
   const stepMs = (everySeconds ?? 0) * secondMs
   const lastingMs = everySeconds === undefined ? (record.endMs ?? startMs) - startMs : stepMs
   return Array.from({ length: repeat }, (_, copy) => {
@@ -192,7 +193,7 @@ function lotsOf(record: UsageRecord, period: Window): readonly Lot[] {
           start: showInstant(span.startMs),
         },
       )
-    return { meter, dims, quantity: quantity.mul(shareOf(span, inside)), span: inside }
+    return { meter, dims, quantity: portion(quantity, shareOf(span, inside)), span: inside }
   })
 }
 
@@ -308,15 +309,20 @@ function cut(piece: Piece, span: Window, period: Window, whose: string): Piece |
   const inside = within(piece.span, span)
   if (!inside) return undefined
   const share = shareOf(piece.span, inside)
-  return { ...piece, span: inside, quantity: piece.quantity.mul(share), share: piece.share.mul(share) }
+  return {
+    ...piece,
+    span: inside,
+    quantity: portion(piece.quantity, share),
+    share: portion(piece.share, share),
+  }
 }
 
 /** Notes what the charge takes, and gives how much that is in the meter's unit. */
 function take(pieces: readonly Piece[], charge: Charge, tally: Tally): Fraction {
-  const metered = sum(pieces.map(piece => piece.share.mul(tally.lots[piece.of]!.quantity)))
+  const metered = sum(pieces.map(piece => portion(tally.lots[piece.of]!.quantity, piece.share)))
   for (const { of, share } of pieces)
     if (charge.additive) tally.extra.add(of)
-    else tally.taken[of] = tally.taken[of]!.add(share)
+    else tally.taken[of] = tally.taken[of] === zero ? share : tally.taken[of]!.add(share)
   if (!charge.additive) tally.charged = tally.charged.add(metered)
   return metered
 }
@@ -338,13 +344,14 @@ function unpricedOf(
   const left: (Unpriced & { readonly of: number })[] = []
   for (const [of, { meter, dims, quantity }] of lots.entries()) {
     const share = taken[of]!
+    if (share === one) continue
     if (share.gt(1))
       throw new Fault(
         'PRICE_AMBIGUOUS',
         `two charges take the same usage of "${meter}" (${showDims(dims)})`,
         { meter, dims: showDims(dims) },
       )
-    if (share.lt(1)) left.push({ of, meter, dims, quantity: quantity.mul(one.sub(share)) })
+    if (share.lt(1)) left.push({ of, meter, dims, quantity: portion(quantity, one.sub(share)) })
   }
   assert(
     charged.add(sum(left.map(rest => rest.quantity))).equals(sum(lots.map(lot => lot.quantity))),
@@ -419,9 +426,14 @@ function within(span: Window, outer: Window): Window | undefined {
 }
 
 function shareOf(whole: Window, inside: Window): Fraction {
-  return whole.startMs === whole.endMs
+  return whole.startMs === inside.startMs && whole.endMs === inside.endMs
     ? one
     : new Fraction(inside.endMs - inside.startMs, whole.endMs - whole.startMs)
+}
+
+/** Nearly all records are taken whole: those cost no arithmetic. */
+function portion(value: Fraction, share: Fraction): Fraction {
+  return share === one ? value : value.mul(share)
 }
 
 function spanned(span: Window | undefined): { readonly span?: Window } {

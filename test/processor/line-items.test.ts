@@ -109,7 +109,10 @@ test('usage without a price is reported where the book says so, and refused othe
     unpriced: [{ account: 'a', meter: 'gpu_hours', dims: { gpu_type: 'B300' }, quantity: '2/3' }],
   })
   expect(() => rateLines({ account: 'a', book, period, usage })).toThrow(
-    expect.objectContaining({ code: 'UNPRICED' }),
+    expect.objectContaining({
+      code: 'UNPRICED',
+      message: expect.stringMatching(/^account a: no charge takes 2\/3/),
+    }),
   )
 })
 
