@@ -100,7 +100,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
   const last =
     options.by === 'schedule' ? outbox.memory.window(source, scope, window.startMs)?.complete : undefined
   const repeated = repeats(last, digest, drained.readings.length) ? last : undefined
-  const data: Omit<MarkData, 'window'> = {
+  const mark = completeMark(identity, {
     outcome: 'complete',
     events: drained.readings.length,
     digest,
@@ -108,16 +108,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     settled,
     estimated: drained.estimated,
     ...(drained.bad.length > 0 && { bad: [...drained.bad] }),
-  }
-  const mark = encode(sealMark(data, identity))
-  if (mark.value.length > markBytesMax) {
-    const fault = new Fault('BODY_UNREADABLE', `the mark of ${drained.bad.length} bad items is too large`, {
-      source,
-      scope,
-    })
-    outbox.append(failedRead(identity, startedMs, fault))
-    return { outcome: 'failed', fault }
-  }
+  })
   outbox.append({
     identity,
     key: partitionKey(source, scope),
@@ -145,6 +136,19 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     bad: drained.bad,
     subjects: drained.subjects,
   }
+}
+
+/** A mark with a thousand bad items says less of each, rather than be larger than a message may be. */
+function completeMark(identity: ReadIdentity, data: Omit<MarkData, 'window'>): EncodedEvent {
+  const mark = encode(sealMark(data, identity))
+  if (mark.value.length <= markBytesMax) return mark
+  const bad = (data.bad ?? []).map(({ subject, code, message }) => ({
+    // Without its subject an item is a gap of the whole scope: the wider claim, never a wrong one.
+    ...(subject !== undefined && subject.length <= 64 && { subject }),
+    code,
+    message: clip(message, 60),
+  }))
+  return encode(sealMark({ ...data, bad }, identity))
 }
 
 /** The listing of a window: a read without readings, whose mark names the scopes that were not named before. */
@@ -328,6 +332,6 @@ function encode(event: ReadingEvent | ReturnType<typeof sealMark>): EncodedEvent
   return { id: event.id, value: Buffer.from(JSON.stringify(event)) }
 }
 
-function clip(message: string): string {
-  return message.length > messageLengthMax ? `${message.slice(0, messageLengthMax)}…` : message
+function clip(text: string, lengthMax = messageLengthMax): string {
+  return text.length > lengthMax ? `${text.slice(0, lengthMax)}…` : text
 }

@@ -2,7 +2,7 @@
  * Decides which windows of which scopes are due to be read, and in what order. Pure: the clock is an argument, and the
  * outbox's memory tells what was read. Listing the scopes is a scope like any other here, without re-reads.
  */
-import type { ScopeMemory, WindowMemory } from '../runtime/log/memory.ts'
+import type { ScopeLife, ScopeMemory, WindowMemory } from '../runtime/log/memory.ts'
 import { type GridMinutes, hourMs, minuteMs, secondMs, type Window, windowsOver } from '../schemas/window.ts'
 
 /** What a source says of its windows. */
@@ -46,7 +46,7 @@ const probeMsMax = 15 * minuteMs
 const liveShare = 3
 
 /** Since when windows of a scope are expected: what its provider says, else since it is known; never before `fromMs`. */
-export function expectedFromMs(scope: ScopeMemory, fromMs = Number.NEGATIVE_INFINITY): number {
+export function expectedFromMs(scope: ScopeLife, fromMs = Number.NEGATIVE_INFINITY): number {
   return Math.max(scope.sinceMs ?? scope.expectedMs, fromMs)
 }
 
@@ -147,8 +147,13 @@ export function* askedWindows(input: {
       }
 }
 
-/** Windows of a scope that are expected and not settled, oldest first, up to the one that is running. */
-function* openWindows(scope: ScopeMemory, plan: Plan, nowMs: number, fromMs?: number): Generator<Window> {
+/** Windows of a scope that are expected and not settled, oldest first, up to and with the one that is running. */
+export function* openWindows(
+  scope: ScopeMemory,
+  plan: Plan,
+  nowMs: number,
+  fromMs?: number,
+): Generator<Window> {
   const expectedMs = expectedFromMs(scope, fromMs)
   const knowableMs = nowMs - plan.retentionMs
   // What is settled by a clock that ran ahead is not: its last planned re-read is still to come.

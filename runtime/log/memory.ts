@@ -38,14 +38,18 @@ export interface GridSpan extends Window {
   readonly widthMinutes: GridMinutes
 }
 
-/** All that is known of one scope. */
-export interface ScopeMemory {
+/** When a scope is there. */
+export interface ScopeLife {
   readonly scope: string
   /** Since when its provider has it, where that is known. */
   readonly sinceMs?: number
   /** Since when it is expected otherwise: it was first seen, or asked for by hand. */
   readonly expectedMs: number
   readonly endedMs?: number
+}
+
+/** All that is known of one scope. */
+export interface ScopeMemory extends ScopeLife {
   /** A listing's mark has named it as it is. */
   readonly announced: boolean
   /** Spans whose last planned read is done, oldest first, merged. */
@@ -149,10 +153,7 @@ export class CollectorMemory {
     const of = (table: string) => `select * from ${table} where source = ? and scope = ? order by start_ms`
     const windows = this.#all<WindowRow>(of('windows'), source, scope)
     return {
-      scope: row.scope,
-      ...(row.since_ms !== null && { sinceMs: row.since_ms }),
-      expectedMs: row.expected_ms,
-      ...(row.ended_ms !== null && { endedMs: row.ended_ms }),
+      ...lifeOf(row),
       announced: row.announced === 1,
       settled: this.#all<SpanRow>(of('settled'), source, scope).map(spanOf),
       grids: this.#all<SpanRow & { width_minutes: number }>(of('grids'), source, scope).map(grid => ({
@@ -161,6 +162,12 @@ export class CollectorMemory {
       })),
       windows: new Map(windows.map(window => [window.start_ms, windowOf(window)])),
     }
+  }
+
+  /** Scopes that no listing's mark has named as they are. */
+  unannounced(source: string): readonly ScopeLife[] {
+    const sql = 'select * from scopes where source = ? and announced = 0 order by scope'
+    return this.#all<ScopeRow>(sql, source).map(lifeOf)
   }
 
   /** The last read of an open window; undefined for one that was never read, or is settled. */
@@ -245,7 +252,7 @@ export class CollectorMemory {
       )
   }
 
-  /** Lets go of open windows behind the provider's retention: they cannot be read any more. */
+  /** Lets go of open windows behind the provider's retention. Call it inside a transaction. */
   forget(source: string, beforeMs: number): void {
     this.#prepare('delete from windows where source = ? and end_ms <= ?').run(source, beforeMs)
   }
@@ -365,6 +372,15 @@ export function preparedOnce(db: DatabaseSync): (sql: string) => StatementSync {
     const statement = db.prepare(sql)
     statements.set(sql, statement)
     return statement
+  }
+}
+
+function lifeOf(row: ScopeRow): ScopeLife {
+  return {
+    scope: row.scope,
+    ...(row.since_ms !== null && { sinceMs: row.since_ms }),
+    expectedMs: row.expected_ms,
+    ...(row.ended_ms !== null && { endedMs: row.ended_ms }),
   }
 }
 

@@ -208,6 +208,11 @@ export class SqliteOutbox implements Disposable {
     this.#transaction(() => this.memory.see(source, seen, expectedMs))
   }
 
+  /** Lets go of what is remembered of open windows that the provider no longer answers for. */
+  forget(source: string, beforeMs: number): void {
+    this.#transaction(() => this.memory.forget(source, beforeMs))
+  }
+
   /** The oldest rows of a partition that are not released, at least one if there is one. */
   pending(partition: number, limits: TakeLimits): OutboxRow[] {
     return this.#take(

@@ -1,0 +1,104 @@
+/** Whether this process does its work: checks by name, and the small HTTP server that shows them and the metrics. */
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { Registry } from 'prom-client'
+import { asFault, Fault } from '../schemas/fault.ts'
+
+/** What is wrong, in a sentence; undefined while all is well. */
+export type Problem = string | undefined
+
+/** The checks of the roles in this process. It is ready while none of them has a problem. */
+export class Health {
+  readonly #reported = new Map<string, Problem>()
+  readonly #checks = new Map<string, () => Problem>()
+
+  /** Says how a part is doing, until it says otherwise. */
+  report(name: string, problem: Problem): void {
+    this.#reported.set(name, problem)
+  }
+
+  /** A check that is asked each time. */
+  check(name: string, ask: () => Problem): void {
+    this.#checks.set(name, ask)
+  }
+
+  /** All checks in order of name, each ok or with its problem. */
+  results(): Readonly<Record<string, string>> {
+    const results = new Map<string, string>()
+    for (const [name, problem] of this.#reported) results.set(name, problem ?? 'ok')
+    for (const [name, ask] of this.#checks) {
+      let problem: Problem
+      try {
+        problem = ask()
+      } catch (error) {
+        problem = error instanceof Error ? error.message : String(error)
+      }
+      results.set(name, problem ?? 'ok')
+    }
+    return Object.fromEntries([...results].sort(([a], [b]) => (a < b ? -1 : 1)))
+  }
+
+  /** The problems alone, named. */
+  problems(): readonly string[] {
+    return Object.entries(this.results())
+      .filter(([, result]) => result !== 'ok')
+      .map(([name, result]) => `${name}: ${result}`)
+  }
+}
+
+export interface HealthServer extends AsyncDisposable {
+  readonly url: string
+}
+
+/**
+ * Serves `/healthz` (the process answers), `/readyz` (200 when every check is ok, else 503; both with the checks as
+ * JSON) and `/metrics`. Port 0 takes a free one.
+ * @throws Fault USAGE where the address cannot be had.
+ */
+export async function serveHealth(options: {
+  readonly health: Health
+  readonly registry: Registry
+  readonly host: string
+  readonly port: number
+}): Promise<HealthServer> {
+  const { health, registry } = options
+  const server = createServer((request, response) => {
+    const answer = (status: number, type: string, body: string) => {
+      response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
+      response.end(request.method === 'HEAD' ? undefined : body)
+    }
+    const path = request.url?.split('?')[0]
+    if (request.method !== 'GET' && request.method !== 'HEAD') return answer(405, 'text/plain', 'GET only\n')
+    if (path === '/healthz' || path === '/readyz') {
+      const checks = health.results()
+      const ready = Object.values(checks).every(result => result === 'ok')
+      const body = `${JSON.stringify({ ready, checks })}\n`
+      return answer(path === '/healthz' || ready ? 200 : 503, 'application/json', body)
+    }
+    if (path !== '/metrics') return answer(404, 'text/plain', 'not found\n')
+    registry.metrics().then(
+      text => answer(200, registry.contentType, text),
+      error => answer(500, 'text/plain', `${asFault(error, 'ABORTED').message}\n`),
+    )
+  })
+  server.requestTimeout = 10_000
+  server.headersTimeout = 5_000
+  server.listen(options.port, options.host)
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    throw new Fault('USAGE', `health: cannot listen on ${options.host}:${options.port}`, {}, { cause: error })
+  }
+  // Serving health is no reason to stay alive.
+  server.unref()
+  const { port } = server.address() as AddressInfo
+  const host = options.host.includes(':') ? `[${options.host}]` : options.host
+  return {
+    url: `http://${host}:${port}`,
+    async [Symbol.asyncDispose]() {
+      server.closeAllConnections()
+      await new Promise<void>(resolve => server.close(() => resolve()))
+    },
+  }
+}
