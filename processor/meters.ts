@@ -1,5 +1,5 @@
 /** What a meter's definition means in SQL: which events, which value, which dims. */
-import { Fault } from '../schemas/fault.ts'
+import { asFault, Fault } from '../schemas/fault.ts'
 import { measureNames } from '../schemas/measures.ts'
 import type { Meter } from '../schemas/meters.ts'
 import type { Params } from './store.ts'
@@ -16,6 +16,18 @@ export interface MeterSql {
 /** The meter's dims in the order in which rollups keep them. */
 export function dimNames(meter: Meter): readonly string[] {
   return Object.keys(meter.groupBy).sort()
+}
+
+/** What of the catalogue cannot be computed, a sentence each. */
+export function meterMisfits(meters: readonly Meter[]): readonly string[] {
+  return meters.flatMap(meter => {
+    try {
+      meterSql(meter)
+      return []
+    } catch (error) {
+      return [asFault(error, 'CONFIG_INVALID').message]
+    }
+  })
 }
 
 /** The aggregations that rollups can answer today. */

@@ -49,6 +49,8 @@ export interface Processor {
   readonly done: Promise<void>
   /** The offset behind the last one acknowledged by the ledger in this run. */
   position(partition: number): bigint | undefined
+  /** How many messages the ledger acknowledged in this run. */
+  taken(): bigint
   /** What is wrong now, or undefined: for readiness. */
   trouble(): string | undefined
   /** Resolves when no cell is stale. */
@@ -67,6 +69,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   const running = AbortSignal.any([signal, stop.signal])
   const ledger = new Ledger(store, log.id)
   const positions = new Map<number, bigint>()
+  let taken = 0n
   const troubles = new Map<'ledger' | 'rollups', string>()
 
   async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
@@ -97,6 +100,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     timer()
     await log.commit(batch)
     positions.set(accepted.partition, accepted.last + 1n)
+    taken += BigInt(accepted.messages)
     messagesTotal.inc({ outcome: 'reading' }, accepted.readings.length)
     messagesTotal.inc({ outcome: 'mark' }, accepted.marks.length)
     messagesTotal.inc({ outcome: 'duplicate' }, accepted.duplicates)
@@ -154,6 +158,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   return {
     done,
     position: partition => positions.get(partition),
+    taken: () => taken,
     trouble: () => troubles.values().next().value,
     fresh: async until => {
       while (!until.aborted) {

@@ -80,7 +80,7 @@ export const faults = {
   EVENT_NOT_JSON: {
     fate: 'reject',
     meaning: 'The message is not JSON.',
-    remedy: 'Mend the sender, then `meterline replay`.',
+    remedy: 'Mend the sender, and send it again.',
   },
   EVENT_INVALID: {
     fate: 'reject',
@@ -168,6 +168,11 @@ export const faults = {
     remedy: 'Use the Meterline version that made this store, or a later one.',
   },
   // -- configuration and use
+  INTERNAL: {
+    fate: 'halt',
+    meaning: 'Meterline met a state that it holds impossible.',
+    remedy: 'This is a bug: report it with the message and the stack.',
+  },
   USAGE: {
     fate: 'halt',
     meaning: 'The command was used wrongly.',
@@ -186,7 +191,7 @@ export const faults = {
   METER_UNKNOWN: {
     fate: 'halt',
     meaning: 'There is no meter, or no group of it, of this name.',
-    remedy: 'meterline sources and the catalogue name them.',
+    remedy: 'The catalogue names them; docs/reference/meters.md those that come with Meterline.',
   },
   // -- money
   CASE_INVALID: {

@@ -1,0 +1,240 @@
+/** The commands that ask and end: each opens what it needs, prints its answer to stdout and the rest to stderr. */
+import { mkdir, readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { bill } from '../processor/billing.ts'
+import { type CoverageRow, coverage as coverageOf, gapLine, isGap, spansOf } from '../processor/coverage.ts'
+import type { ExportFile } from '../processor/exports/export.ts'
+import { usage as usageOf } from '../processor/usage.ts'
+import { type Format, printJson, printRows } from '../runtime/print.ts'
+import { Fault } from '../schemas/fault.ts'
+import type { UsageRow } from '../schemas/meters.ts'
+import { type CalendarStep, dayMs, parseInstant } from '../schemas/window.ts'
+import { configured, openStore, type Settings, spanOf } from './roles.ts'
+
+const done = 0
+const failed = 1
+const gaps = 3
+
+export async function coverage(
+  settings: Settings & {
+    readonly from?: string
+    readonly to?: string
+    readonly source?: string
+    readonly scope?: string
+  },
+): Promise<number> {
+  const config = await configured(settings)
+  await using opened = await openStore(config, settings)
+  const nowMs = settings.nowMs()
+  const rows = await coverageOf(opened.store, {
+    span: {
+      startMs: settings.from === undefined ? nowMs - 7 * dayMs : parseInstant(settings.from, '--from'),
+      endMs: settings.to === undefined ? nowMs : parseInstant(settings.to, '--to'),
+    },
+    nowMs,
+    ...(settings.source !== undefined && { source: settings.source }),
+    ...(settings.scope !== undefined && { scope: settings.scope }),
+  })
+  return printCoverage(rows, settings)
+}
+
+/** Prints coverage, names its gaps on stderr, and says with which code to exit. */
+export function printCoverage(rows: readonly CoverageRow[], settings: Settings): number {
+  const spans = spansOf(rows)
+  settings.stdout(
+    settings.json === true
+      ? printJson(rows)
+      : printRows(
+          spans,
+          [
+            { heading: 'source', text: row => row.source },
+            { heading: 'scope', text: row => row.scope },
+            { heading: 'from', text: row => row.start },
+            { heading: 'to', text: row => row.end },
+            { heading: 'windows', text: row => String(row.windows), align: 'right' },
+            { heading: 'state', text: row => row.state },
+            { heading: 'subject', text: row => row.subject ?? '' },
+            { heading: 'fault', text: row => (row.fault ? `${row.fault.code} ${row.fault.message}` : '') },
+          ],
+          'table',
+        ),
+  )
+  for (const span of spans) if (isGap(span)) settings.stderr(gapLine(span))
+  return rows.some(isGap) ? gaps : done
+}
+
+export async function usage(
+  settings: Settings & {
+    readonly from: string
+    readonly to: string
+    readonly meter: string
+    readonly window?: string
+    readonly zone: string
+    readonly groupBy?: string
+    readonly where?: Readonly<Record<string, string>>
+    readonly subject?: readonly string[]
+    readonly format: Format
+  },
+): Promise<number> {
+  const config = await configured(settings)
+  const meter = config.meters.find(({ slug }) => slug === settings.meter)
+  if (!meter)
+    throw new Fault(
+      'METER_UNKNOWN',
+      `there is no meter "${settings.meter}"; there are ${config.meters.map(({ slug }) => slug).join(', ')}`,
+    )
+  await using opened = await openStore(config, settings)
+  const step = settings.window === undefined ? undefined : stepOf(settings.window)
+  const rows = await usageOf(opened.store, {
+    meter,
+    span: spanOf(settings),
+    zone: zoneOf(settings.zone),
+    groupBy: (settings.groupBy ?? '').split(',').filter(dim => dim !== ''),
+    where: settings.where ?? {},
+    ...(step && { step }),
+    ...(settings.subject && { subjects: settings.subject }),
+  })
+  settings.stdout(printUsage(rows, settings.json === true ? 'json' : settings.format))
+  return done
+}
+
+/** Usage as a table, CSV or JSON; the dims that were asked for have a column each. */
+export function printUsage(rows: readonly UsageRow[], format: Format): string {
+  const dims = Object.keys(rows[0]?.group_by ?? {})
+  return printRows(
+    rows,
+    [
+      { heading: 'meter', text: row => row.meter },
+      { heading: 'window_start', text: row => row.window_start },
+      { heading: 'window_end', text: row => row.window_end },
+      { heading: 'source', text: row => row.source },
+      { heading: 'subject', text: row => row.subject },
+      ...dims.map(dim => ({ heading: dim, text: (row: UsageRow) => row.group_by[dim] ?? '' })),
+      { heading: 'value', text: row => row.value, align: 'right' as const },
+      { heading: 'unit', text: row => row.unit },
+    ],
+    format,
+  )
+}
+
+function stepOf(text: string): CalendarStep {
+  const steps: readonly string[] = ['HOUR', 'DAY', 'WEEK', 'MONTH']
+  if (!steps.includes(text)) throw new Fault('USAGE', `--window ${text}: it is one of ${steps.join(', ')}`)
+  return text as CalendarStep
+}
+
+function zoneOf(zone: string): string {
+  try {
+    return Temporal.Now.zonedDateTimeISO(zone).timeZoneId
+  } catch (error) {
+    throw new Fault('USAGE', `--zone ${zone} is no IANA time zone`, {}, { cause: error })
+  }
+}
+
+export async function rate(settings: Settings & { readonly case: string }): Promise<number> {
+  const { rateCaseFile } = await import('../processor/rate-case.ts')
+  let text: string
+  try {
+    text = await readFile(settings.case, 'utf8')
+  } catch (error) {
+    throw new Fault('USAGE', `--case ${settings.case} cannot be read`, {}, { cause: error })
+  }
+  const { results, misses } = rateCaseFile(text)
+  if (settings.json === true) settings.stdout(printJson(results))
+  else
+    for (const result of results) {
+      settings.stdout(`${result.name}\n`)
+      if ('error' in result) settings.stdout(`  ${result.error.code} ${result.error.message}\n\n`)
+      else
+        settings.stdout(
+          `${printRows(
+            [...result.lines, { charge: 'total', quantity: null, amount: result.total }],
+            [
+              { heading: 'charge', text: line => line.charge },
+              { heading: 'quantity', text: line => line.quantity ?? '', align: 'right' },
+              { heading: 'amount', text: line => line.amount, align: 'right' },
+            ],
+            'table',
+          )}\n`,
+        )
+    }
+  for (const miss of misses) settings.stderr(miss)
+  return misses.length === 0 ? done : failed
+}
+
+export async function exportTo(
+  settings: Settings & {
+    readonly from: string
+    readonly to: string
+    readonly format: string
+    readonly account?: string
+    readonly out?: string
+  },
+): Promise<number> {
+  const { exportFormats } = await import('../processor/exports/list.ts')
+  const format = exportFormats.find(({ name }) => name === settings.format)
+  if (!format)
+    throw new Fault(
+      'USAGE',
+      `there is no export "${settings.format}"; there are ${exportFormats.map(({ name }) => name).join(', ')}`,
+    )
+  const config = await configured(settings)
+  await using opened = await openStore(config, settings)
+  const period = spanOf(settings)
+  let billed: Awaited<ReturnType<typeof bill>> | undefined
+  const files = await format.write({
+    period,
+    nowMs: settings.nowMs(),
+    zone: Temporal.Now.timeZoneId(),
+    store: opened.store,
+    lineItems: async () => {
+      billed = await bill(opened.store, config, period, settings.account)
+      return billed.accounts.flatMap(account => account.lines)
+    },
+  })
+  await writeFiles(files, format.makes, settings)
+  return nameUnbilled(billed, settings)
+}
+
+/** One file goes to stdout or to --out; several go into the directory --out, or here. */
+async function writeFiles(
+  files: readonly ExportFile[],
+  makes: 'one' | 'several',
+  settings: Settings & { readonly out?: string },
+): Promise<void> {
+  const [first] = files
+  if (makes === 'one' && first && settings.out === undefined) {
+    for (const chunk of first.chunks) settings.stdout(chunk)
+    return
+  }
+  if (makes === 'several') await mkdir(settings.out ?? '.', { recursive: true })
+  for (const { name, chunks } of files) {
+    const path = makes === 'one' ? (settings.out ?? name) : join(settings.out ?? '.', name)
+    await writeFile(path, chunks)
+    settings.stderr(`wrote ${path}`)
+  }
+}
+
+/** Usage that is on no line is named, one a line, and is a gap. */
+export function nameUnbilled(
+  billed: Awaited<ReturnType<typeof bill>> | undefined,
+  settings: Settings,
+): number {
+  const unassigned = billed?.unassigned ?? []
+  const unpriced = billed?.accounts.flatMap(account => account.unpriced) ?? []
+  for (const { source, subject, meter } of unassigned)
+    settings.stderr(`unassigned: source=${source} subject=${subject} meter=${meter}: no account pays for it`)
+  for (const { account, meter, quantity, dims } of unpriced)
+    settings.stderr(
+      `unpriced: account=${account} meter=${meter} quantity=${quantity} ${JSON.stringify(dims)}`,
+    )
+  return unassigned.length + unpriced.length > 0 ? gaps : done
+}
+
+export async function check(settings: Settings): Promise<number> {
+  const config = await configured(settings)
+  settings.stdout(
+    `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
+  )
+  return done
+}

@@ -1,0 +1,381 @@
+/** What each role is made of: a configuration in, running parts out. Here collector, log and ledger meet; read it from top to bottom. */
+import { existsSync } from 'node:fs'
+import { resolve } from 'node:path'
+import Type, { type TObject } from 'typebox'
+import type { OpenedSource } from '../collector/collect.ts'
+import type { Processor } from '../processor/process.ts'
+import type { Store } from '../processor/store.ts'
+import { type LoadedConfig, loadConfig } from '../runtime/config.ts'
+import { Health, type HealthServer, serveHealth } from '../runtime/health.ts'
+import type { KafkaConfig } from '../runtime/log/kafka.ts'
+import type { EventLog, RejectLog } from '../runtime/log/log.ts'
+import { SqliteOutbox } from '../runtime/log/outbox.ts'
+import { partitionOf } from '../runtime/log/partition.ts'
+import { type Logger, type LogLevel, logLevels, openLog } from '../runtime/logs.ts'
+import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
+import { readSecret } from '../runtime/secrets.ts'
+import { asFault, describeFault, Fault } from '../schemas/fault.ts'
+import { dayMs, parseInstant, secondMs } from '../schemas/window.ts'
+
+/** What every command gets from the command line and the process. */
+export interface Settings {
+  readonly config: string
+  readonly data?: string
+  readonly json?: boolean
+  readonly env: Readonly<Record<string, string | undefined>>
+  readonly signal: AbortSignal
+  readonly stdout: (text: string) => void
+  readonly stderr: (line: string) => void
+  readonly nowMs: () => number
+}
+
+/** The file that is looked for where no --config is given. */
+export const configDefault = 'meterline.yaml'
+
+// -- configuration
+
+/** @throws Fault CONFIG_INVALID naming every problem. */
+export async function configured(settings: Settings): Promise<LoadedConfig> {
+  const { sources } = await import('../collector/sources/list.ts')
+  const { grammar } = await import('../processor/pricing/list.ts')
+  const { bookMeterMisfits, bookMisfits } = await import('../schemas/pricebook.ts')
+  const { meterMisfits } = await import('../processor/meters.ts')
+  const file = settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
+  const config = loadConfig(file, {
+    // Kind and name stand in every source's options; the frame of the file holds them.
+    sourceSchemas: Object.fromEntries(
+      sources.map(({ kind, config: schema }) => [kind, Type.Omit(schema as TObject, ['kind', 'name'])]),
+    ),
+    bookMisfits: (book, meters) => {
+      const found = bookMisfits(book, grammar)
+      return found.length > 0 || meters === undefined
+        ? found
+        : bookMeterMisfits(book as LoadedConfig['books'][number], { meters, grammar })
+    },
+  })
+  const broken = meterMisfits(config.meters)
+  if (broken.length > 0) throw new Fault('CONFIG_INVALID', broken.join('\n'), { problems: broken.length })
+  return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
+}
+
+function kafkaConfig(config: LoadedConfig, settings: Settings): KafkaConfig | undefined {
+  const { kafka } = config
+  if (!kafka) return undefined
+  const { sasl, ssl, ...rest } = kafka
+  return {
+    ...rest,
+    retentionMs: config.outbox.retentionDays * dayMs,
+    ...(ssl !== undefined && { ssl }),
+    ...(sasl && {
+      sasl: {
+        ...sasl,
+        password: readSecret(sasl.password, { env: settings.env, option: 'kafka.sasl.password' }),
+      },
+    }),
+  }
+}
+
+// -- parts
+
+export interface OpenedStore extends AsyncDisposable {
+  readonly store: Store
+}
+
+/** The configured ClickHouse, or the embedded one of the data directory: the process that serves it, or one started here. */
+export async function openStore(config: LoadedConfig, settings: Settings): Promise<OpenedStore> {
+  const { Store } = await import('../processor/store.ts')
+  const { url, user = 'default', password, database } = config.store
+  await using opening = new AsyncDisposableStack()
+  let address = { url: url ?? '', user, password: '', database }
+  if (url !== undefined) {
+    if (password !== undefined)
+      address = {
+        ...address,
+        password: readSecret(password, { env: settings.env, option: 'store.password' }),
+      }
+  } else {
+    const { openEmbedded } = await import('./embedded/embedded.ts')
+    const embedded = opening.use(
+      await openEmbedded({ dataDir: config.data, restart: true, signal: settings.signal }),
+    )
+    address = { url: embedded.url, user: embedded.user, password: embedded.password, database }
+  }
+  const store = opening.use(await Store.open(address))
+  const opened = opening.move()
+  return { store, [Symbol.asyncDispose]: () => opened.disposeAsync() }
+}
+
+/** The sources as configured, each with an HTTP client of its own, so that a slow one takes nobody else's connections. */
+export async function openSources(
+  config: LoadedConfig,
+  settings: Settings,
+  scope: AsyncDisposableStack,
+): Promise<readonly OpenedSource[]> {
+  const { sources } = await import('../collector/sources/list.ts')
+  const { openHttp } = await import('../runtime/http.ts')
+  return config.sources.map(({ kind, name, fromMs, options }) => {
+    const source = sources.find(found => found.kind === kind)
+    if (!source) throw new Fault('CONFIG_INVALID', `source ${name}: there is no kind "${kind}"`)
+    const concurrency = (options as { readonly concurrency?: number }).concurrency
+    const http = scope.use(openHttp(concurrency === undefined ? {} : { concurrency }))
+    const opened = source.open(
+      { ...(options as object), name },
+      {
+        http,
+        secret: reference => readSecret(reference, { env: settings.env, option: `sources ${name}` }),
+        nowMs: settings.nowMs,
+      },
+    )
+    scope.use(opened)
+    return { kind, name, source: opened, ...(fromMs !== undefined && { fromMs }) }
+  })
+}
+
+export function openOutbox(config: LoadedConfig, settings: Settings): SqliteOutbox {
+  const { kafka } = config
+  return SqliteOutbox.open({
+    dir: config.data,
+    access: 'append',
+    ...(kafka && { partitions: { count: kafka.partitions, of: key => partitionOf(key, kafka.partitions) } }),
+    bytesMax: config.outbox.maxBytes,
+    retentionMs: config.outbox.retentionDays * dayMs,
+    nowMs: settings.nowMs,
+  })
+}
+
+/** Sends the outbox to Kafka until the signal; while Kafka is away it says so and tries again. */
+async function relayTo(
+  kafka: KafkaConfig,
+  outbox: SqliteOutbox,
+  health: Health,
+  log: Logger,
+  signal: AbortSignal,
+): Promise<void> {
+  const { kafkaLanes } = await import('../runtime/log/kafka.ts')
+  const { relay } = await import('../collector/relay.ts')
+  const { rest } = await import('../collector/collector.ts')
+  const talk = kafkaTalk(log)
+  while (!signal.aborted) {
+    try {
+      await using lanes = await kafkaLanes(kafka, { talk })
+      health.report('log', undefined)
+      await relay({
+        outbox,
+        lanes,
+        signal,
+        onAck: () => health.report('log', undefined),
+        onFault: fault => health.report('log', describeFault(fault)),
+      })
+    } catch (error) {
+      const fault = asFault(error, 'LOG_UNREACHABLE')
+      if (fault.fate === 'halt') throw fault
+      health.report('log', describeFault(fault))
+      log.warn({ fault }, 'the log is away: events wait in the outbox')
+      await rest(2 * secondMs, signal)
+    }
+  }
+}
+
+const kafkaTalk = (log: Logger) => (line: { readonly level: 'warn' | 'error'; readonly message: string }) =>
+  log[line.level === 'error' ? 'warn' : 'debug'](line.message)
+
+/** The processor over a log, with its state in the health of the role. */
+async function runningProcessor(
+  config: LoadedConfig,
+  parts: {
+    readonly store: Store
+    readonly eventLog: EventLog
+    readonly rejects?: RejectLog
+    readonly health: Health
+    readonly log: Logger
+    readonly signal: AbortSignal
+  },
+): Promise<Processor> {
+  const { startProcessor } = await import('../processor/process.ts')
+  const { store, eventLog, rejects, health, log, signal } = parts
+  const processor = await startProcessor({
+    store,
+    log: eventLog,
+    meters: config.meters,
+    signal,
+    say: line => log.warn(line),
+    ...(rejects && { rejects }),
+  })
+  health.check('processor', () => processor.trouble())
+  return processor
+}
+
+// -- roles
+
+/** What a daemon has beside its role: a log on stderr, health and metrics over HTTP. */
+interface Daemon extends AsyncDisposable {
+  readonly log: Logger
+  readonly health: Health
+  readonly served: HealthServer
+}
+
+async function daemon(config: LoadedConfig, settings: Settings, role: string): Promise<Daemon> {
+  const level = settings.env.METERLINE_LOG_LEVEL ?? 'info'
+  if (!(logLevels as readonly string[]).includes(level))
+    throw new Fault('CONFIG_INVALID', `METERLINE_LOG_LEVEL "${level}" is none of ${logLevels.join(', ')}`)
+  const log = openLog({ level: level as LogLevel, role })
+  const health = new Health()
+  collectProcessMetrics()
+  const served = await serveHealth({ health, registry, host: config.listen.host, port: config.listen.port })
+  log.info({ url: served.url, data: config.data }, `${role}: health and metrics at ${served.url}`)
+  return { log, health, served, [Symbol.asyncDispose]: () => served[Symbol.asyncDispose]() }
+}
+
+/** `meterline collect`: without --once the daemon, with it a bounded read of the past. */
+export async function collect(
+  settings: Settings & {
+    readonly once?: boolean
+    readonly from?: string
+    readonly to?: string
+    readonly source?: string
+    readonly scope?: string
+  },
+): Promise<number> {
+  if (settings.once === true) return await (await import('./once.ts')).collectOnceCommand(settings)
+  const config = await configured(settings)
+  if (!config.kafka)
+    throw new Fault(
+      'USAGE',
+      'a collector of its own needs `kafka`: without it `meterline up` runs all in one process',
+    )
+  await runRoles(config, settings, ['collector'])
+  return 0
+}
+
+/** `meterline process` */
+export async function process(settings: Settings): Promise<number> {
+  const config = await configured(settings)
+  if (!config.kafka)
+    throw new Fault(
+      'USAGE',
+      'a processor of its own needs `kafka`: without it `meterline up` runs all in one process',
+    )
+  await runRoles(config, settings, ['processor'])
+  return 0
+}
+
+/** `meterline up` */
+export async function up(settings: Settings): Promise<number> {
+  await runRoles(await configured(settings), settings, ['collector', 'processor'])
+  return 0
+}
+
+/** A sender has sources and an outbox on their way to the log, and reads only what it is told to. */
+export type Role = 'collector' | 'sender' | 'processor'
+
+/** Runs the roles until the signal. What halts one of them ends them all and is thrown: a supervisor starts anew. */
+async function runRoles(config: LoadedConfig, settings: Settings, roles: readonly Role[]): Promise<void> {
+  await using part = await daemon(config, settings, roles.length > 1 ? 'up' : (roles[0] ?? 'up'))
+  await using running = await startRoles(config, settings, roles, part)
+  await running.done
+  part.log.info('stopped')
+}
+
+export interface Running extends AsyncDisposable {
+  readonly done: Promise<void>
+  readonly outbox?: SqliteOutbox
+  readonly opened: readonly OpenedSource[]
+  readonly store?: Store
+  readonly processor?: Processor
+}
+
+/** Opens and starts the roles. The parts that wait for others are opened last and closed first. */
+export async function startRoles(
+  config: LoadedConfig,
+  settings: Settings,
+  roles: readonly Role[],
+  { log, health }: Pick<Daemon, 'log' | 'health'>,
+): Promise<Running> {
+  await using opening = new AsyncDisposableStack()
+  const broken = new AbortController()
+  const signal = AbortSignal.any([settings.signal, broken.signal])
+  const kafka = kafkaConfig(config, settings)
+  const collecting = roles.includes('collector') || roles.includes('sender')
+  const processing = roles.includes('processor')
+
+  const outbox = collecting || !kafka ? opening.use(openOutbox(config, settings)) : undefined
+  const opened = collecting ? await openSources(config, settings, opening) : []
+  if (collecting && opened.length === 0)
+    throw new Fault('CONFIG_INVALID', 'no `sources` are configured: nothing to read')
+  const parts: Promise<void>[] = []
+  let store: Store | undefined
+  let processor: Processor | undefined
+
+  if (processing) {
+    store = opening.use(await openStore(config, { ...settings, signal })).store
+    const onFault = (fault: Fault) => {
+      health.report('log', describeFault(fault))
+      log.error({ fault }, 'the log lost messages that the ledger lacks')
+    }
+    let eventLog: EventLog
+    let rejects: RejectLog | undefined
+    if (kafka) {
+      const { kafkaEventLog } = await import('../runtime/log/kafka-event-log.ts')
+      const { kafkaRejectLog } = await import('../runtime/log/kafka.ts')
+      eventLog = opening.use(await kafkaEventLog(kafka, { onFault, talk: kafkaTalk(log) }))
+      rejects = opening.use(await kafkaRejectLog(kafka))
+    } else {
+      const { embeddedLog } = await import('../runtime/log/embedded.ts')
+      if (!outbox) throw new Fault('INTERNAL', 'the embedded log is the outbox')
+      eventLog = opening.use(embeddedLog(outbox, { onFault }))
+    }
+    processor = await runningProcessor(config, {
+      store,
+      eventLog,
+      health,
+      log,
+      signal,
+      ...(rejects && { rejects }),
+    })
+    parts.push(processor.done)
+  }
+  if (roles.includes('sender') && outbox && kafka) parts.push(relayTo(kafka, outbox, health, log, signal))
+  if (roles.includes('collector') && outbox) {
+    const { runCollector } = await import('../collector/collector.ts')
+    parts.push(
+      runCollector({
+        sources: opened,
+        outbox,
+        health,
+        log,
+        signal,
+        nowMs: settings.nowMs,
+        ...(kafka && { relay: sending => relayTo(kafka, outbox, health, log, sending) }),
+      }),
+    )
+  }
+  for (const part of parts) part.catch(() => broken.abort())
+  const done = Promise.allSettled(parts).then(results => {
+    for (const result of results) if (result.status === 'rejected') throw result.reason
+  })
+  done.catch(() => undefined)
+  const held = opening.move()
+  return {
+    done,
+    opened,
+    ...(outbox && { outbox }),
+    ...(store && { store }),
+    ...(processor && { processor }),
+    [Symbol.asyncDispose]: async () => {
+      broken.abort()
+      await done.catch(() => undefined)
+      await held.disposeAsync()
+    },
+  }
+}
+
+/** @throws Fault USAGE where a span is missing or empty. */
+export function spanOf({ from, to }: { readonly from?: string; readonly to?: string }): {
+  readonly startMs: number
+  readonly endMs: number
+} {
+  if (from === undefined || to === undefined) throw new Fault('USAGE', '--from and --to are needed')
+  const span = { startMs: parseInstant(from, '--from'), endMs: parseInstant(to, '--to') }
+  if (span.startMs >= span.endMs) throw new Fault('USAGE', `--from ${from} is not before --to ${to}`)
+  return span
+}

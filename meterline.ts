@@ -1,0 +1,139 @@
+/** The command line: what each command is called and takes. What it does is imported when it runs, so that a collector loads no processor. */
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { stopSignal } from './runtime/stop.ts'
+import { asFault, describeFault } from './schemas/fault.ts'
+import { version } from './schemas/version.ts'
+
+const signal = stopSignal()
+const stdout = (text: string) => void process.stdout.write(text)
+const stderr = (line: string) => void process.stderr.write(`${line}\n`)
+const io = { signal, stdout, stderr, env: process.env, nowMs: () => Date.now() }
+
+const program = new Command('meterline')
+  .description(
+    'Usage metering for GPU clouds: from what the machines did to invoice lines that can be proved.',
+  )
+  .version(version)
+  .option('--config <file>', 'the YAML file that configures all', 'meterline.yaml')
+  .option('--data <dir>', 'where the outbox and the embedded store are kept (default: as configured)')
+  .option('--json', 'one JSON document on stdout and nothing else')
+  .showHelpAfterError('(meterline --help tells more)')
+  .configureOutput({ writeErr: text => process.stderr.write(text) })
+  .exitOverride()
+
+const settings = () => ({ ...io, ...program.opts<{ config: string; data?: string; json?: boolean }>() })
+const span = (command: Command) =>
+  command
+    .requiredOption('--from <time>', 'RFC 3339, inclusive')
+    .requiredOption('--to <time>', 'RFC 3339, exclusive')
+const collected = (value: string, before: readonly string[] = []) => [...before, value]
+const pairs = (value: string, before: Readonly<Record<string, string>> = {}) => {
+  const at = value.indexOf('=')
+  if (at < 1) throw new InvalidArgumentError('write name=value')
+  return { ...before, [value.slice(0, at)]: value.slice(at + 1) }
+}
+
+/** Runs a command; its exit code is what it resolves to, 0 if nothing. */
+function runs<Args extends unknown[]>(act: (...args: Args) => Promise<number | undefined>) {
+  return async (...args: Args) => {
+    process.exitCode = (await act(...args)) ?? 0
+  }
+}
+
+program
+  .command('demo')
+  .description('everything in one process against a bundled provider double: June 2025 of three tenants')
+  .option('--once', 'end when June is rated')
+  .addOption(
+    new Option('--log <kind>', 'where events travel').choices(['embedded', 'kafka']).default('embedded'),
+  )
+  .action(runs(async options => (await import('./deploy/demo/demo.ts')).demo({ ...settings(), ...options })))
+
+program
+  .command('up')
+  .description('collector and processor in one process')
+  .action(runs(async () => (await import('./deploy/roles.ts')).up(settings())))
+
+program
+  .command('collect')
+  .description('the collector; with --once a bounded read of the past, then its coverage')
+  .option('--once', 'read from --from to --to and end')
+  .option('--from <time>', 'RFC 3339, inclusive; widened to the grid of the source')
+  .option('--to <time>', 'RFC 3339, exclusive')
+  .option('--source <name>', 'only this source')
+  .option('--scope <scope>', 'only this scope')
+  .action(runs(async options => (await import('./deploy/roles.ts')).collect({ ...settings(), ...options })))
+
+program
+  .command('process')
+  .description('the processor: from Kafka into the ledger')
+  .action(runs(async () => (await import('./deploy/roles.ts')).process({ ...settings() })))
+
+program
+  .command('rafay-csv')
+  .description("drop-in for Rafay's published ncp_metrics.py: DAYS, RAFAY_CONSOLE_URL, RAFAY_DEFAULT_API_KEY")
+  .option('--out <dir>', 'where the two files go', '.')
+  .option('--book <file>', 'a price book: adds Billing Rate and Billing Amount')
+  .option('--ratecards <file>', "Rafay's SKU price configuration: adds the same")
+  .action(
+    runs(async options => (await import('./deploy/commands.ts')).rafayCsv({ ...settings(), ...options })),
+  )
+
+program
+  .command('coverage')
+  .description('which windows were read; exit 3 unless all were')
+  .option('--from <time>', 'RFC 3339, inclusive (default: a week ago)')
+  .option('--to <time>', 'RFC 3339, exclusive (default: now)')
+  .option('--source <name>', 'only this source')
+  .option('--scope <scope>', 'only this scope')
+  .action(
+    runs(async options => (await import('./deploy/commands.ts')).coverage({ ...settings(), ...options })),
+  )
+
+span(program.command('usage <meter>').description('the quantities of a meter'))
+  .option('--window <step>', 'HOUR, DAY, WEEK or MONTH; without it the span is one window')
+  .option('--zone <zone>', 'IANA time zone of the windows', 'UTC')
+  .option('--group-by <dims>', 'dims to keep, with commas between')
+  .option('--where <dim=value>', 'only this value of a dim', pairs)
+  .option('--subject <subject>', 'only this tenant', collected)
+  .addOption(new Option('--format <format>').choices(['table', 'csv', 'json']).default('table'))
+  .action(
+    runs(async (meter, options) =>
+      (await import('./deploy/commands.ts')).usage({ ...settings(), ...options, meter }),
+    ),
+  )
+
+program
+  .command('rate')
+  .description('rates usage by a price book from a file, without a database')
+  .requiredOption('--case <file>', 'the format of docs/reference/rating-cases.md')
+  .action(runs(async options => (await import('./deploy/commands.ts')).rate({ ...settings(), ...options })))
+
+span(program.command('export <format>').description('csv, jsonl or rafay-csv from the ledger'))
+  .option('--account <id>', 'only this account')
+  .option('--out <path>', 'a file, or for rafay-csv a directory (default: stdout, or here)')
+  .action(
+    runs(async (format, options) =>
+      (await import('./deploy/commands.ts')).exportTo({ ...settings(), ...options, format }),
+    ),
+  )
+
+program
+  .command('check')
+  .description('config, catalogue, accounts and books: every problem at once, with file and line')
+  .action(runs(async () => (await import('./deploy/commands.ts')).check(settings())))
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  if (error instanceof CommanderError) process.exitCode = error.exitCode === 0 ? 0 : 2
+  else {
+    const fault = asFault(error, 'INTERNAL')
+    stderr(
+      fault.code === 'INTERNAL' && error instanceof Error
+        ? (error.stack ?? error.message)
+        : describeFault(fault),
+    )
+    process.exitCode = fault.code === 'USAGE' ? 2 : 1
+  }
+}
