@@ -30,7 +30,7 @@ const Topic = (description: string, initial: string) =>
 export const SourceFrame = Type.Object({
   kind: Type.String({
     minLength: 1,
-    description: 'The kind of source: one of those that `meterline sources` lists.',
+    description: 'The kind of source: one of those in docs/reference/sources.md.',
   }),
   name: Type.String({
     pattern: '^[A-Za-z0-9._-]{1,128}$',

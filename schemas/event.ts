@@ -15,39 +15,47 @@ const utc = (description: string) =>
   Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d{3})?Z$', description })
 const decimal = Type.String({ pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,12})?$' })
 
-const WindowText = Type.Object(
-  { start: utc('Start, inclusive.'), end: utc('End, exclusive.') },
-  { additionalProperties: false },
-)
+const span = (description: string) =>
+  Type.Object(
+    { start: utc('Start, inclusive.'), end: utc('End, exclusive.') },
+    { additionalProperties: false, description },
+  )
 
 /** The `data` of a reading. */
 export const ReadingData = Type.Object(
   {
-    window: WindowText,
-    interval: Type.Optional(WindowText),
+    window: span('The window that was asked for.'),
+    interval: Type.Optional(span('The time really used inside the window, where the source knows it.')),
     resource: Type.Object(
       {
         kind: text('What it is: instance, pod, volume …', 64),
         id: text("The provider's id; where there is none, its name."),
-        name: Type.Optional(Type.String({ maxLength: 1024 })),
+        name: Type.Optional(
+          Type.String({ maxLength: 1024, description: 'What people call it; it may change.' }),
+        ),
       },
-      { additionalProperties: false },
+      { additionalProperties: false, description: 'What was used.' },
     ),
     measures: Type.Partial(
       Type.Object(
         Object.fromEntries(measureNames.map(name => [name, decimal])) as Record<MeasureName, typeof decimal>,
       ),
-      { additionalProperties: false, minProperties: 1 },
+      {
+        additionalProperties: false,
+        minProperties: 1,
+        description: 'How much, integrated over the window: at least one, each a decimal as text.',
+      },
     ),
     labels: Type.Record(Type.String({ pattern: '^.{1,256}$' }), Type.String({ maxLength: 4096 }), {
       maxProperties: 64,
+      description: 'What else the provider says of it; meters group and filter by these.',
     }),
     parts: Type.Optional(
       Type.Integer({ minimum: 1, description: 'How many provider rows were summed, if not one.' }),
     ),
     estimated: Type.Boolean({ description: 'True where the provider did not say, and a rule filled in.' }),
   },
-  { additionalProperties: false },
+  { additionalProperties: false, description: 'What one resource used.' },
 )
 export type ReadingData = Static<typeof ReadingData>
 
@@ -55,8 +63,8 @@ export type ReadingData = Static<typeof ReadingData>
 export const BadItem = Type.Object(
   {
     subject: Type.Optional(text('Whose gap it is; of the whole scope where this is missing.')),
-    code: Type.String({ maxLength: 64 }),
-    message: Type.String({ maxLength: 1024 }),
+    code: Type.String({ maxLength: 64, description: 'The code of the fault.' }),
+    message: Type.String({ maxLength: 1024, description: 'What is wrong with it.' }),
   },
   { additionalProperties: false },
 )
@@ -78,23 +86,38 @@ export const listedScopesMax = 2000
 /** The `data` of a mark. */
 export const MarkData = Type.Object(
   {
-    window: WindowText,
-    outcome: Type.Union([Type.Literal('complete'), Type.Literal('failed')]),
+    window: span('The window that was read.'),
+    outcome: Type.Union([Type.Literal('complete'), Type.Literal('failed')], {
+      description: 'A failed read counts for nothing: it is a recorded gap.',
+    }),
     events: Type.Integer({ minimum: 0, description: 'How many readings the read holds.' }),
     digest: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Sum of their content hashes mod 2^64.' }),
     repeats: Type.Optional(utc('readat of the read whose readings this one repeats; then it sends none.')),
     settled: Type.Boolean({ description: 'The last planned read of this window.' }),
-    estimated: Type.Boolean(),
-    bad: Type.Optional(Type.Array(BadItem, { maxItems: 1000 })),
-    scopes: Type.Optional(Type.Array(ListedScope, { maxItems: listedScopesMax })),
+    estimated: Type.Boolean({ description: 'Some reading of it is estimated: one without ranks above it.' }),
+    bad: Type.Optional(
+      Type.Array(BadItem, {
+        maxItems: 1000,
+        description: 'Items that could not be taken: each a gap of its own.',
+      }),
+    ),
+    scopes: Type.Optional(
+      Type.Array(ListedScope, {
+        maxItems: listedScopesMax,
+        description: 'In the mark of a listing: scopes that are new, or of which more is known.',
+      }),
+    ),
     fault: Type.Optional(
       Type.Object(
-        { code: Type.String({ maxLength: 64 }), message: Type.String({ maxLength: 1024 }) },
-        { additionalProperties: false },
+        {
+          code: Type.String({ maxLength: 64, description: 'Its code.' }),
+          message: Type.String({ maxLength: 1024, description: 'What happened.' }),
+        },
+        { additionalProperties: false, description: 'Why a read failed.' },
       ),
     ),
   },
-  { additionalProperties: false },
+  { additionalProperties: false, description: 'What was read, or why nothing was.' },
 )
 export type MarkData = Static<typeof MarkData>
 
@@ -102,24 +125,37 @@ export const markType = 'io.meterline.read.v1'
 /** The scope of the window in which a source lists its scopes. */
 export const listingScope = '*'
 
-const EventId = Type.String({ pattern: '^[0-9a-f]{32}@\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$' })
+const EventId = Type.String({
+  pattern: '^[0-9a-f]{32}@\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$',
+  description: 'Hash of source, scope, type, subject, resource and window, then `@` and readat.',
+})
 const own = {
-  specversion: Type.Literal('1.0'),
+  specversion: Type.Literal('1.0', { description: 'CloudEvents 1.0.' }),
   id: EventId,
-  source: Type.String({ pattern: '^meterline/[a-z0-9-]+/[A-Za-z0-9._-]+$', maxLength: 256 }),
+  source: Type.String({
+    pattern: '^meterline/[a-z0-9-]+/[A-Za-z0-9._-]+$',
+    maxLength: 256,
+    description: 'meterline, the kind of source, and its name in the config.',
+  }),
   time: utc("The window's start."),
   scope: text('The part of the source that one answer covers.', 512),
-  readat: Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$' }),
+  readat: Type.String({
+    pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}\\.\\d{3}Z$',
+    description: 'When the read was made, with milliseconds: it tells the reads of a window apart.',
+  }),
   partitionkey: text('Source and scope.', 1024),
-  datacontenttype: Type.Literal('application/json'),
+  datacontenttype: Type.Literal('application/json', { description: 'The data is JSON.' }),
 }
 
 /** A reading as a CloudEvent. */
 export const ReadingEvent = Type.Object(
   {
     ...own,
-    type: Type.String({ pattern: '^io\\.meterline\\.[a-z0-9-]+\\.[a-z0-9_-]+\\.v1$' }),
-    subject: text('The tenant.', 512),
+    type: Type.String({
+      pattern: '^io\\.meterline\\.[a-z0-9-]+\\.[a-z0-9_-]+\\.v1$',
+      description: 'io.meterline, the kind of source, what was read, and v1.',
+    }),
+    subject: text("The tenant, by the provider's id, which never changes.", 512),
     data: ReadingData,
   },
   { additionalProperties: false },
@@ -128,7 +164,7 @@ export type ReadingEvent = Static<typeof ReadingEvent>
 
 /** A mark as a CloudEvent. */
 export const MarkEvent = Type.Object(
-  { ...own, type: Type.Literal(markType), data: MarkData },
+  { ...own, type: Type.Literal(markType, { description: 'A mark.' }), data: MarkData },
   { additionalProperties: false },
 )
 export type MarkEvent = Static<typeof MarkEvent>

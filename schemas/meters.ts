@@ -30,12 +30,12 @@ export const Meter = Type.Object(
       pattern: '^[a-z][a-z0-9_]{0,62}$',
       description: 'Its name, in answers and price books.',
     }),
-    description: Type.Optional(Type.String({ maxLength: 1024 })),
+    description: Type.Optional(Type.String({ maxLength: 1024, description: 'What it counts, for people.' })),
     eventTypes: Type.Array(Type.String({ minLength: 1, maxLength: 256 }), {
       minItems: 1,
       description: 'The event types it takes.',
     }),
-    aggregation: Type.Enum(aggregations),
+    aggregation: Type.Enum(aggregations, { description: 'How the values of many events become one.' }),
     value: Type.Optional(Path),
     per: Type.Optional(
       Type.String({

@@ -1,0 +1,328 @@
+/** Writes docs/reference/ from the schemas and tables in the code (`npm run docs`), so that the two cannot differ. */
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import type { TSchema } from 'typebox'
+import { sources } from '../collector/sources/list.ts'
+import { AccountsFile } from '../schemas/accounts.ts'
+import { Config, SourceFrame } from '../schemas/config.ts'
+import { contentHash, MarkEvent, ReadingEvent, sealMark, sealReading, showDigest } from '../schemas/event.ts'
+import { faults } from '../schemas/fault.ts'
+import { measures } from '../schemas/measures.ts'
+import { CatalogueFile, defaultMeters } from '../schemas/meters.ts'
+import { windowAt } from '../schemas/window.ts'
+
+/** What the pages read of a JSON schema. */
+interface SchemaNode {
+  readonly type?: string | readonly string[]
+  readonly description?: string
+  readonly default?: unknown
+  readonly const?: unknown
+  readonly enum?: readonly unknown[]
+  readonly anyOf?: readonly SchemaNode[]
+  readonly minimum?: number
+  readonly maximum?: number
+  readonly secret?: boolean
+  readonly file?: boolean
+  readonly required?: readonly string[]
+  readonly properties?: Readonly<Record<string, SchemaNode>>
+  readonly patternProperties?: Readonly<Record<string, SchemaNode>>
+  readonly items?: SchemaNode
+}
+
+/** One line of a table of options or members. */
+interface Option {
+  readonly path: string
+  readonly type: string
+  /** Its default, or whether it must be there. */
+  readonly otherwise: string
+  readonly meaning: string
+}
+
+/** Every page by its file name in docs/reference/. */
+export function referencePages(): Readonly<Record<string, string>> {
+  return {
+    'faults.md': faultsPage(),
+    'events.md': eventsPage(),
+    'measures.md': measuresPage(),
+    'meters.md': metersPage(),
+    'config.md': configPage(),
+    'sources.md': sourcesPage(),
+    'config.schema.json': `${JSON.stringify(editorSchema(), null, 2)}\n`,
+  }
+}
+
+// -- pages
+
+function faultsPage(): string {
+  const fates = `\`retry\`: the same call may succeed later, and the window stays due. \`reject\`: this item or message is set aside with its
+reason, and the rest goes on. \`halt\`: a person must act; the process or command stops.`
+  const rows = Object.entries(faults).map(([code, { fate, meaning, remedy }]) => [
+    code,
+    fate,
+    meaning,
+    remedy,
+  ])
+  return page(
+    'Faults',
+    `Every failure that Meterline knows, what happens next, and what to do.\n\n${fates}`,
+    [table(['Code', 'Fate', 'What it is', 'What to do'], rows)],
+  )
+}
+
+function eventsPage(): string {
+  const window = windowAt(Date.UTC(2026, 1, 12, 8), 60)
+  const read = {
+    source: 'meterline/rafay/prod',
+    scope: 'lk5xnd2/h100-8x',
+    window,
+    readatMs: Date.UTC(2026, 1, 12, 9, 3, 11, 120),
+  }
+  const reading = sealReading(
+    {
+      thing: 'instance',
+      subject: 'lk5xnd2',
+      resource: { kind: 'instance', id: '019c510c-86c4-707d-aef7-15fa6af0422e', name: 'dev-vm-1' },
+      measures: { instance_seconds: '3600', gpu_seconds: '28800' },
+      labels: {
+        organization: 'Goodlife',
+        profile: 'h100-8x',
+        profile_type: 'compute',
+        gpu_type: 'Nvidia H100',
+      },
+    },
+    'rafay',
+    read,
+  )
+  const mark = sealMark(
+    {
+      outcome: 'complete',
+      events: 1,
+      digest: showDigest(contentHash(reading)),
+      settled: false,
+      estimated: false,
+    },
+    read,
+  )
+  return page(
+    'Events',
+    `What travels from collector to ledger: CloudEvents 1.0 in JSON. A reading says what one resource used in one window; a mark
+ends a read. Both have the partition key of their source and scope, so that a mark comes after its readings.`,
+    [
+      '## A reading',
+      fenced(reading),
+      memberTable(ReadingEvent),
+      'Its `measures` are those of [measures.md](measures.md).',
+      '## A mark',
+      fenced(mark),
+      memberTable(MarkEvent),
+    ],
+  )
+}
+
+function measuresPage(): string {
+  const bounds = { window: 'the seconds of its window, for each part', free: '1e24' }
+  const rows = Object.entries(measures).map(([name, { unit, meaning, bound }]) => [
+    `\`${name}\``,
+    unit,
+    meaning,
+    bounds[bound],
+  ])
+  return page(
+    'Measures',
+    `The quantities a reading may hold, integrated over its window. Each is a decimal as text, with at most 24 digits before the
+point and 12 after it, and never negative. Values beyond are rejected, never rounded.`,
+    [table(['Name', 'Unit', 'What it is', 'At most'], rows)],
+  )
+}
+
+function metersPage(): string {
+  const rows = defaultMeters.map(meter => [
+    `\`${meter.slug}\``,
+    meter.description ?? '',
+    `${meter.aggregation} ${meter.value ?? ''}${meter.per === undefined ? '' : ` / ${meter.per}`}`,
+    meter.unit,
+    Object.keys(meter.groupBy).join(', '),
+    meter.eventTypes.join(', '),
+  ])
+  return page(
+    'Meters',
+    'A meter is a named aggregation over events. A catalogue file (`catalogue` in [config.md](config.md)) replaces those that come\nwith Meterline.',
+    [
+      '## Those that come with Meterline',
+      table(['Slug', 'What it counts', 'Aggregation', 'Unit', 'Dims', 'Event types'], rows),
+      '## A catalogue file',
+      optionTable(CatalogueFile),
+    ],
+  )
+}
+
+function configPage(): string {
+  return page(
+    'Configuration',
+    `One YAML file, \`meterline.yaml\` unless \`--config\` names another. A path in it, or in a file it names, is relative to that
+file. \`meterline check\` names every problem in all of them at once. Editors complete and check it by
+[config.schema.json](config.schema.json):`,
+    [
+      '```yaml\n# yaml-language-server: $schema=config.schema.json\n```',
+      `A secret is a reference: \`\${env:NAME}\`, \`\${file:path}\` or \`file:path\`. It is read anew at each use, so a rotated secret
+counts at once; a newline at the end of a file is not part of it.`,
+      '## meterline.yaml',
+      optionTable(Config),
+      'The options of each kind of source are in [sources.md](sources.md).',
+      '## The accounts file',
+      `A tenant has one payer at any time. A currency is that of the account's price book.`,
+      optionTable(AccountsFile),
+      '## The catalogue file',
+      'See [meters.md](meters.md).',
+    ],
+  )
+}
+
+function sourcesPage(): string {
+  const common = Object.keys(SourceFrame.properties)
+  const kinds = sources.flatMap(({ kind, summary, config }) => [
+    `## ${kind}`,
+    summary,
+    table(
+      ['Option', 'Type', 'Default', 'What it is'],
+      options(config as SchemaNode)
+        .filter(({ path }) => !common.includes(path))
+        .map(({ path, type, otherwise, meaning }) => [`\`${path}\``, type, otherwise, meaning]),
+    ),
+  ])
+  return page('Sources', 'The kinds of sources, each an entry of `sources` in [config.md](config.md).', [
+    '## Options of every source',
+    optionTable(SourceFrame),
+    ...kinds,
+  ])
+}
+
+// -- the schema for editors
+
+/** One schema of the whole file: sources by their kind, and nothing required that has a default. */
+function editorSchema(): object {
+  const main = forEditors(Config as SchemaNode) as { properties: Record<string, object> }
+  const kinds = sources.map(({ kind, summary, config }) => {
+    const frame = SourceFrame as SchemaNode
+    const own = config as SchemaNode
+    const whole = {
+      ...own,
+      description: summary,
+      properties: {
+        ...frame.properties,
+        ...own.properties,
+        kind: { const: kind, description: frame.properties?.kind?.description },
+      },
+      required: [...new Set([...(frame.required ?? []), ...(own.required ?? [])])],
+    }
+    return forEditors(whole as SchemaNode)
+  })
+  return {
+    $schema: 'http://json-schema.org/draft-07/schema#',
+    title: 'Meterline configuration',
+    ...main,
+    properties: { ...main.properties, sources: { ...main.properties.sources, items: { anyOf: kinds } } },
+  }
+}
+
+function forEditors(node: SchemaNode): object {
+  const { secret: _, file: __, required, properties, items, anyOf, ...plain } = node
+  const needed = required?.filter(name => properties?.[name]?.default === undefined) ?? []
+  const each = (all: Readonly<Record<string, SchemaNode>>) =>
+    Object.fromEntries(Object.entries(all).map(([name, inner]) => [name, forEditors(inner)]))
+  return {
+    ...plain,
+    ...(properties && { properties: each(properties) }),
+    ...(needed.length > 0 && { required: needed }),
+    ...(items && { items: forEditors(items) }),
+    ...(anyOf && { anyOf: anyOf.map(forEditors) }),
+  }
+}
+
+// -- options of a schema
+
+/** All members of a schema, the inner ones behind their outer ones: `kafka.brokers`, `sources[].kind`. */
+function options(node: SchemaNode, prefix = ''): readonly Option[] {
+  return Object.entries(node.properties ?? {}).flatMap(([name, inner]) => {
+    const path = `${prefix}${name}`
+    const own: Option = {
+      path,
+      type: typeOf(inner),
+      otherwise: otherwiseOf(inner, node.required?.includes(name) ?? false),
+      meaning: inner.description ?? '',
+    }
+    // Measures have a page of their own.
+    if (name === 'measures' && prefix === 'data.') return [own]
+    const held = inner.items ? options(inner.items, `${path}[].`) : options(inner, `${path}.`)
+    return [own, ...held]
+  })
+}
+
+function typeOf(node: SchemaNode): string {
+  const words = node.enum ?? node.anyOf?.flatMap(one => (one.const === undefined ? [] : [one.const]))
+  if (words && words.length > 0) return words.map(word => `\`${String(word)}\``).join(', ')
+  if (node.const !== undefined) return `\`${String(node.const)}\``
+  if (node.secret) return 'secret'
+  if (node.file) return 'path'
+  if (node.items) return `list of ${typeOf(node.items)}`
+  if (node.patternProperties) return 'map'
+  const type = typeof node.type === 'string' ? node.type : (node.type ?? ['anything']).join(' or ')
+  return { string: 'text', integer: rangeOf(node), boolean: 'true or false', object: 'map' }[type] ?? type
+}
+
+function rangeOf({ minimum, maximum }: SchemaNode): string {
+  if (minimum === undefined) return 'whole number'
+  if (maximum === undefined || maximum >= Number.MAX_SAFE_INTEGER) return `whole number from ${minimum}`
+  return `whole number, ${minimum} to ${maximum}`
+}
+
+function otherwiseOf(node: SchemaNode, isRequired: boolean): string {
+  const { default: initial } = node
+  if (initial === undefined) return isRequired ? 'required' : ''
+  if (typeof initial === 'object')
+    return Object.keys(initial ?? {}).length === 0 ? '' : `\`${JSON.stringify(initial)}\``
+  return `\`${String(initial)}\``
+}
+
+function optionTable(schema: TSchema): string {
+  const rows = options(schema as SchemaNode).map(({ path, type, otherwise, meaning }) => [
+    `\`${path}\``,
+    type,
+    otherwise,
+    meaning,
+  ])
+  return table(['Option', 'Type', 'Default', 'What it is'], rows)
+}
+
+function memberTable(schema: TSchema): string {
+  const rows = options(schema as SchemaNode).map(({ path, type, otherwise, meaning }) => [
+    `\`${path}\``,
+    type,
+    otherwise === 'required' ? '' : 'optional',
+    meaning,
+  ])
+  return table(['Member', 'Type', '', 'What it is'], rows)
+}
+
+// -- Markdown
+
+function page(title: string, summary: string, parts: readonly string[]): string {
+  const origin = '<!-- Made by docs/generate.ts from the code: change it there, then run `npm run docs`. -->'
+  return `${[`# ${title}`, origin, summary, ...parts].join('\n\n')}\n`
+}
+
+function table(heads: readonly string[], rows: readonly (readonly string[])[]): string {
+  const line = (cells: readonly string[]) =>
+    `| ${cells.map(cell => cell.replaceAll('|', '\\|')).join(' | ')} |`
+  return [line(heads), line(heads.map(() => '---')), ...rows.map(line)].join('\n')
+}
+
+function fenced(json: object): string {
+  return `\`\`\`json\n${JSON.stringify(json, null, 2)}\n\`\`\``
+}
+
+if (import.meta.main) {
+  const folder = join(import.meta.dirname, 'reference')
+  mkdirSync(folder, { recursive: true })
+  for (const [name, text] of Object.entries(referencePages())) writeFileSync(join(folder, name), text)
+}
