@@ -230,15 +230,24 @@ function chargeLines(
     taken,
   )
   const per = perOf(charge, period)
+  const segments = segmentsOf(charge, pieces, period)
+  const quantities = modifiers.reduce<readonly Fraction[]>(
+    (held, modifier) =>
+      charge[modifier.key] === undefined
+        ? held
+        : (modifier.quantities?.(held, charge[modifier.key], context) ?? held),
+    segments.map(segment => sum(segment.pieces.map(piece => piece.quantity)).div(per)),
+  )
+  const total = sum(quantities)
   const lines: RatedLine[] = []
   let before = zero
-  for (const segment of segmentsOf(charge, pieces, period)) {
+  for (const [place, segment] of segments.entries()) {
     const metered = take(segment.pieces, charge, tally)
-    const quantity = sum(segment.pieces.map(piece => piece.quantity)).div(per)
+    const quantity = quantities[place]!
     const model = modelOf(segment.price, priceModels)
     assert(model, 'a checked book names a price model')
     const proof = proofOf(context, segment.price, model.metered ? show(metered) : null, per, pins.sha256)
-    for (const part of model.rate(segment.price, { quantity, before }, context)) {
+    for (const part of model.rate(segment.price, { quantity, before, total }, context)) {
       const whole = { ...part, amount: pins.round(part.exact) }
       const items = splitLine(whole, segment.pieces, context)
       assert(sum(items.map(item => item.amount)).equals(whole.amount), 'the items of a line sum to it')

@@ -16,13 +16,12 @@ export const Money = Type.String({
   description: 'A decimal in quotes, such as "2.99".',
 })
 
-/** A positive whole number, as text or as a JSON integer: both are exact. */
-export const Count = Type.Unsafe<string | number>({
+/** A quantity that a book names, as text or as a JSON integer: both are exact. */
+export const Amount = {
   type: ['string', 'integer'],
-  pattern: '^[1-9][0-9]{0,17}$',
-  minimum: 1,
-  description: 'A positive whole number.',
-})
+  pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,12})?$',
+  minimum: 0,
+} as const
 
 const Name = Type.String({ pattern: '^[^\\u0000-\\u001f\\u007f]{1,256}$' })
 const Dim = Type.String({ pattern: '^[^\\u0000-\\u001f\\u007f]{1,256}$' })
@@ -154,6 +153,14 @@ export interface Grammar {
 /** sha256 of the book's canonical JSON: what every line pins. */
 export function bookHash(book: Book): string {
   return hash('sha256', canonicalJson(book), 'hex')
+}
+
+/** An amount that is billed as it stands has no more decimals than the currency. */
+export function moneyMisfits(amount: string, minorDigits: number, path: string): readonly Misfit[] {
+  const decimals = amount.split('.')[1]?.length ?? 0
+  return decimals > minorDigits
+    ? [{ path, message: `has ${decimals} decimals, and the currency ${minorDigits}` }]
+    : []
 }
 
 /** How many decimals the book's amounts have. */

@@ -28,6 +28,8 @@ export interface Priced {
   readonly quantity: Fraction
   /** What the charge's earlier prices of the period took already: a tier's position carries over. */
   readonly before: Fraction
+  /** What all of the charge's prices of the period take together. */
+  readonly total: Fraction
 }
 
 /** A line before rounding. `suffix` is put behind the charge's id with a dot. */
@@ -63,6 +65,12 @@ export interface Modifier<Schema extends TSchema = TSchema> extends GrammarWord 
   dims?(setting: Static<Schema>): readonly string[]
   /** Changes or narrows what the charge takes, before `per`. */
   pieces?(pieces: readonly Piece[], setting: Static<Schema>, context: RatingContext): readonly Piece[]
+  /** Changes the quantities after `per`, one a price of the period, in the order of time. */
+  quantities?(
+    quantities: readonly Fraction[],
+    setting: Static<Schema>,
+    context: RatingContext,
+  ): readonly Fraction[]
   /** Splits a line, made of these pieces, into lines that sum to it. */
   split?(
     line: Rounded,

@@ -90,7 +90,7 @@ test('what is not built yet is refused by the name of its charge and model', () 
   const found = saysOf(
     book({
       charges: [
-        charge('egress', { price: { graduated: [] }, included: '1000' }),
+        charge('night', { price: { percent: '25' }, increment: '60' }),
         charge('res', { price: { reserve: {} } }),
       ],
       adjust: [{ id: 'vat', tax: { percent: '8.25' } }],
@@ -99,8 +99,8 @@ test('what is not built yet is refused by the name of its charge and model', () 
   )
   expect(found).toEqual([
     '/overrides overrides are not built yet',
-    '/charges/0/included charge "egress": "included" is not built yet',
-    '/charges/0/price charge "egress": price model "graduated" is not built yet',
+    '/charges/0/increment charge "night": "increment" is not built yet',
+    '/charges/0/price charge "night": price model "percent" is not built yet',
     '/charges/1/price charge "res": price model "reserve" is not built yet',
     '/adjust/0/tax adjustment "vat": "tax" is not built yet',
   ])
