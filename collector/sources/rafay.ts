@@ -8,6 +8,7 @@ import Type, { type Static } from 'typebox'
 import { mapBounded } from '../../runtime/bounded.ts'
 import type { Http } from '../../runtime/http.ts'
 import { registry } from '../../runtime/metrics.ts'
+import { Secret } from '../../schemas/config.ts'
 import { exact, isBoundedDecimal, show, showRounded } from '../../schemas/decimal.ts'
 import type { Usage } from '../../schemas/event.ts'
 import { Fault, type FaultFacts } from '../../schemas/fault.ts'
@@ -33,12 +34,6 @@ import {
 import { type Page, readPages } from '../paging.ts'
 import { defineSource, type Scope, type Source, type SourceContext } from '../source.ts'
 
-const secret = (description: string) =>
-  Type.String({
-    minLength: 1,
-    secret: true,
-    description: `${description} Write \${env:NAME} or \${file:path}.`,
-  })
 const names = (description: string, defaults: readonly string[]) =>
   Type.Array(Type.String({ minLength: 1 }), { default: [...defaults], description })
 /** A mapped parameter gives any measure but the two that the rows give themselves. */
@@ -57,10 +52,10 @@ export const RafayConfig = Type.Object(
         'billing: the published API, all organizations in one answer. console: the one of ncp_metrics.py, an answer for each organization and profile.',
     }),
     url: Type.String({ minLength: 1, description: 'Address of the console; without a scheme it is https.' }),
-    apiKey: secret("Key of the default organization's admin, sent as x-api-key."),
+    apiKey: Secret("Key of the default organization's admin, sent as x-api-key."),
     opsUrl: Type.Optional(Type.String({ minLength: 1, description: 'Address of the ops console.' })),
     partnerApiKey: Type.Optional(
-      secret(
+      Secret(
         'Key of the ops console. billing: with opsUrl, adds the label organization_external_id. console: used to list the organizations.',
       ),
     ),
@@ -143,7 +138,7 @@ export const RafayConfig = Type.Object(
           url: Type.Optional(
             Type.String({ minLength: 1, description: 'Address of the ops console, if not opsUrl.' }),
           ),
-          apiKey: secret('Key of the ops console, sent as X-RAFAY.'),
+          apiKey: Secret('Key of the ops console, sent as X-RAFAY.'),
         },
         { additionalProperties: false, description: 'Token usage of the ops API.' },
       ),

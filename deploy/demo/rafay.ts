@@ -203,7 +203,7 @@ export async function startRafayDouble(options: RafayDoubleOptions): Promise<Raf
   }
   const calls: RafayCall[] = []
   const hits = new WeakMap<RafayFault, number>()
-  const pages = new Map<string, number>()
+  const pages = new Map<string, { readonly page: number; readonly offset: number }>()
   const closing = new AbortController()
 
   async function answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
@@ -227,15 +227,16 @@ export async function startRafayDouble(options: RafayDoubleOptions): Promise<Raf
     await reply(response, call, asked, fault)
   }
 
-  /** Which page of its answer this call asks for: an answer begins again at offset 0. */
+  /** Which page of its answer this call asks for: an answer begins again at offset 0, a retry asks for the same. */
   function pageOf(route: Route, url: URL): number {
     const query = new URLSearchParams(url.searchParams)
-    const first = Number(query.get('offset') ?? '0') === 0
+    const offset = Number(query.get('offset') ?? '0')
     for (const name of ['offset', 'page', 'limit']) query.delete(name)
     const answerKey = `${route.endpoint} ${route.kind} ${route.organization} ${route.profile} ${query}`
-    const page = first ? 1 : (pages.get(answerKey) ?? 1) + 1
+    const last = pages.get(answerKey)
+    const page = offset === 0 || !last ? 1 : offset === last.offset ? last.page : last.page + 1
     if (pages.size > answersKept) pages.clear()
-    pages.set(answerKey, page)
+    pages.set(answerKey, { page, offset })
     return page
   }
 
