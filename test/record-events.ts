@@ -1,0 +1,129 @@
+/**
+ * Records the events of a version in test/fixtures/events/<tag>/, for later versions to be held against. Run it once,
+ * before the tag: `node test/record-events.ts v0.1.0`. It writes into no folder that is there: a recording never changes.
+ */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { encodeStructured } from '../schemas/cloudevents.ts'
+import {
+  contentHash,
+  listingScope,
+  type MarkData,
+  type MarkEvent,
+  type ReadIdentity,
+  type ReadingEvent,
+  sealMark,
+  sealReading,
+  showDigest,
+  showReadat,
+  type Usage,
+} from '../schemas/event.ts'
+import { hourMs, minuteMs, windowAt } from '../schemas/window.ts'
+
+export const recordings = join(import.meta.dirname, 'fixtures/events')
+
+/** By file name: one of everything that this version sends. */
+export function eventsOfThisVersion(): Readonly<Record<string, ReadingEvent | MarkEvent>> {
+  const startMs = Date.UTC(2026, 1, 12, 8)
+  const readOf = (source: string, scope: string, widthMinutes: 15 | 60, afterMs: number): ReadIdentity => {
+    const window = windowAt(startMs, widthMinutes)
+    return { source: `meterline/rafay/${source}`, scope, window, readatMs: window.endMs + afterMs }
+  }
+  const mark = (readings: readonly ReadingEvent[], read: ReadIdentity, more: Partial<MarkData> = {}) =>
+    sealMark(
+      {
+        outcome: 'complete',
+        events: readings.length,
+        digest: showDigest(readings.reduce((sum, reading) => sum + contentHash(reading), 0n)),
+        settled: false,
+        estimated: readings.some(({ data }) => data.estimated),
+        ...more,
+      },
+      read,
+    )
+
+  const billing = readOf('prod', 'compute', 15, 3 * minuteMs + 11_120)
+  const again = { ...billing, readatMs: billing.readatMs + hourMs }
+  const console = readOf('console', 'Goodlife/h100-8x', 60, 200)
+  const ops = readOf('prod', 'tokens', 15, 5_000)
+  const listing = readOf('prod', listingScope, 15, 1_000)
+  const instance = sealReading(billingInstance, 'rafay', billing)
+  const profile = sealReading(consoleInstance, 'rafay', console)
+  const tokens = sealReading(modelTokens, 'rafay', ops)
+  return {
+    'instance-billing.json': instance,
+    'instance-console.json': profile,
+    'tokens.json': tokens,
+    'read-complete.json': mark([instance], billing, {
+      bad: [
+        { subject: 'k2ab9dq', code: 'ITEM_UNREADABLE', message: 'instance broken-vm: /raw_usage is null' },
+        { code: 'ITEM_UNREADABLE', message: '/instance_organization_id is missing' },
+      ],
+    }),
+    'read-repeat.json': mark([instance], again, { repeats: showReadat(billing.readatMs), settled: true }),
+    'read-estimated.json': mark([profile], console),
+    'read-tokens.json': mark([tokens], ops, { settled: true }),
+    'read-failed.json': mark([], readOf('prod', 'service', 15, 7_000), {
+      outcome: 'failed',
+      fault: { code: 'SOURCE_BUSY', message: 'rafay.instance_usage answered 503 after 5 tries' },
+    }),
+    'read-listing.json': mark([], listing, {
+      scopes: [
+        { scope: 'compute', since: '2026-02-01T00:00:00Z' },
+        { scope: 'Oldlife/a100', since: '2025-11-03T10:15:00Z', ended: '2026-02-12T08:00:00Z' },
+      ],
+    }),
+  }
+}
+
+const billingInstance: Usage = {
+  thing: 'instance',
+  subject: 'lk5xnd2',
+  resource: { kind: 'instance', id: '019c510c-86c4-707d-aef7-15fa6af0422e', name: 'dev-vm-1' },
+  measures: { instance_seconds: '900', gpu_seconds: '7199.9964' },
+  labels: {
+    organization: 'Goodlife',
+    project: 'development',
+    project_id: '7krxjzk',
+    profile: 'h100-8x',
+    profile_id: '019c2891-3cd2-7aec-a429-283874929fbd',
+    profile_type: 'compute',
+    gpu_type: 'Nvidia H100',
+    gpu_count: '8',
+    Memory: '256 GiB – größer',
+  },
+}
+
+const consoleInstance: Usage = {
+  thing: 'instance',
+  subject: 'goodlife',
+  resource: { kind: 'instance', id: 'test "mohan"', name: 'test "mohan"' },
+  measures: { instance_seconds: '5400.25', gpu_seconds: '10800.5', storage_byte_seconds: '360000000000000' },
+  labels: {
+    organization: 'Goodlife',
+    profile: 'h100-8x',
+    profile_type: 'Unknown',
+    status: 'running, stopped',
+  },
+  interval: { startMs: Date.UTC(2026, 1, 12, 8, 10), endMs: Date.UTC(2026, 1, 12, 8, 55, 0, 125) },
+  parts: 2,
+  estimated: true,
+}
+
+const modelTokens: Usage = {
+  thing: 'tokens',
+  subject: 'lk5xnd2',
+  resource: { kind: 'model', id: 'llama-3-70b' },
+  measures: { tokens: '9007199254740993', input_tokens: '9007199254740000', output_tokens: '993' },
+  labels: { organization: 'Goodlife', model: 'Llama 3 70B' },
+}
+
+function record(tag: string): void {
+  const folder = join(recordings, tag)
+  if (!/^v\d+\.\d+\.\d+$/.test(tag) || existsSync(folder)) throw new Error(`"${tag}" is no new version`)
+  mkdirSync(folder, { recursive: true })
+  for (const [file, event] of Object.entries(eventsOfThisVersion()))
+    writeFileSync(join(folder, file), `${JSON.stringify(JSON.parse(encodeStructured(event)), null, 2)}\n`)
+}
+
+if (import.meta.main) record(process.argv[2] ?? '')
