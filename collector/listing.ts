@@ -61,12 +61,12 @@ export async function listScopes(
   const startedMs = options.nowMs()
   const deadlineMs = options.deadlineMs ?? readDeadlineMsDefault
   const deadline = AbortSignal.timeout(deadlineMs)
-  const readOf = (window: Window) => ({
-    source,
-    scope: listingScope,
-    window,
-    readatMs: outbox.memory.nextReadatMs(source, listingScope, window, startedMs),
-  })
+  let readatMs = -1
+  // Each later than the one before: neighbouring windows are remembered as one span, with its newest readat.
+  const readOf = (window: Window) => {
+    readatMs = Math.max(readatMs + 1, outbox.memory.nextReadatMs(source, listingScope, window, startedMs))
+    return { source, scope: listingScope, window, readatMs }
+  }
   // Listing is expected itself, from the first try on.
   outbox.see(source, [{ scope: listingScope }], options.expectedMs)
 
