@@ -53,6 +53,8 @@ export interface LineProof {
   readonly metered: string | null
   readonly per: string
   readonly unit: string | null
+  /** The charge's modifiers, as written. */
+  readonly modifiers: Readonly<Record<string, unknown>>
   readonly price: Price
   readonly period_start: string
   readonly period_end: string
@@ -403,6 +405,9 @@ function proofOf(
     metered,
     per: show(per),
     unit: charge.unit ?? null,
+    modifiers: Object.fromEntries(
+      modifiers.flatMap(({ key }) => (charge[key] === undefined ? [] : [[key, charge[key]]])),
+    ),
     price,
     period_start: showInstant(period.startMs),
     period_end: showInstant(period.endMs),

@@ -89,6 +89,8 @@ export interface RatecardBook {
    * meter's `groupBy` must have besides.
    */
   readonly dims: Readonly<Record<string, string>>
+  /** An instance's parameters as the dims of the book. */
+  readonly dimsOf: (parameters: Readonly<Record<string, string>>) => Readonly<Record<string, string>>
 }
 
 /** A dimension's rows in the currency asked for. */
@@ -137,7 +139,7 @@ export function ratecardsToBook(
     charges,
   }
   refuse(bookMisfits(book, grammar), 'the book made of them')
-  return { book, dims: dims.labels() }
+  return { book, dims: dims.labels(), dimsOf: dims.dimsOf }
 }
 
 function profilesOf(ratecards: string | object): readonly unknown[] {
@@ -299,6 +301,7 @@ function priceText(written: string): string {
 function parameterDims(special: Readonly<Record<string, readonly string[]>>): {
   readonly dimOf: (profile: string, parameter: string) => string
   readonly labels: () => Readonly<Record<string, string>>
+  readonly dimsOf: RatecardBook['dimsOf']
 } {
   const parameters = new Map<string, string>()
   const labels = new Map<string, string>()
@@ -315,6 +318,14 @@ function parameterDims(special: Readonly<Record<string, readonly string[]>>): {
       return dim
     },
     labels: () => Object.fromEntries(labels),
+    // Of the parameters that may name the GPU's type or count, the first in their order counts, as in the source.
+    dimsOf: held =>
+      Object.fromEntries(
+        [...parameters].flatMap(([dim, parameter]) => {
+          const name = (special[dim] ?? [parameter]).find(each => Object.hasOwn(held, each))
+          return name === undefined ? [] : [[dim, held[name]!]]
+        }),
+      ),
   }
 }
 

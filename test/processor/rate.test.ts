@@ -358,6 +358,7 @@ test('a line carries the proof of what made it', () => {
     metered: '5400',
     per: '3600',
     unit: 'GPU-Hours',
+    modifiers: {},
     price: { unit: '2.99' },
     period_start: '2025-06-01T00:00:00Z',
     period_end: '2025-07-01T00:00:00Z',

@@ -75,7 +75,10 @@ test('a row with a value prices the instances of that value, times the count', (
     lines: [['p.GPU Type.L40', '40', 'GPU Count-Hours', '1.2', '48']],
   })
   expect(bill(typed, '10', { gpu_type: 'A4', gpu_count: '1' }).total).toBe('10.00')
-  expect(ratecardsToBook(typed, { currency: 'USD' }).dims).toEqual({ gpu_count: 'gpu_count' })
+  const { dims, dimsOf } = ratecardsToBook(typed, { currency: 'USD' })
+  expect(dims).toEqual({ gpu_count: 'gpu_count' })
+  expect(dimsOf({ 'GPU Type': 'L40', GPU: '4', Memory: '256' })).toEqual({ gpu_type: 'L40', gpu_count: '4' })
+  expect(dimsOf({ 'GPU Type': 'L40' })).toEqual({ gpu_type: 'L40' })
 })
 
 test('a value without a row, a count that is missing and a profile without prices are errors, never free', () => {
@@ -245,7 +248,7 @@ test('ratecards read from the API with exact numbers make the same book as the Y
   const json = `{"profiles":[{"name":"p","billing":{"currency":["USD"],"dimensions":["instance"],
     "ratecard":{"instance":[{"price":12.0,"time_unit":"h","currency":"USD"}]}}},{"name":"q"}]}`
   const fromApi = ratecardsToBook(parseExact(json) as object, { currency: 'USD' })
-  expect(fromApi).toEqual(ratecardsToBook(json, { currency: 'USD' }))
+  expect(fromApi.book).toEqual(ratecardsToBook(json, { currency: 'USD' }).book)
   expect(fromApi.book.charges[0]?.price).toEqual({ unit: '12.0' })
 })
 

@@ -82,6 +82,16 @@ charges:
   expect(dated('2025-06-15T00:00:00Z')).toBeUndefined()
 })
 
+test('a book that reports usage without a price gives none either', () => {
+  const later = pricesOf(`
+currency: USD
+unpriced: report
+from: "2025-07-01T00:00:00Z"
+charges: [{id: slurm, meter: instance_hours, price: {unit: "1"}}]
+`)
+  expect(later(row('10'))).toBeUndefined()
+})
+
 test('by ratecards, only the instance dimension can be told from a row', () => {
   const { book: made } = ratecardsToBook(
     `
@@ -107,6 +117,42 @@ profiles:
   expect(price(row('2', { profile: 'minutes' }))).toEqual({ rate: '0.5', amount: '60.00' })
   for (const profile of ['sized', 'both', 'typed', 'unheard'])
     expect(price(row('1', { profile }))).toBeUndefined()
+})
+
+test('what the console tells of parameters decides what the columns do not', () => {
+  const { book: made, dimsOf } = ratecardsToBook(
+    `
+profiles:
+- name: typed
+  billing:
+    currency: [USD]
+    dimensions: [GPU Type, Disk]
+    ratecard:
+      GPU Type: [{price: 1.0, time_unit: h, value: A4, count_from: GPU Count}, {price: 1.2, time_unit: h, value: L40, count_from: GPU Count}]
+      Disk: [{price: .5, time_unit: h, value: nvme}]
+- name: gpus
+  billing: {currency: USD, dimensions: [GPU], ratecard: {GPU: [{price: 2.50, time_unit: h}]}}
+`,
+    { currency: 'USD' },
+  )
+  const price = (parameters: Record<string, string>, profile = 'typed') =>
+    rowPrices(made, period)({ ...row('10', { profile }), dims: dimsOf(parameters) })
+  expect(price({ 'GPU Type': 'L40', 'GPU Count': '4', Disk: 'nvme' })).toEqual({
+    rate: '5.3',
+    amount: '53.00',
+  })
+  expect(price({ GPU: '3' }, 'gpus')).toEqual({ rate: '2.50', amount: '75.00' })
+  expect(price({}, 'gpus')).toBeUndefined()
+  for (const missing of ['GPU Type', 'GPU Count', 'Disk']) {
+    const { [missing]: _, ...rest }: Record<string, string> = {
+      'GPU Type': 'L40',
+      'GPU Count': '4',
+      Disk: 'nvme',
+    }
+    expect(price(rest)).toBeUndefined()
+  }
+  expect(price({ 'GPU Type': 'H100', 'GPU Count': '4', Disk: 'nvme' })).toBeUndefined()
+  expect(price({ 'GPU Type': 'L40', 'GPU Count': '4', Disk: 'tape' })).toBeUndefined()
 })
 
 test('any hours within bounds have an amount in whole cents, the negative of its negative', () => {
