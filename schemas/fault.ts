@@ -247,8 +247,17 @@ export class Fault extends Error {
 /** Any thrown thing as a Fault; what is not one becomes `otherwise` with its message. */
 export function asFault(error: unknown, otherwise: FaultCode, facts: FaultFacts = {}): Fault {
   if (error instanceof Fault) return error
-  const message = error instanceof Error ? error.message : String(error)
-  return new Fault(otherwise, message, facts, { cause: error })
+  return new Fault(otherwise, wordsOf(error), facts, { cause: error })
+}
+
+function wordsOf(thrown: unknown): string {
+  if (thrown instanceof Error) return thrown.message
+  try {
+    return String(thrown)
+  } catch {
+    // Anything can be thrown, also an object that refuses to become text.
+    return `a thrown ${typeof thrown} that has no text`
+  }
 }
 
 /** One line for a person: `CODE message (fact=value …)`. */
