@@ -46,6 +46,7 @@ export async function configured(settings: Settings): Promise<LoadedConfig> {
     sourceSchemas: Object.fromEntries(
       sources.map(({ kind, config: schema }) => [kind, Type.Omit(schema as TObject, ['kind', 'name'])]),
     ),
+    meterMisfit: meter => meterMisfits([meter])[0],
     bookMisfits: (book, meters) => {
       const found = bookMisfits(book, grammar)
       return found.length > 0 || meters === undefined
@@ -53,8 +54,6 @@ export async function configured(settings: Settings): Promise<LoadedConfig> {
         : bookMeterMisfits(book as LoadedConfig['books'][number], { meters, grammar })
     },
   })
-  const broken = meterMisfits(config.meters)
-  if (broken.length > 0) throw new Fault('CONFIG_INVALID', broken.join('\n'), { problems: broken.length })
   return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
 }
 

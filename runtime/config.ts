@@ -38,6 +38,8 @@ export interface LoadedConfig
 export interface ConfigRules {
   /** The schema of the options of each kind of source, without those that all have. */
   readonly sourceSchemas: Readonly<Record<string, TSchema>>
+  /** Why a meter that fits its schema cannot be computed; undefined where it can. */
+  readonly meterMisfit?: (meter: Meter) => string | undefined
   /** What is wrong with a would-be price book; `meters` is undefined where the catalogue itself is wrong. */
   readonly bookMisfits: (book: unknown, meters: readonly Meter[] | undefined) => readonly Misfit[]
 }
@@ -76,7 +78,7 @@ export function checkConfig(
 
   // Files are read even where the rest of the config is wrong, so that all is named at once.
   const catalogue = fileOf(yaml, value, '/catalogue', { dir, problems })
-  const meters = catalogue === 'none' ? defaultMeters : metersOf(catalogue, problems)
+  const meters = catalogue === 'none' ? defaultMeters : metersOf(catalogue, rules, problems)
   const books = booksOf(yaml, value, { dir, rules, problems, meters })
   const allBooks = Array.isArray(value.priceBooks) && books.length === value.priceBooks.length
   const accounts = accountsOf(fileOf(yaml, value, '/accounts', { dir, problems }), {
@@ -184,10 +186,18 @@ function mainMisfits({ kafka, store }: Config): readonly Misfit[] {
   return found
 }
 
-function metersOf(yaml: YamlFile | undefined, problems: Problem[]): readonly Meter[] | undefined {
+function metersOf(
+  yaml: YamlFile | undefined,
+  rules: ConfigRules,
+  problems: Problem[],
+): readonly Meter[] | undefined {
   if (!yaml || !hold(yaml, CatalogueFile, yaml.value, problems)) return undefined
   const { meters } = yaml.value as { readonly meters: readonly Meter[] }
-  const found = catalogueMisfits(meters)
+  const found = [...catalogueMisfits(meters)]
+  for (const [index, meter] of meters.entries()) {
+    const message = rules.meterMisfit?.(meter)
+    if (message !== undefined) found.push({ path: `/meters/${index}`, message })
+  }
   problems.push(...found.map(({ path, message }) => yaml.problem(path, message)))
   return found.length === 0 ? meters : undefined
 }

@@ -512,6 +512,24 @@ describe('accounts, books and the catalogue hold each other', () => {
   })
 })
 
+describe('a meter that cannot be computed', () => {
+  test('is named at its place, beside all other problems', () => {
+    const meter = { slug: 'm', eventTypes: ['a'], aggregation: 'SUM', value: 'tokens', unit: '1' }
+    const file = files({
+      'meterline.yaml': 'catalogue: c.yaml\ndata: 1\n',
+      'c.yaml': { meters: [meter, { ...meter, slug: 'other' }] },
+    })
+    const { problems } = checkConfig(file, {
+      ...rules,
+      meterMisfit: ({ slug }) => (slug === 'other' ? 'cannot be' : undefined),
+    })
+    expect(problems.map(({ line, path, message }) => [line, path, message])).toEqual([
+      [2, 'data', expect.stringContaining('must be text')],
+      [8, 'meters[1]', 'cannot be'],
+    ])
+  })
+})
+
 describe('any one error in a whole configuration', () => {
   type Tree = Record<string, unknown>
   interface Error {

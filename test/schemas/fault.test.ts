@@ -57,6 +57,7 @@ describe('a fault', () => {
         expect(made.cause).toBe(thrown)
       }),
     )
+    expect(asFault(Object.create(null), 'ABORTED').message).toBe('a thrown object that has no text')
     expect(asFault(new TypeError('x is not a function'), 'ABORTED').message).toBe('x is not a function')
   })
 })
