@@ -1,8 +1,9 @@
 /** The one way out to providers: an HTTP client with a deadline, retries, bounded concurrency and a histogram per endpoint. */
-import { finished, type Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { setTimeout as sleepFor } from 'node:timers/promises'
 import { getCACertificates } from 'node:tls'
-import { createBrotliDecompress, createGunzip } from 'node:zlib'
+import { promisify } from 'node:util'
+import { brotliDecompress, brotliDecompressSync, gunzip, gunzipSync } from 'node:zlib'
 import { Counter, Histogram } from 'prom-client'
 import { Agent, type Dispatcher, EnvHttpProxyAgent, request as undiciRequest } from 'undici'
 import { Fault, type FaultFacts } from '../schemas/fault.ts'
@@ -135,8 +136,12 @@ export function openHttp(options: HttpOptions = {}): Http {
 
   async function attempt(asked: HttpRequest, stop: AbortSignal): Promise<Outcome> {
     const { endpoint } = asked
-    const deadline = AbortSignal.timeout(deadlineMs)
-    const either = anyOf([stop, deadline])
+    const either = anyOf([stop])
+    let late = false
+    const deadline = setTimeout(() => {
+      late = true
+      either.abort()
+    }, deadlineMs)
     const startedMs = performance.now()
     let status: number | undefined
     const done = (shown: string) => {
@@ -174,7 +179,7 @@ export function openHttp(options: HttpOptions = {}): Http {
           fault: new Fault(error.code, `${endpoint}: ${error.message}`, facts, { cause: error }),
           again: error.code === 'BODY_UNREADABLE',
         }
-      if (deadline.aborted && !stop.aborted)
+      if (late && !stop.aborted)
         return {
           fault: new Fault(
             'SOURCE_UNREACHABLE',
@@ -204,6 +209,7 @@ export function openHttp(options: HttpOptions = {}): Http {
         again: !isHopeless(reason),
       }
     } finally {
+      clearTimeout(deadline)
       either.release()
     }
   }
@@ -292,14 +298,16 @@ async function readText(
     if (Number(headers['content-length'] ?? 0) > bytesMax) throw tooLarge(bytesMax)
     const chunks: Buffer[] = []
     let bytes = 0
-    for await (const chunk of decoded(body, headers['content-encoding'])) {
+    for await (const chunk of body) {
       bytes += (chunk as Buffer).length
       if (bytes > bytesMax) throw tooLarge(bytesMax)
       chunks.push(chunk as Buffer)
     }
-    return new TextDecoder('utf-8', { fatal: true }).decode(Buffer.concat(chunks))
+    const whole = await decoded(Buffer.concat(chunks), headers['content-encoding'], bytesMax)
+    return new TextDecoder('utf-8', { fatal: true }).decode(whole)
   } catch (error) {
     const code = (error as { code?: unknown }).code
+    if (code === 'ERR_BUFFER_TOO_LARGE') throw tooLarge(bytesMax)
     if (
       typeof code === 'string' &&
       (/^(Z_|ERR__ERROR|ERR_BROTLI)/.test(code) || code === 'ERR_ENCODING_INVALID_ENCODED_DATA')
@@ -322,14 +330,20 @@ function tooLarge(bytesMax: number): Fault {
   return new Fault('BODY_TOO_LARGE', `the body is larger than ${bytesMax} bytes`)
 }
 
-function decoded(body: Readable, encoding: string | undefined): Readable {
+/** Small bodies are decoded at once: a stream or a thread for each costs more than the work. */
+const atOnceBytesMax = 64 * 1024
+const gunzipLater = promisify<Buffer, { maxOutputLength: number }, Buffer>(gunzip)
+const brotliLater = promisify<Buffer, { maxOutputLength: number }, Buffer>(brotliDecompress)
+
+async function decoded(bytes: Buffer, encoding: string | undefined, bytesMax: number): Promise<Buffer> {
   const name = encoding?.trim().toLowerCase() ?? ''
-  if (name === '' || name === 'identity') return body
-  if (name !== 'gzip' && name !== 'x-gzip' && name !== 'br')
-    throw new Fault('BODY_UNREADABLE', `the content encoding "${name.slice(0, 40)}" was not asked for`)
-  const decoder = name === 'br' ? createBrotliDecompress() : createGunzip()
-  finished(body, error => error && decoder.destroy(error))
-  return body.pipe(decoder)
+  if (name === '' || name === 'identity') return bytes
+  const bound = { maxOutputLength: bytesMax }
+  const atOnce = bytes.length <= atOnceBytesMax
+  if (name === 'gzip' || name === 'x-gzip')
+    return atOnce ? gunzipSync(bytes, bound) : gunzipLater(bytes, bound)
+  if (name === 'br') return atOnce ? brotliDecompressSync(bytes, bound) : brotliLater(bytes, bound)
+  throw new Fault('BODY_UNREADABLE', `the content encoding "${name.slice(0, 40)}" was not asked for`)
 }
 
 function plainHeaders(
@@ -394,7 +408,7 @@ function openSlots(most: number) {
 }
 
 /** AbortSignal.any keeps its sources' listeners until it is collected; this one lets go when told. */
-function anyOf(signals: readonly AbortSignal[]): { readonly signal: AbortSignal; release(): void } {
+function anyOf(signals: readonly AbortSignal[]) {
   const either = new AbortController()
   const abort = () => either.abort()
   for (const signal of signals) {
@@ -403,6 +417,7 @@ function anyOf(signals: readonly AbortSignal[]): { readonly signal: AbortSignal;
   }
   return {
     signal: either.signal,
+    abort,
     release() {
       for (const signal of signals) signal.removeEventListener('abort', abort)
     },
