@@ -9,7 +9,7 @@ import type { WriteStream } from 'node:tty'
 import { SingleBar } from 'cli-progress'
 import { Counter } from 'prom-client'
 import { mapBounded } from '../runtime/bounded.ts'
-import { type HttpOptions, type HttpProxy, openHttp } from '../runtime/http.ts'
+import { type HttpOptions, type HttpProxy, openHttp, proxyOf } from '../runtime/http.ts'
 import { registry } from '../runtime/metrics.ts'
 import { minorDigitsOf } from '../schemas/currency.ts'
 import { type DecimalText, show } from '../schemas/decimal.ts'
@@ -195,13 +195,6 @@ function certificatesOf(path: string): string | undefined {
   } catch {
     return undefined
   }
-}
-
-function proxyOf(env: Environment): HttpProxy {
-  const http = env.http_proxy || env.HTTP_PROXY
-  const https = env.https_proxy || env.HTTPS_PROXY
-  const none = env.no_proxy || env.NO_PROXY
-  return { ...(http && { http }), ...(https && { https }), ...(none && { none }) }
 }
 
 /** What could not be read. */

@@ -42,6 +42,14 @@ export interface HttpProxy {
   readonly none?: string
 }
 
+/** What the environment says of proxies, in the names that curl and Python read too. */
+export function proxyOf(env: Readonly<Record<string, string | undefined>>): HttpProxy {
+  const http = env.http_proxy || env.HTTP_PROXY
+  const https = env.https_proxy || env.HTTPS_PROXY
+  const none = env.no_proxy || env.NO_PROXY
+  return { ...(http && { http }), ...(https && { https }), ...(none && { none }) }
+}
+
 export interface HttpOptions {
   /** How many calls may be under way at once. */
   readonly concurrency?: number

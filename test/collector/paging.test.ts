@@ -1,3 +1,4 @@
+/** Paging: every row once, whatever a provider says of its pages; a drift begins the answer again. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { type Page, readPages } from '../../collector/paging.ts'

@@ -1,3 +1,4 @@
+/** The drop-in for Rafay's script: the golden bytes, and what it does where the script crashes or loses rows. */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

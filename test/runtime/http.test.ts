@@ -1,3 +1,4 @@
+/** The HTTP client against real servers on the loopback, which fail in every way a provider does. */
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer, type RequestListener, type ServerResponse } from 'node:http'

@@ -1,3 +1,4 @@
+/** The CSV of Rafay's script against what Python wrote. */
 import { parse } from 'csv-parse/sync'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'

@@ -1,3 +1,4 @@
+/** The Rafay source against its double, both dialects: the contract of every source, and what is its own. */
 import { readFileSync } from 'node:fs'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'

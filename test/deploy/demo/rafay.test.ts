@@ -1,3 +1,4 @@
+/** The Rafay double: its answers against the published one, and its misbehaviour on request. */
 import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 import { afterEach, expect, test } from 'vitest'
