@@ -49,9 +49,12 @@ const startMs = 60_000
 /** Longer than the process takes to end running statements (server.ts). */
 const stopMs = 10_000
 const pingMs = 2_000
-const restartsMax = 5
-/** Crashes longer ago than this no longer count against `restartsMax`. */
-const restartsWithinMs = 60_000
+/** A process that ended sooner after it answered counts as a quick crash. */
+const quickCrashMs = 1_000
+/** So many quick crashes in a row, and it is not started again. */
+const quickCrashesMax = 10
+/** How long starting again is tried, while something else has the directory for instance. */
+const restartMs = 60_000
 
 /**
  * Uses the process named in DATA/store.json if it answers, else starts one for as long as the result is not disposed.
@@ -272,22 +275,31 @@ class OwnedStore implements Embedded {
   }
 
   async #supervise(): Promise<EmbeddedExit> {
-    const crashesMs: number[] = []
-    for (;;) {
+    const { signal } = this.#closing
+    for (let quickCrashes = 0; ; ) {
+      const sinceMs = performance.now()
       const exit = await this.#process.exit
-      const nowMs = performance.now()
-      crashesMs.push(nowMs)
-      const recent = crashesMs.filter(ms => nowMs - ms < restartsWithinMs)
-      if (this.#closing.signal.aborted || recent.length > restartsMax) return exit
-      try {
-        const started = await start(this.#options, this.#closing.signal)
-        if (started.kind === 'borrowed') return exit
-        this.#process = started.process
-      } catch {
-        return exit
-      }
-      if (this.#closing.signal.aborted) this.#process.child.stdin?.end()
+      quickCrashes = performance.now() - sinceMs < quickCrashMs ? quickCrashes + 1 : 0
+      if (signal.aborted || quickCrashes > quickCrashesMax) return exit
+      await sleep(200 * quickCrashes, undefined, { signal }).catch(() => undefined)
+      const next = await this.#startAgain()
+      if (!next) return exit
+      this.#process = next
+      // Disposed in the moment in which it came up: the pipe of the old one was closed, not this one's.
+      if (signal.aborted) next.child.stdin?.end()
     }
+  }
+
+  /** Another process may have taken the directory meanwhile, for a command's length: then this one waits its turn. */
+  async #startAgain(): Promise<Serving | undefined> {
+    const { signal } = this.#closing
+    const deadlineMs = performance.now() + restartMs
+    while (!signal.aborted && performance.now() < deadlineMs) {
+      const started = await start(this.#options, signal).catch(() => undefined)
+      if (started?.kind === 'owned') return started.process
+      await sleep(500, undefined, { signal }).catch(() => undefined)
+    }
+    return undefined
   }
 }
 

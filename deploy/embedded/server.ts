@@ -808,9 +808,9 @@ async function main(): Promise<void> {
   server.stop()
   http.close()
   http.closeIdleConnections()
-  if (!(await idle(server, orphaned() ? orphanDrainMs : drainMs))) {
+  if (!(await idle(server, () => (orphaned() ? orphanDrainMs : drainMs)))) {
     await Promise.race([server.killAll(), sleep(killMs)])
-    await idle(server, killMs)
+    await idle(server, () => killMs)
   }
   if (server.activeCount === 0) engine.close()
   process.exit(0)
@@ -832,11 +832,14 @@ async function listen(http: ReturnType<typeof createServer>, port: number): Prom
   }
 }
 
-/** Waits until no request is being answered, at most `waitMs`. */
-async function idle(server: Server, waitMs: number): Promise<boolean> {
-  const deadlineMs = performance.now() + waitMs
+/**
+ * Waits until no request is being answered, at most `waitMs`. That is asked again and again: a parent's pipe closes a
+ * moment before it counts as dead.
+ */
+async function idle(server: Server, waitMs: () => number): Promise<boolean> {
+  const startMs = performance.now()
   while (server.activeCount > 0) {
-    if (performance.now() > deadlineMs) return false
+    if (performance.now() - startMs > waitMs()) return false
     await sleep(20)
   }
   return true

@@ -73,19 +73,18 @@ export function readStatement(sql: string): Statement {
     }
   }
 
-  const text = end === undefined ? sql : sql.slice(0, end)
   const verb = words[0]?.text.toLowerCase() ?? ''
   const formatIndex = words.findLastIndex(
     (word, index) => word.text.toLowerCase() === 'format' && index > 0 && words[index + 1]?.text,
   )
   const format = formatIndex < 0 ? undefined : words[formatIndex + 1]!
   const last = words.at(-1)
-  const isInsert = verb === 'insert'
-  const rest = last === undefined ? '' : text.slice(last.start + last.text.length).trim()
+  const lastEnd = last === undefined ? 0 : last.start + last.text.length
   const takesData =
-    isInsert &&
-    rest === '' &&
+    verb === 'insert' &&
+    /^[\s;]*$/.test(sql.slice(lastEnd)) &&
     ((format !== undefined && format === last) || /^values$/i.test(last?.text ?? ''))
+  const text = sql.slice(0, takesData ? lastEnd : end)
   return {
     verb,
     ...(format === undefined ? {} : { format: format.text, formatStart: words[formatIndex]!.start }),

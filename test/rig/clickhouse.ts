@@ -44,7 +44,11 @@ async function embedded(options: { readonly memoryBytesMax?: number }): Promise<
     rmSync(dataDir, { recursive: true, force: true })
   }
   const kill = async () => {
-    process.kill(store.pid, 'SIGKILL')
+    try {
+      process.kill(store.pid, 'SIGKILL')
+    } catch {
+      // Dead already, and on its way back.
+    }
   }
   return { url, user, password, database, how: 'embedded', stop, kill, [Symbol.asyncDispose]: stop }
 }
