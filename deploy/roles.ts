@@ -1,7 +1,7 @@
 /** What each role is made of: a configuration in, running parts out. Here collector, log and ledger meet; read it from top to bottom. */
 import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
-import Type, { type TObject } from 'typebox'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { OpenedSource } from '../collector/collect.ts'
 import type { Processor } from '../processor/process.ts'
 import type { Store } from '../processor/store.ts'
@@ -42,10 +42,7 @@ export async function configured(settings: Settings): Promise<LoadedConfig> {
   const { meterMisfits } = await import('../processor/meters.ts')
   const file = settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
   const config = loadConfig(file, {
-    // Kind and name stand in every source's options; the frame of the file holds them.
-    sourceSchemas: Object.fromEntries(
-      sources.map(({ kind, config: schema }) => [kind, Type.Omit(schema as TObject, ['kind', 'name'])]),
-    ),
+    sourceSchemas: Object.fromEntries(sources.map(({ kind, config: schema }) => [kind, schema])),
     meterMisfit: meter => meterMisfits([meter])[0],
     bookMisfits: (book, meters) => {
       const found = bookMisfits(book, grammar)
@@ -80,8 +77,19 @@ export interface OpenedStore extends AsyncDisposable {
   readonly store: Store
 }
 
-/** The configured ClickHouse, or the embedded one of the data directory: the process that serves it, or one started here. */
-export async function openStore(config: LoadedConfig, settings: Settings): Promise<OpenedStore> {
+/** How long a daemon waits for a command that has started the store for its own length. */
+const borrowedMsMax = 60 * secondMs
+
+/**
+ * The configured ClickHouse, or the embedded one of the data directory: the process that serves it, or one started here.
+ * A daemon must be the one that starts it: a borrowed store would end with the command that it is borrowed from.
+ * @throws Fault STORE_LOCKED where another daemon has it
+ */
+export async function openStore(
+  config: LoadedConfig,
+  settings: Settings,
+  use: 'borrowed or own' | 'own' = 'borrowed or own',
+): Promise<OpenedStore> {
   const { Store } = await import('../processor/store.ts')
   const { url, user = 'default', password, database } = config.store
   await using opening = new AsyncDisposableStack()
@@ -94,9 +102,18 @@ export async function openStore(config: LoadedConfig, settings: Settings): Promi
       }
   } else {
     const { openEmbedded } = await import('./embedded/embedded.ts')
-    const embedded = opening.use(
-      await openEmbedded({ dataDir: config.data, restart: true, signal: settings.signal }),
-    )
+    const open = () => openEmbedded({ dataDir: config.data, restart: true, signal: settings.signal })
+    const untilMs = performance.now() + borrowedMsMax
+    let embedded = await open()
+    for (; use === 'own' && !embedded.owned; embedded = await open()) {
+      if (performance.now() > untilMs)
+        throw new Fault('STORE_LOCKED', `process ${embedded.pid} serves the store of ${config.data}`, {
+          dir: config.data,
+          pid: embedded.pid,
+        })
+      await sleep(200, undefined, { signal: settings.signal })
+    }
+    opening.use(embedded)
     address = { url: embedded.url, user: embedded.user, password: embedded.password, database }
   }
   const store = opening.use(await Store.open(address))
@@ -306,7 +323,7 @@ export async function startRoles(
   let processor: Processor | undefined
 
   if (processing) {
-    store = opening.use(await openStore(config, { ...settings, signal })).store
+    store = opening.use(await openStore(config, { ...settings, signal }, 'own')).store
     const onFault = (fault: Fault) => {
       health.report('log', describeFault(fault))
       log.error({ fault }, 'the log lost messages that the ledger lacks')
