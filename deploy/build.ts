@@ -18,7 +18,7 @@ export function build(root: string): void {
   const compiled = spawnSync(
     process.execPath,
     [join(root, 'node_modules/typescript/bin/tsc'), '--project', join(root, 'tsconfig.build.json')],
-    { cwd: root, stdio: 'inherit' },
+    { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] },
   )
   if (compiled.status !== 0) throw new Error('the sources do not compile')
   for (const file of globSync(`{${layers.join(',')}}/**/*.*`, { cwd: root, exclude: ['**/*.ts'] })) {

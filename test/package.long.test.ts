@@ -99,7 +99,7 @@ describe('installed elsewhere', () => {
     await must('npm', ['install', '--no-audit', '--no-fund', tarball], project)
     const command = join(project, 'node_modules/.bin/meterline')
     expect((await must(command, ['--version'], folder)).trim()).toBe(version)
-    expect((await must('npx', ['--no', 'meterline', '--version'], project)).trim()).toBe(version)
+    expect((await must('npx', ['meterline', '--version'], project)).trim()).toBe(version)
     expect(await must(command, ['--help'], folder)).toContain('rafay-csv')
 
     const wrong = await run(command, ['no-such-command'], folder)
