@@ -14,14 +14,7 @@ import { registry } from '../runtime/metrics.ts'
 import { minorDigitsOf } from '../schemas/currency.ts'
 import { type DecimalText, show } from '../schemas/decimal.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
-import {
-  fractionOf,
-  isJsonArray,
-  isJsonObject,
-  type Json,
-  JsonNumber,
-  type JsonObject,
-} from '../schemas/json.ts'
+import { fractionOf, isJsonArray, isJsonObject, type Json, JsonNumber } from '../schemas/json.ts'
 import {
   compareCodePoints,
   type NcpRow,
@@ -32,7 +25,7 @@ import {
   sortNcpRows,
 } from '../schemas/ncp-metrics.ts'
 import { dayMs, secondMs, showInstant } from '../schemas/window.ts'
-import { baseUrl, type RafayConsole, rafayConsole } from './sources/rafay.ts'
+import { baseUrl, type RafayConsole, rafayConsole, rowLabels } from './sources/rafay.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 
@@ -52,8 +45,8 @@ export interface PriceableRow extends NcpRow {
   readonly usageHours: DecimalText
   /** metadata.name of the organization: what paths and gaps call it. */
   readonly organizationSlug: string
-  /** Texts of the row's billable parameters, where the console sends them. */
-  readonly parameters: Readonly<Record<string, string>>
+  /** What its billable parameters say, where the console sends them, under the names that the source gives labels. */
+  readonly labels: Readonly<Record<string, string>>
 }
 
 /** What a row costs: both as they are to be written. */
@@ -211,7 +204,7 @@ interface ReadRow {
   readonly row: NcpRow
   readonly usage: Json | undefined
   readonly slug: string
-  readonly parameters: Readonly<Record<string, string>>
+  readonly labels: Readonly<Record<string, string>>
   readonly warnings: readonly string[]
 }
 
@@ -255,7 +248,7 @@ async function run(settings: RafayCsvSettings, options: RafayCsvOptions): Promis
 
 /** A usage that is no number has no price, whatever the book says. */
 function priceOf(
-  { row, usage, slug, parameters }: ReadRow,
+  { row, usage, slug, labels }: ReadRow,
   price: NonNullable<RafayCsvOptions['price']>,
   currency: string,
 ): RowPrice | undefined {
@@ -266,7 +259,7 @@ function priceOf(
         ? fractionOf(usage)
         : undefined
   if (!hours) return undefined
-  return price({ ...row, usageHours: show(hours), organizationSlug: slug, parameters }, currency)
+  return price({ ...row, usageHours: show(hours), organizationSlug: slug, labels }, currency)
 }
 
 async function readAll(
@@ -423,7 +416,7 @@ function readRow(row: Json, place: Place): ReadRow {
     },
     usage,
     slug,
-    parameters: parametersOf(row),
+    labels: rowLabels(row),
     warnings,
   }
 }
@@ -435,18 +428,6 @@ function oddity(value: Json | undefined): string {
   if (typeof value === 'string') return 'is a string'
   if (value instanceof JsonNumber) return 'is a number'
   return isJsonArray(value) ? 'is a list' : `is ${typeof value === 'boolean' ? 'a boolean' : 'an object'}`
-}
-
-function parametersOf(row: JsonObject): Readonly<Record<string, string>> {
-  const parameters: Record<string, string> = {}
-  for (const parameter of isJsonArray(row.parameters) ? row.parameters : []) {
-    if (!isJsonObject(parameter)) continue
-    const { name, label_value: label } = parameter
-    if (typeof name !== 'string' || name === '__proto__') continue
-    if (typeof label === 'string') parameters[name] = label
-    else if (label instanceof JsonNumber) parameters[name] = label.text
-  }
-  return parameters
 }
 
 function progressBar(total: number, terminal: WriteStream | undefined) {

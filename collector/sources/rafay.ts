@@ -2,7 +2,7 @@
  * Rafay: the time of its compute and service instances, and the tokens of its models, in two dialects. `billing` is
  * the published API (billing.envmgmt.io); `console` the one that Rafay's script ncp_metrics.py reads (/v2/organizations).
  */
-import type Fraction from 'fraction.js'
+import Fraction from 'fraction.js'
 import { Gauge } from 'prom-client'
 import Type, { type Static } from 'typebox'
 import { mapBounded } from '../../runtime/bounded.ts'
@@ -36,6 +36,9 @@ import { defineSource, type Scope, type Source, type SourceContext } from '../so
 
 const names = (description: string, defaults: readonly string[]) =>
   Type.Array(Type.String({ minLength: 1 }), { default: [...defaults], description })
+const gpuTypeParameters = ['gpu_type', 'GPU Type', 'GPU_TYPE']
+const gpuCountParameters = ['GPU', 'GPU Count', 'gpu_count', 'gpus']
+const gpuCountDefault = '1'
 /** A mapped parameter gives any measure but the two that the rows give themselves. */
 const mappable = measureNames.filter(name => name !== 'instance_seconds' && name !== 'gpu_seconds')
 
@@ -93,19 +96,16 @@ export const RafayConfig = Type.Object(
       maximum: 64,
       description: 'How many scopes are read at once: Rafay takes seconds for an answer.',
     }),
-    gpuTypeParameters: names('Parameters that name the GPU type, the first one present counts.', [
-      'gpu_type',
-      'GPU Type',
-      'GPU_TYPE',
-    ]),
-    gpuCountParameters: names('Parameters that give the number of GPUs, the first one present counts.', [
-      'GPU',
-      'GPU Count',
-      'gpu_count',
-      'gpus',
-    ]),
+    gpuTypeParameters: names(
+      'Parameters that name the GPU type, the first one present counts.',
+      gpuTypeParameters,
+    ),
+    gpuCountParameters: names(
+      'Parameters that give the number of GPUs, the first one present counts.',
+      gpuCountParameters,
+    ),
     gpuCountDefault: Type.String({
-      default: '1',
+      default: gpuCountDefault,
       pattern: '^(0|[1-9][0-9]{0,5})(\\.[0-9]{1,6})?$',
       description: 'GPUs of an instance that names a GPU type but no number.',
     }),
@@ -885,11 +885,37 @@ function parametersOf(value: Json | undefined, where: Where): readonly Parameter
   return parameters
 }
 
+/** What of the configuration says how parameters are understood. */
+type ParameterRules = Pick<
+  RafayConfig,
+  'gpuTypeParameters' | 'gpuCountParameters' | 'gpuCountDefault' | 'customerParameter' | 'measures'
+>
+const parameterDefaults: ParameterRules = {
+  gpuTypeParameters,
+  gpuCountParameters,
+  gpuCountDefault,
+  measures: [],
+}
+
+/**
+ * The labels that the parameters of a row make where nothing is configured: what a price of the row may select by.
+ * None where they are unreadable, so that such a row has no price.
+ */
+export function rowLabels(row: JsonObject): Readonly<Record<string, string>> {
+  try {
+    const own = measuresAndLabels(new Fraction(0), parametersOf(row.parameters, {}), parameterDefaults, {})
+    return { ...parameterLabels(own.parameterLabels), ...own.labels }
+  } catch (error) {
+    if (error instanceof Fault) return {}
+    throw error
+  }
+}
+
 /** The quantities of one row, and what it is called; `parameterLabels` are those whose meaning only their maker knows. */
 function measuresAndLabels(
   hours: Fraction,
   parameters: readonly Parameter[],
-  config: RafayConfig,
+  config: ParameterRules,
   where: Where,
 ): {
   readonly measures: Map<MeasureName, Fraction>

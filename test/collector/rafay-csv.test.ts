@@ -472,10 +472,13 @@ test('prices are two columns at the end; rows without one are named and exit 3, 
 
 test('with a price for every row the exit is 0', async () => {
   const double = await withRow(
-    '{"instance_name":"one","usage_hours":2.5,"status":"on","parameters":[{"name":"gpu_type","label_value":"L40"}]}',
+    '{"instance_name":"one","usage_hours":2.5,"status":"on","parameters":[{"name":"GPU Type","is_label":true,"label_value":"L40"},{"name":"GPU","is_label":true,"label_value":"2"}]}',
   )
   const { exit, plain, err } = await run(double, {
-    price: row => (row.parameters.gpu_type === 'L40' ? { rate: '0.99', amount: '2.48' } : undefined),
+    price: row =>
+      row.labels.gpu_type === 'L40' && row.labels.gpu_count === '2'
+        ? { rate: '0.99', amount: '2.48' }
+        : undefined,
   })
   expect(exit).toBe(0)
   expect(err).toEqual([])
