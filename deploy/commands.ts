@@ -133,13 +133,7 @@ function zoneOf(zone: string): string {
 
 export async function rate(settings: Settings & { readonly case: string }): Promise<number> {
   const { rateCaseFile } = await import('../processor/rate-case.ts')
-  let text: string
-  try {
-    text = await readFile(settings.case, 'utf8')
-  } catch (error) {
-    throw new Fault('USAGE', `--case ${settings.case} cannot be read`, {}, { cause: error })
-  }
-  const { results, misses } = rateCaseFile(text)
+  const { results, misses } = rateCaseFile(await readText(settings.case, '--case'))
   if (settings.json === true) settings.stdout(printJson(results))
   else
     for (const result of results) {
@@ -229,6 +223,56 @@ export function nameUnbilled(
       `unpriced: account=${account} meter=${meter} quantity=${quantity} ${JSON.stringify(dims)}`,
     )
   return unassigned.length + unpriced.length > 0 ? gaps : done
+}
+
+/** Exit codes as the issue of a drop-in asks: 2 for a bad environment or book, 3 with gaps. */
+export async function rafayCsv(
+  settings: Settings & { readonly out: string; readonly book?: string; readonly ratecards?: string },
+): Promise<number> {
+  const { readRafayCsvEnv, runRafayCsv } = await import('../collector/rafay-csv.ts')
+  if (settings.book !== undefined && settings.ratecards !== undefined)
+    throw new Fault('USAGE', 'give --book or --ratecards, not both')
+  const file = settings.book ?? settings.ratecards
+  let price: Parameters<typeof runRafayCsv>[0]['price']
+  if (file !== undefined) {
+    const { days, currency } = readRafayCsvEnv(settings.env)
+    const { rowPrices } = await import('../processor/row-prices.ts')
+    const period = { startMs: settings.nowMs() - days * dayMs, endMs: settings.nowMs() }
+    const text = await readText(file, settings.book === undefined ? '--ratecards' : '--book')
+    if (settings.book !== undefined) {
+      const { readBook } = await import('../processor/book.ts')
+      const book = readBook(text, file)
+      if (book.currency !== currency)
+        throw new Fault('USAGE', `${file} is in ${book.currency}, and CURRENCY is ${currency}`)
+      const priceOf = rowPrices(book, period)
+      price = row => priceOf({ ...row, dims: row.labels })
+    } else {
+      const { ratecardsToBook } = await import('../processor/ratecards.ts')
+      const { book, dimsOf } = ratecardsToBook(text, { currency })
+      const priceOf = rowPrices(book, period)
+      price = row => priceOf({ ...row, dims: { ...row.labels, ...dimsOf(row.labels) } })
+    }
+  }
+  const { env, signal, nowMs, stdout, stderr } = settings
+  return await runRafayCsv({
+    env,
+    outDir: settings.out,
+    nowMs,
+    zone: Temporal.Now.timeZoneId(),
+    signal,
+    stdout: line => stdout(`${line}\n`),
+    stderr,
+    terminal: process.stderr,
+    ...(price && { price }),
+  })
+}
+
+async function readText(file: string, option: string): Promise<string> {
+  try {
+    return await readFile(file, 'utf8')
+  } catch (error) {
+    throw new Fault('USAGE', `${option} ${file} cannot be read`, {}, { cause: error })
+  }
 }
 
 export async function check(settings: Settings): Promise<number> {
