@@ -23,7 +23,7 @@ interface Source {
 }
 
 const importing =
-  /(?:^|\n)\s*(?:import|export)\b[^'"`;]*?from\s*'([^']+)'|(?:^|\n)\s*import\s*'([^']+)'|\bimport\(\s*'([^']+)'\s*\)/g
+  /(?:^|\n)\s*(?:import|export)\b[^'"`;]*?from\s*'([^']+)'|(?:^|\n)\s*import\s*'([^']+)'|\b(?:import|require|require\.resolve)\(\s*'([^']+)'\s*\)/g
 /** A file that is started as a process of its own is named by its path, from the one that starts it or from the top. */
 const naming = /'([\w./-]+\.ts)'/g
 

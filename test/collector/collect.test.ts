@@ -1,3 +1,4 @@
+/** A read made whole: what its mark says, what a re-read sends, and what of a bad answer is a gap and what a failure. */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

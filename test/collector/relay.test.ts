@@ -1,19 +1,14 @@
-import { type ChildProcess, spawn } from 'node:child_process'
-import { once } from 'node:events'
-import { mkdtempSync, rmSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { DatabaseSync } from 'node:sqlite'
+/** The relay with a real broker and outbox: nothing lost, nothing released that the log has not, whatever is killed. */
+import { rmSync } from 'node:fs'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type RelayOutbox, relay } from '../../collector/relay.ts'
-import { type KafkaConfig, kafkaLanes } from '../../runtime/log/kafka.ts'
-import { SqliteOutbox } from '../../runtime/log/outbox.ts'
-import { partitionOf } from '../../runtime/log/partition.ts'
+import { kafkaLanes } from '../../runtime/log/kafka.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { type KafkaRig, startKafka } from '../rig/kafka.ts'
 import { asAdmin, freshConfig, readTopic } from '../rig/kafka-topics.ts'
 import { hourAfterJune1, readOf } from '../runtime/log/reads.ts'
+import { drained, endOf, expectNothingLost, newOutbox, seeded, startRelay, storedRows } from './relayed.ts'
 
 let rig: KafkaRig
 const dirs: string[] = []
@@ -25,73 +20,10 @@ afterAll(async () => {
   for (const dir of dirs) rmSync(dir, { recursive: true, force: true })
 })
 
-function newOutbox(config: KafkaConfig): { readonly dir: string; readonly outbox: SqliteOutbox } {
-  const dir = mkdtempSync(join(tmpdir(), 'meterline-relay-'))
-  dirs.push(dir)
-  const partitions = {
-    count: config.partitions,
-    of: (key: string) => partitionOf(key, config.partitions),
-  }
-  return { dir, outbox: SqliteOutbox.open({ dir, access: 'append', partitions, nowMs: Date.now }) }
-}
-
-interface StoredRow {
-  readonly seq: number
-  readonly partition: number
-  readonly id: string
-  readonly key: string
-  readonly value: Buffer
-  readonly offset: bigint | null
-}
-
-function storedRows(dir: string): StoredRow[] {
-  using db = new DatabaseSync(join(dir, 'outbox.db'), { readOnly: true })
-  const rows = db.prepare('select seq, partition, id, key, value, log_offset from rows order by seq').all()
-  return rows.map(row => ({
-    seq: Number(row.seq),
-    partition: Number(row.partition),
-    id: String(row.id),
-    key: String(row.key),
-    value: Buffer.from(row.value as Uint8Array),
-    offset: row.log_offset === null ? null : BigInt(row.log_offset as number),
-  }))
-}
-
-/** Each row released is in the log where the outbox says it is; each row is there at all; first arrivals are in order. */
-async function expectNothingLost(config: KafkaConfig, dir: string): Promise<{ duplicates: number }> {
-  const rows = storedRows(dir)
-  const found = await readTopic(rig, config.topic)
-  const at = new Map(found.map(one => [`${one.partition}/${one.offset}`, one]))
-  const firstOffset = new Map<string, bigint>()
-  for (const one of found) {
-    const id = (JSON.parse(String(one.value)) as { id: string }).id
-    const place = `${one.partition} ${id}`
-    if (!firstOffset.has(place) || one.offset < firstOffset.get(place)!) firstOffset.set(place, one.offset)
-  }
-  for (const row of rows) {
-    expect(row.offset, `row ${row.seq} is released`).not.toBeNull()
-    const held = at.get(`${row.partition}/${row.offset}`)
-    expect(held?.key).toBe(row.key)
-    expect(held?.value.equals(row.value), `row ${row.seq} is where the outbox says`).toBe(true)
-  }
-  for (const [partition, mine] of Map.groupBy(rows, row => row.partition)) {
-    const firsts = mine.map(row => firstOffset.get(`${partition} ${row.id}`)!)
-    expect(firsts).toEqual(firsts.toSorted((a, b) => (a < b ? -1 : 1)))
-  }
-  return { duplicates: found.length - rows.length }
-}
-
-async function drained(outbox: SqliteOutbox, limitMs = 30_000): Promise<void> {
-  const deadlineMs = performance.now() + limitMs
-  while (outbox.depth().rows > outbox.depth().quarantinedRows) {
-    if (performance.now() > deadlineMs) throw new Error(`${outbox.depth().rows} rows still wait`)
-    await sleep(25)
-  }
-}
-
 test('rows of the outbox reach the log once each, in order, and are released with their offsets', async () => {
   const config = freshConfig(rig)
   const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   await using lanes = await kafkaLanes(config)
   const stop = new AbortController()
@@ -103,7 +35,7 @@ test('rows of the outbox reach the log once each, in order, and are released wit
   stop.abort()
   await relaying
 
-  const { duplicates } = await expectNothingLost(config, dir)
+  const { duplicates } = await expectNothingLost(rig, config, dir)
   expect(duplicates).toBe(0)
   expect(storedRows(dir)).toHaveLength(10 * 101 + 4)
 })
@@ -124,6 +56,7 @@ test('a row that the log does not take is set aside with its reason, and those b
     }),
   )
   const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   outbox.append(readOf({ scope: 'before', readings: 2 }))
   outbox.append(readOf({ scope: 'giant', readings: 1, labelBytes: 40_000 }))
@@ -145,6 +78,7 @@ test('a row that the log does not take is set aside with its reason, and those b
 test('while the outbox cannot take note of an acknowledgement, nothing is sent a second time', async () => {
   const config = freshConfig(rig, { partitions: 1 })
   const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   outbox.append(readOf({ readings: 50 }))
   let refusals = 3
@@ -164,12 +98,13 @@ test('while the outbox cannot take note of an acknowledgement, nothing is sent a
   await drained(outbox)
   stop.abort()
   await relaying
-  expect(await expectNothingLost(config, dir)).toEqual({ duplicates: 0 })
+  expect(await expectNothingLost(rig, config, dir)).toEqual({ duplicates: 0 })
 })
 
 test('an idle relay stops at once', async () => {
   const config = freshConfig(rig)
-  const { outbox } = newOutbox(config)
+  const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   await using lanes = await kafkaLanes(config)
   const stop = new AbortController()
@@ -184,17 +119,9 @@ test('an idle relay stops at once', async () => {
 test('a relay killed with -9 ten times, at any moment, loses nothing and releases only what the log has', async () => {
   const config = freshConfig(rig)
   const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   const random = seeded(20250601)
-  const start = async (): Promise<ChildProcess> => {
-    const child = spawn(
-      process.execPath,
-      [join(import.meta.dirname, 'relaying.ts'), dir, JSON.stringify(config)],
-      { stdio: ['ignore', 'pipe', 'ignore'] },
-    )
-    await Promise.race([once(child.stdout, 'data'), once(child, 'exit')])
-    return child
-  }
   let scope = 0
   const append = (reads: number) => {
     for (let read = 0; read < reads; read += 1)
@@ -205,20 +132,18 @@ test('a relay killed with -9 ten times, at any moment, loses nothing and release
 
   for (let kill = 0; kill < 10; kill += 1) {
     append(15)
-    const child = await start()
+    const child = await startRelay(config, dir)
     await sleep(random() * 120)
     if (random() < 0.5) append(3)
     await sleep(random() * 30)
-    child.kill('SIGKILL')
-    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit')
+    await endOf(child, 'SIGKILL')
     for (const row of storedRows(dir)) if (row.offset !== null) expect(row.offset).toBeGreaterThanOrEqual(0n)
   }
-  const last = await start()
+  const last = await startRelay(config, dir)
   await drained(outbox)
-  last.kill('SIGTERM')
-  await once(last, 'exit')
+  await endOf(last, 'SIGTERM')
 
-  const { duplicates } = await expectNothingLost(config, dir)
+  const { duplicates } = await expectNothingLost(rig, config, dir)
   console.log(`relay: ${storedRows(dir).length} rows, ${duplicates} duplicates after 10 kills`)
 }, 120_000)
 
@@ -226,6 +151,7 @@ test('a relay killed with -9 ten times, at any moment, loses nothing and release
 test('without a broker the relay ends with LOG_UNREACHABLE, and a new one sends what waited', async () => {
   const config = freshConfig(rig)
   const { dir, outbox } = newOutbox(config)
+  dirs.push(dir)
   using _ = outbox
   {
     await using lanes = await kafkaLanes(config)
@@ -245,16 +171,5 @@ test('without a broker the relay ends with LOG_UNREACHABLE, and a new one sends 
   await drained(outbox)
   stop.abort()
   await relaying
-  await expectNothingLost(config, dir)
+  await expectNothingLost(rig, config, dir)
 }, 120_000)
-
-/** mulberry32 */
-function seeded(seed: number): () => number {
-  let state = seed
-  return () => {
-    state = (state + 0x6d2b79f5) | 0
-    let mixed = Math.imul(state ^ (state >>> 15), 1 | state)
-    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
-    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
-  }
-}

@@ -1,3 +1,4 @@
+/** Which windows are due and in what order, by example and over any history. */
 import { DatabaseSync } from 'node:sqlite'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'

@@ -1,3 +1,4 @@
+/** What becomes of a batch of messages: readings, marks, duplicates and rejects, and nothing between. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { accept, messageBytesMax } from '../../processor/accept.ts'

@@ -1,3 +1,4 @@
+/** The ledger in a real ClickHouse: a read is a snapshot, replays vanish, and rollups are exact at every step. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { coverage } from '../../processor/coverage.ts'

@@ -1,3 +1,4 @@
+/** The Kafka rig leaves nothing behind, however its owner ends. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'

@@ -1,3 +1,4 @@
+/** The outbox read in place: the contract of a log, and what happens when outbox or ledger is an older copy. */
 import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

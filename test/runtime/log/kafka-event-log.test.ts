@@ -1,3 +1,4 @@
+/** The reader of a real Kafka: the contract of a log, rebalances, retention, and commits only behind the ledger. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type KafkaConfig, withAdmin } from '../../../runtime/log/kafka.ts'

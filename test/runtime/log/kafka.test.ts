@@ -1,3 +1,4 @@
+/** Topics and lanes on a real Kafka: what is refused at the start, and what a send may call acknowledged. */
 import { createHash } from 'node:crypto'
 import { readdirSync, readFileSync } from 'node:fs'
 import { createServer } from 'node:net'

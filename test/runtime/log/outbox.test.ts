@@ -1,3 +1,4 @@
+/** The outbox file: whole reads through crashes, bounds, releases, quarantine and its memory of windows. */
 import { spawn } from 'node:child_process'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

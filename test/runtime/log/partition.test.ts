@@ -1,3 +1,4 @@
+/** Keys land where the Java client and kafkajs would put them. */
 import fc from 'fast-check'
 import { Partitioners } from 'kafkajs'
 import { expect, test } from 'vitest'
