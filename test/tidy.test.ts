@@ -204,7 +204,7 @@ describe('files', () => {
 })
 
 describe('tests', () => {
-  test('each lies where what it tests lies', () => {
+  test('each lies where what it tests lies, or beside it', () => {
     const apart = /^test\/([^/]+|(contract|cases|rig|bench|simulate)\/.*)$/
     const wrong = ours('test/**/*.test.ts').filter(file => {
       if (apart.test(file)) return false
@@ -215,7 +215,9 @@ describe('tests', () => {
         tested.replace(/\.long$/, ''),
         join(dirname(tested), basename(tested).replace(/\..*$/, '')),
       ]
-      return !names.some(name => existsSync(join(root, `${name}.ts`)) || existsSync(join(root, name)))
+      return !names.some(name =>
+        [`${name}.ts`, name, `test/${name}.ts`].some(path => existsSync(join(root, path))),
+      )
     })
     expect(wrong).toEqual([])
   })
