@@ -19,6 +19,8 @@ export interface EmbeddedOptions {
   readonly runningMax?: number
   /** Starts the process again after a crash, with the same address and password: clients only retry. */
   readonly restart?: boolean
+  /** How long the lock of an owner that does not answer is waited for; it may have died just now. */
+  readonly lockWaitMs?: number
   readonly signal?: AbortSignal
 }
 
@@ -43,7 +45,7 @@ export interface Embedded extends AsyncDisposable {
 }
 
 const memoryBytesDefault = Math.min(3 * 1024 ** 3, Math.floor(totalmem() / 2))
-const lockWaitMs = 10_000
+const lockWaitMsDefault = 10_000
 /** From the start of the process to its address, without the wait for a lock. */
 const startMs = 60_000
 /** Longer than the process takes to end running statements (server.ts). */
@@ -76,7 +78,7 @@ export async function openEmbedded(options: EmbeddedOptions): Promise<Embedded> 
     memoryBytesMax: options.memoryBytesMax ?? memoryBytesDefault,
     runningMax: options.runningMax ?? 5,
     waitingMax: 256,
-    lockWaitMs,
+    lockWaitMs: options.lockWaitMs ?? lockWaitMsDefault,
   }
   const started = await start(serverOptions, signal)
   if (started.kind === 'borrowed') return borrowed(started.store)
@@ -157,7 +159,7 @@ async function start(options: ServerOptions, signal: AbortSignal | undefined): P
     } else if (message?.state === 'locked') {
       if (message.final) found.reject(lockedFault(dataDir, message.holderPid))
       else {
-        void untilAnswering(dataDir, startSignal).then(
+        void untilAnswering(options, startSignal).then(
           store => store && found.resolve({ kind: 'borrowed', store }),
         )
       }
@@ -212,7 +214,10 @@ function parseMessage(line: string): ServerMessage | undefined {
   }
 }
 
-async function untilAnswering(dataDir: string, signal: AbortSignal): Promise<StoreFile | undefined> {
+async function untilAnswering(
+  { dataDir, lockWaitMs }: ServerOptions,
+  signal: AbortSignal,
+): Promise<StoreFile | undefined> {
   const deadlineMs = performance.now() + lockWaitMs
   while (!signal.aborted && performance.now() < deadlineMs) {
     const store = await answeringStore(dataDir)

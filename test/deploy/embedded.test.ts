@@ -637,7 +637,7 @@ describe('a process and its end', () => {
     await using store = await openEmbedded({ dataDir })
     process.kill(store.pid, 'SIGSTOP')
     try {
-      const error = await openEmbedded({ dataDir }).catch((caught: unknown) => caught)
+      const error = await openEmbedded({ dataDir, lockWaitMs: 500 }).catch((caught: unknown) => caught)
       expect(error).toBeInstanceOf(Fault)
       expect(error).toMatchObject({ code: 'STORE_LOCKED', facts: { pid: store.pid, directory: dataDir } })
       expect((error as Fault).message).toContain(`process ${store.pid}`)
