@@ -49,9 +49,9 @@ const defaults = {
   bytesMax: 16 * mebibyte,
   aheadBytesMax: 32 * mebibyte,
 }
-/** One fetch: enough to be quick, little enough for the heartbeat between two. */
-const fetchBytesMax = 8 * mebibyte
-const fetchPartitionBytesMax = 2 * mebibyte
+/** One fetch. Measured: larger ones are slower, for the garbage they leave, and delay the heartbeat. */
+const fetchBytesMax = 4 * mebibyte
+const fetchPartitionBytesMax = mebibyte / 2
 /** How long a fetch waits for a first message; also how soon partitions just assigned are fetched from. */
 const fetchWaitMs = 250
 const closeLimitMs = 5_000

@@ -302,6 +302,8 @@ function settings(nodes: 1 | 3): Record<string, string> {
     // A dead broker is replaced, and may come back, after this (9 s by default).
     'broker.session.timeout.ms': '4000',
     'broker.heartbeat.interval.ms': '1000',
+    // A node that came back leads again soon, so that the next one to be killed has something to lose.
+    'leader.imbalance.check.interval.seconds': '5',
     'log.cleaner.dedupe.buffer.size': '8388608',
     'log.cleaner.threads': '1',
   }
