@@ -128,12 +128,13 @@ export async function openSources(
   scope: AsyncDisposableStack,
 ): Promise<readonly OpenedSource[]> {
   const { sources } = await import('../collector/sources/list.ts')
-  const { openHttp } = await import('../runtime/http.ts')
+  const { openHttp, proxyOf } = await import('../runtime/http.ts')
+  const proxy = proxyOf(settings.env)
   return config.sources.map(({ kind, name, fromMs, options }) => {
     const source = sources.find(found => found.kind === kind)
     if (!source) throw new Fault('CONFIG_INVALID', `source ${name}: there is no kind "${kind}"`)
     const concurrency = (options as { readonly concurrency?: number }).concurrency
-    const http = scope.use(openHttp(concurrency === undefined ? {} : { concurrency }))
+    const http = scope.use(openHttp({ proxy, ...(concurrency !== undefined && { concurrency }) }))
     const opened = source.open(
       { ...(options as object), name },
       {

@@ -960,13 +960,15 @@ function measuresAndLabels(
   const parameterLabels = new Map<string, string>()
   for (const parameter of parameters) {
     if (taken.has(parameter)) continue
-    // A quantity nobody mapped is kept as well: its raw figure, in units × hours.
+    // A quantity nobody mapped is kept as well: its raw figure, in units × hours. Its name says so, or a price that
+    // multiplies hours by the label would multiply by hours twice.
     const text = parameter.isLabel
       ? parameter.text
       : parameter.raw instanceof JsonNumber
         ? parameter.raw.text
         : undefined
-    if (text !== undefined && text !== '') parameterLabels.set(parameter.name, text)
+    if (text !== undefined && text !== '')
+      parameterLabels.set(`${parameter.isLabel ? '' : 'quantity.'}${parameter.name}`, text)
   }
   return { measures, labels, parameterLabels }
 }

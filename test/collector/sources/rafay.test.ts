@@ -486,7 +486,7 @@ describe('billing dialect', () => {
       gpu_type: 'H200',
       customer: 'cust-9',
       CPU: '24',
-      ram: '1.5',
+      'quantity.ram': '1.5',
       'External-ID': 'cust-9',
       'parameter.gpu_type': 'not this one',
       'parameter.profile': 'theirs',
