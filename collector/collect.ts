@@ -60,9 +60,11 @@ export interface CollectOptions {
   readonly nowMs: () => number
   readonly signal: AbortSignal
   readonly deadlineMs?: number
+  /** Called when the source has given the whole answer: what is left is to store it, together with other reads. */
+  readonly answered?: () => void
 }
 
-export const readDeadlineMsDefault = 10 * minuteMs
+const readDeadlineMsDefault = 10 * minuteMs
 const badItemsMax = 1000
 const markBytesMax = 512 * 1024
 const eventBytesMax = 256 * 1024
@@ -82,19 +84,20 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
   assert(window.endMs <= startedMs, `${showWindow(window)} is over`)
   const readatMs = outbox.memory.nextReadatMs(source, scope, window, startedMs)
   const identity: ReadIdentity = { source, scope, window, readatMs }
-  const deadlineMs = options.deadlineMs ?? readDeadlineMsDefault
-  const deadline = AbortSignal.timeout(deadlineMs)
   const settled =
     rereadsServed(window, opened.source.rereadAfterMs, startedMs) === opened.source.rereadAfterMs.length
 
-  let drained: Drained
-  try {
-    drained = await drain(opened, identity, AbortSignal.any([signal, deadline]))
-  } catch (error) {
-    const fault = readFault(error, { signal, deadline, deadlineMs, facts: { source, scope } })
-    outbox.append(failedRead(identity, startedMs, fault))
-    return { outcome: 'failed', fault }
+  const asked = await askSource(asking => drain(opened, identity, asking), {
+    signal,
+    deadlineMs: options.deadlineMs,
+    facts: { source, scope },
+  })
+  if (asked.fault) {
+    await outbox.appendSoon(failedRead(identity, startedMs, asked.fault))
+    return { outcome: 'failed', fault: asked.fault }
   }
+  const drained = asked.answer
+  options.answered?.()
 
   const digest = showDigest(drained.contentSum)
   const last =
@@ -109,7 +112,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     estimated: drained.estimated,
     ...(drained.bad.length > 0 && { bad: [...drained.bad] }),
   })
-  outbox.append({
+  await outbox.appendSoon({
     identity,
     key: partitionKey(source, scope),
     readings: repeated ? [] : drained.readings,
@@ -204,26 +207,48 @@ export function failedRead(identity: ReadIdentity, startedMs: number, fault: Fau
   }
 }
 
-/** Why reading failed. To be stopped from outside is no failure of the source, and is thrown. */
-export function readFault(
-  error: unknown,
-  stopped: {
+/**
+ * Asks the source, for so long at most. Its failure comes back as the Fault for the mark.
+ * @throws Fault ABORTED: to be stopped from outside is no failure of the source.
+ */
+export async function askSource<Answer>(
+  ask: (signal: AbortSignal) => Promise<Answer>,
+  limits: {
     readonly signal: AbortSignal
-    readonly deadline: AbortSignal
-    readonly deadlineMs: number
+    readonly deadlineMs: number | undefined
     readonly facts: { readonly source: string; readonly scope: string }
   },
-): Fault {
-  if (stopped.signal.aborted)
-    throw new Fault('ABORTED', 'stopped while reading', stopped.facts, { cause: error })
-  if (stopped.deadline.aborted)
-    return new Fault(
-      'SOURCE_UNREACHABLE',
-      `the read was not done after ${stopped.deadlineMs / secondMs} s`,
-      stopped.facts,
-      { cause: error },
-    )
-  return asFault(error, 'BODY_UNREADABLE', stopped.facts)
+): Promise<{ readonly answer: Answer; readonly fault?: never } | { readonly fault: Fault }> {
+  const { signal, facts, deadlineMs = readDeadlineMsDefault } = limits
+  // Not AbortSignal.timeout or any: they would live on for the whole deadline, thousands of them.
+  const asking = new AbortController()
+  const stop = () => asking.abort()
+  const timer = setTimeout(stop, deadlineMs)
+  signal.addEventListener('abort', stop)
+  if (signal.aborted) stop()
+  try {
+    const answer = await ask(asking.signal)
+    // A source that ends quietly when it is stopped has not given the whole answer.
+    asking.signal.throwIfAborted()
+    return { answer }
+  } catch (error) {
+    if (signal.aborted) throw new Fault('ABORTED', 'stopped while reading', facts, { cause: error })
+    if (asking.signal.aborted)
+      return {
+        fault: new Fault(
+          'SOURCE_UNREACHABLE',
+          `the read was not done after ${deadlineMs / secondMs} s`,
+          facts,
+          {
+            cause: error,
+          },
+        ),
+      }
+    return { fault: asFault(error, 'BODY_UNREADABLE', facts) }
+  } finally {
+    clearTimeout(timer)
+    signal.removeEventListener('abort', stop)
+  }
 }
 
 interface Drained {
@@ -297,8 +322,6 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
         },
       )
   }
-  // A source that ends quietly when it is aborted has not given the whole answer.
-  signal.throwIfAborted()
   return { readings, bad, subjects, contentSum, estimated }
 }
 

@@ -30,6 +30,8 @@ const listingRetryMsMax = 5 * minuteMs
 const tidyEveryMs = minuteMs
 /** So many reads are planned ahead, for each that may run at once. */
 const planAhead = 8
+/** So many reads may wait to be stored together, beside those that wait for the provider. */
+export const unstoredMax = 64
 /** From so many failures in a row, and as many as there are scopes, the source counts as down. */
 const failuresToBeDown = 3
 /** How long the relay may go on sending after reading has stopped. */
@@ -123,8 +125,11 @@ class SourceReader {
   readonly #scopes = new Map<string, ScopeMemory>()
   /** Windows being read: their starts, by scope. */
   readonly #underWay = new Map<string, Set<number>>()
-  #running = 0
-  #wake = Promise.withResolvers<void>()
+  /** Reads that wait for the provider, and those of them and others that are not stored yet. */
+  #asking = 0
+  #unstored = 0
+  #woke = false
+  #endRest: () => void = () => undefined
   #failuresInRow = 0
   #lastFault: Fault | undefined
   #listingFault: Fault | undefined
@@ -165,7 +170,7 @@ class SourceReader {
       failures = 0
       this.#counters.listed(nowMs())
       for (const memory of outbox.memory.scopes(this.#name)) this.#remember(memory)
-      this.#wake.resolve()
+      this.#wakeUp()
     }
   }
 
@@ -178,14 +183,15 @@ class SourceReader {
       await gate.opened(signal)
       const { due, nextMs } = this.#schedule(concurrency * planAhead)
       for (const next of due) {
-        while (this.#running >= concurrency && goesOn()) await this.#woken(restMsMax)
+        while ((this.#asking >= concurrency || this.#unstored >= concurrency + unstoredMax) && goesOn())
+          await this.#woken(restMsMax)
         if (!goesOn() || gate.isShut()) break
         this.#start(next)
       }
       if (due.length === 0)
         await this.#woken(Math.min(restMsMax, (nextMs ?? Number.POSITIVE_INFINITY) - nowMs()))
     }
-    while (this.#running > 0) await this.#woken(restMsMax)
+    while (this.#unstored > 0) await this.#woken(restMsMax)
     if (this.#halt !== undefined) throw this.#halt
   }
 
@@ -206,24 +212,33 @@ class SourceReader {
   #start(due: DueWindow): void {
     const starts = this.#underWay.get(due.scope) ?? new Set()
     this.#underWay.set(due.scope, starts.add(due.window.startMs))
-    this.#running += 1
-    this.#read(due)
+    this.#asking += 1
+    this.#unstored += 1
+    let waits = true
+    const answered = () => {
+      if (!waits) return
+      waits = false
+      this.#asking -= 1
+      this.#wakeUp()
+    }
+    this.#read(due, answered)
       .catch(error => {
         this.#halt ??= error
       })
       .finally(() => {
         starts.delete(due.window.startMs)
         if (starts.size === 0) this.#underWay.delete(due.scope)
-        this.#running -= 1
-        this.#wake.resolve()
+        this.#unstored -= 1
+        answered()
+        this.#wakeUp()
       })
   }
 
-  async #read({ scope, window, why }: DueWindow): Promise<void> {
+  async #read({ scope, window, why }: DueWindow, answered: () => void): Promise<void> {
     const { outbox, log } = this.#options
     const startedMs = performance.now()
     const outcome = await this.#unlessPassing(() =>
-      collectRead({ ...this.#asked(), scope, window, by: 'schedule' }),
+      collectRead({ ...this.#asked(), scope, window, by: 'schedule', answered }),
     )
     if (!outcome) return
     this.#counters.read(scope, why, outcome, performance.now() - startedMs)
@@ -276,13 +291,26 @@ class SourceReader {
       : undefined
   }
 
+  #wakeUp(): void {
+    this.#woke = true
+    this.#endRest()
+  }
+
   /** Until a read ends, a listing comes, the signal, or so long. */
   async #woken(atMostMs: number): Promise<void> {
-    const stop = new AbortController()
-    const signal = AbortSignal.any([this.#options.signal, stop.signal])
-    await Promise.race([this.#wake.promise, rest(Math.max(10, atMostMs), signal)])
-    stop.abort()
-    this.#wake = Promise.withResolvers<void>()
+    const { signal } = this.#options
+    if (!this.#woke && !signal.aborted)
+      await new Promise<void>(resolve => {
+        const timer = setTimeout(resolve, Math.max(10, atMostMs))
+        signal.addEventListener('abort', resolve as () => void)
+        this.#endRest = () => {
+          clearTimeout(timer)
+          signal.removeEventListener('abort', resolve as () => void)
+          resolve()
+        }
+      })
+    this.#endRest()
+    this.#woke = false
   }
 }
 

@@ -15,11 +15,20 @@ const scopes = new Gauge({
   labelNames,
   registers,
 })
-const tenants = new Gauge({
+/** By source and scope: who was in its latest read. Summed up when somebody asks. */
+const subjectsSeen = new Map<string, Map<string, ReadonlySet<string>>>()
+new Gauge({
   name: 'meterline_collector_tenants',
   help: 'Tenants seen in the latest reads of the scopes of a source.',
   labelNames,
   registers,
+  collect() {
+    for (const [source, byScope] of subjectsSeen) {
+      const all = new Set<string>()
+      for (const subjects of byScope.values()) for (const subject of subjects) all.add(subject)
+      this.set({ source }, all.size)
+    }
+  },
 })
 const windowsDue = new Gauge({
   name: 'meterline_collector_windows_due',
@@ -112,10 +121,11 @@ export function showDepthOf(outbox: SqliteOutbox): Disposable {
 /** The counters of one source. */
 export class SourceCounters {
   readonly #source: string
-  readonly #tenantsByScope = new Map<string, ReadonlySet<string>>()
+  readonly #subjects = new Map<string, ReadonlySet<string>>()
 
   constructor(source: string) {
     this.#source = source
+    subjectsSeen.set(source, this.#subjects)
   }
 
   scopes(count: number): void {
@@ -140,9 +150,6 @@ export class SourceCounters {
     windowsRead.inc({ source, why })
     if (!outcome.repeats) readings.inc({ source }, outcome.readings)
     badItems.inc({ source }, outcome.bad.length)
-    this.#tenantsByScope.set(scope, outcome.subjects)
-    const all = new Set<string>()
-    for (const subjects of this.#tenantsByScope.values()) for (const subject of subjects) all.add(subject)
-    tenants.set({ source }, all.size)
+    this.#subjects.set(scope, outcome.subjects)
   }
 }

@@ -3,14 +3,7 @@ import type { SqliteOutbox } from '../runtime/log/outbox.ts'
 import { type ListedScope, listedScopesMax, listingScope } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
 import { showInstant, type Window, windowAt } from '../schemas/window.ts'
-import {
-  failedRead,
-  listingRead,
-  type OpenedSource,
-  readDeadlineMsDefault,
-  readFault,
-  sourceName,
-} from './collect.ts'
+import { askSource, failedRead, listingRead, type OpenedSource, sourceName } from './collect.ts'
 import { expectedFromMs, openWindows, type Plan } from './schedule.ts'
 import type { Scope } from './source.ts'
 
@@ -59,29 +52,26 @@ export async function listScopes(
   const { opened, outbox, windows, signal } = options
   const source = sourceName(opened)
   const startedMs = options.nowMs()
-  const deadlineMs = options.deadlineMs ?? readDeadlineMsDefault
-  const deadline = AbortSignal.timeout(deadlineMs)
-  let readatMs = -1
-  // Each later than the one before: neighbouring windows are remembered as one span, with its newest readat.
-  const readOf = (window: Window) => {
-    readatMs = Math.max(readatMs + 1, outbox.memory.nextReadatMs(source, listingScope, window, startedMs))
-    return { source, scope: listingScope, window, readatMs }
-  }
+  const readOf = (window: Window) => ({
+    source,
+    scope: listingScope,
+    window,
+    readatMs: outbox.memory.nextReadatMs(source, listingScope, window, startedMs),
+  })
   // Listing is expected itself, from the first try on.
   outbox.see(source, [{ scope: listingScope }], options.expectedMs)
 
-  let scopes: readonly Scope[]
-  try {
-    scopes = await opened.source.scopes(AbortSignal.any([signal, deadline]))
-    for (const { scope } of scopes)
-      if (scope === '' || scope === listingScope || scope.length > scopeLengthMax)
-        throw new Fault('BODY_UNREADABLE', `"${scope.slice(0, 60)}" cannot be a scope`, { source })
-  } catch (error) {
-    const fault = readFault(error, { signal, deadline, deadlineMs, facts: { source, scope: listingScope } })
+  const asked = await askSource(asking => wholeList(opened, asking), {
+    signal,
+    deadlineMs: options.deadlineMs,
+    facts: { source, scope: listingScope },
+  })
+  if (asked.fault) {
     const newest = windows.at(-1)
-    if (newest) outbox.append(failedRead(readOf(newest), startedMs, fault))
-    return { fault }
+    if (newest) outbox.append(failedRead(readOf(newest), startedMs, asked.fault))
+    return { fault: asked.fault }
   }
+  const scopes = asked.answer
 
   outbox.see(source, scopes, options.expectedMs)
   let unannounced = unannouncedScopes(opened, outbox)
@@ -94,6 +84,16 @@ export async function listScopes(
       }),
     )
   return { scopes }
+}
+
+async function wholeList(opened: OpenedSource, signal: AbortSignal): Promise<readonly Scope[]> {
+  const scopes = await opened.source.scopes(signal)
+  for (const { scope } of scopes)
+    if (scope === '' || scope === listingScope || scope.length > scopeLengthMax)
+      throw new Fault('BODY_UNREADABLE', `"${scope.slice(0, 60)}" cannot be a scope`, {
+        source: sourceName(opened),
+      })
+  return scopes
 }
 
 function unannouncedScopes(opened: OpenedSource, outbox: SqliteOutbox): readonly ListedScope[] {

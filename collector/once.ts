@@ -6,10 +6,11 @@ import { listingScope } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
 import { minuteMs, secondMs, showInstant, showWindow, type Window, windowAt } from '../schemas/window.ts'
 import { collectRead, type OpenedSource, type ReadOutcome, sourceName } from './collect.ts'
-import { rest } from './collector.ts'
+import { rest, unstoredMax } from './collector.ts'
 import { SourceCounters, showDepthOf } from './counters.ts'
 import { listingPlan, listScopes } from './listing.ts'
 import { askedWindows, type DueWindow } from './schedule.ts'
+import { Slots } from './slots.ts'
 
 export interface OnceProgress {
   readonly windowsDue: number
@@ -133,19 +134,44 @@ class Once {
     const counters = new SourceCounters(sourceName(opened))
     counters.scopes(scopes.length)
     const failuresInRow = new Map<string, number>()
-    const lanes = Array.from({ length: opened.source.concurrency }, async () => {
-      for (const asked of asks) {
-        const failed = (failuresInRow.get(asked.scope) ?? 0) >= failuresToBeDown
-        const outcome = await this.#readWindow(opened, asked, { counters, tries: failed ? 'one' : 'all' })
-        failuresInRow.set(
-          asked.scope,
-          outcome.outcome === 'failed' ? (failuresInRow.get(asked.scope) ?? 0) + 1 : 0,
-        )
-        this.#note(sourceName(opened), asked, outcome)
+    const { concurrency } = opened.source
+    const asking = new Slots(concurrency)
+    const unstored = new Slots(concurrency + unstoredMax)
+    const reads = new Set<Promise<void>>()
+    let broken: unknown
+    const take = async (asked: DueWindow, answered: () => void) => {
+      const { scope } = asked
+      const down = (failuresInRow.get(scope) ?? 0) >= failuresToBeDown
+      const outcome = await this.#readWindow(opened, asked, {
+        counters,
+        answered,
+        tries: down ? 'one' : 'all',
+      })
+      failuresInRow.set(scope, outcome.outcome === 'failed' ? (failuresInRow.get(scope) ?? 0) + 1 : 0)
+      this.#note(sourceName(opened), asked, outcome)
+    }
+    for (const asked of asks) {
+      await unstored.take()
+      await asking.take()
+      if (broken) break
+      let waits = true
+      const answered = () => {
+        if (waits) asking.give()
+        waits = false
       }
-    })
-    for (const result of await Promise.allSettled(lanes))
-      if (result.status === 'rejected') throw result.reason
+      const read = take(asked, answered)
+        .catch(error => {
+          broken ??= error
+        })
+        .finally(() => {
+          answered()
+          unstored.give()
+          reads.delete(read)
+        })
+      reads.add(read)
+    }
+    await Promise.all(reads)
+    if (broken) throw broken
   }
 
   summary(): OnceSummary {
@@ -161,14 +187,18 @@ class Once {
   async #readWindow(
     opened: OpenedSource,
     asked: DueWindow,
-    how: { readonly counters: SourceCounters; readonly tries: 'one' | 'all' },
+    how: {
+      readonly counters: SourceCounters
+      readonly answered: () => void
+      readonly tries: 'one' | 'all'
+    },
   ): Promise<ReadOutcome> {
     const { signal, retryRestsMs = retryRestsMsDefault, log } = this.#options
     const { scope, window, why } = asked
     for (let tries = 0; ; tries += 1) {
       const startedMs = performance.now()
       const outcome = await this.#whenRoom(() =>
-        collectRead({ ...this.#asked(opened), scope, window, by: 'hand' }),
+        collectRead({ ...this.#asked(opened), scope, window, by: 'hand', answered: how.answered }),
       )
       how.counters.read(scope, why, outcome, performance.now() - startedMs)
       if (outcome.outcome === 'complete') return outcome

@@ -18,6 +18,9 @@ export const outboxRetentionMsDefault = 7 * dayMs
 /** What SQLite keeps beside a row's value: its columns and index entries. Part of every count of bytes. */
 const rowOverheadBytes = 256
 const purgeRowsMax = 5000
+/** How long, and up to how many bytes, `appendSoon` waits for others. */
+const soonMs = 10
+const soonBytesMax = 4 * 1024 ** 2
 
 export interface OutboxOptions {
   /** The directory of outbox.db and its lock. */
@@ -127,6 +130,9 @@ export class SqliteOutbox implements Disposable {
   readonly #nowMs: () => number
   readonly #waiters = new Set<() => void>()
   readonly #statement: (sql: string) => StatementSync
+  #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
+  #soonBytes = 0
+  #soonTimer: NodeJS.Timeout | undefined
   #id: string
 
   /**
@@ -193,6 +199,19 @@ export class SqliteOutbox implements Disposable {
   }
 
   /**
+   * As `append`, together with what others store in these milliseconds: one wait for the disk, not one for each.
+   * @throws (rejects with) what `append` of this read alone would throw.
+   */
+  appendSoon(read: NewRead): Promise<void> {
+    const stored = Promise.withResolvers<void>()
+    this.#soon.push({ read, stored })
+    this.#soonBytes += read.readings.reduce((sum, event) => sum + event.value.length, 0)
+    if (this.#soonBytes >= soonBytesMax) this.#flush()
+    else this.#soonTimer ??= setTimeout(() => this.#flush(), soonMs)
+    return stored.promise
+  }
+
+  /**
    * Stores pushed events, all or none, durable when it returns.
    * @throws Fault OUTBOX_FULL
    */
@@ -205,12 +224,12 @@ export class SqliteOutbox implements Disposable {
 
   /** Takes note of the scopes a provider lists; `expectedMs` counts where it does not say since when. */
   see(source: string, seen: readonly SeenScope[], expectedMs: number): void {
-    this.#transaction(() => this.memory.see(source, seen, expectedMs))
+    this.#undurable(() => this.memory.see(source, seen, expectedMs))
   }
 
   /** Lets go of what is remembered of open windows that the provider no longer answers for. */
   forget(source: string, beforeMs: number): void {
-    this.#transaction(() => this.memory.forget(source, beforeMs))
+    this.#undurable(() => this.memory.forget(source, beforeMs))
   }
 
   /** The oldest rows of a partition that are not released, at least one if there is one. */
@@ -229,7 +248,7 @@ export class SqliteOutbox implements Disposable {
     const update = this.#statement(`
       update rows set log_offset = ?, released_ms = ? where seq = ? and partition = ? and log_offset is null
       returning bytes`)
-    this.#transaction(() => {
+    this.#undurable(() => {
       let rows = 0
       let bytes = 0
       for (const [index, seq] of seqs.entries()) {
@@ -285,7 +304,7 @@ export class SqliteOutbox implements Disposable {
     const beforeMs = this.#nowMs() - this.#retentionMs
     let dropped = 0
     for (;;) {
-      const chunk = this.#transaction(
+      const chunk = this.#undurable(
         () => this.#dropReleased(beforeMs, purgeRowsMax) + this.#dropExcess(0, purgeRowsMax),
       )
       dropped += chunk
@@ -304,7 +323,7 @@ export class SqliteOutbox implements Disposable {
 
   /** The log read in place has everything up to this row. */
   releaseThrough(seq: number): void {
-    this.#transaction(() => {
+    this.#undurable(() => {
       const released = this.#statement(`
         update rows set log_offset = seq, released_ms = ?
         where partition = 0 and seq <= ? and log_offset is null and quarantined is null`)
@@ -351,9 +370,32 @@ export class SqliteOutbox implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#flush()
     this.#wake()
     if (this.#db.isOpen) this.#db.close()
     if (this.#lock?.isOpen) this.#lock.close()
+  }
+
+  #flush(): void {
+    clearTimeout(this.#soonTimer)
+    this.#soonTimer = undefined
+    const together = this.#soon
+    this.#soon = []
+    this.#soonBytes = 0
+    if (together.length === 0) return
+    try {
+      this.append(...together.map(({ read }) => read))
+      for (const { stored } of together) stored.resolve()
+    } catch {
+      // One of them did not go in, and took the others with it: each for itself, so that each has its own answer.
+      for (const { read, stored } of together)
+        try {
+          this.append(read)
+          stored.resolve()
+        } catch (error) {
+          stored.reject(error)
+        }
+    }
   }
 
   #insert(
@@ -477,6 +519,17 @@ export class SqliteOutbox implements Disposable {
   #setMeta(name: string, value: string): string {
     this.#statement('insert or replace into meta (name, value) values (?, ?)').run(name, value)
     return value
+  }
+
+  /** As a transaction, that a power cut may undo: for what is known elsewhere, and only costs a repetition. */
+  #undurable<Result>(work: () => Result): Result {
+    // In WAL mode the next durable commit takes it to the disk too: https://www.sqlite.org/pragma.html#pragma_synchronous
+    this.#db.exec('pragma synchronous = normal')
+    try {
+      return this.#transaction(work)
+    } finally {
+      if (this.#db.isOpen) this.#db.exec('pragma synchronous = full')
+    }
   }
 
   /** All of it or nothing; durable when it returns. */

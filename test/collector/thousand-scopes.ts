@@ -1,0 +1,34 @@
+/** Collects a day of 50 organizations × 20 profiles in a process of its own, and says how large it became. */
+import { join } from 'node:path'
+import { collectOnce } from '../../collector/once.ts'
+import { keepHeapSmall } from '../../runtime/heap.ts'
+import { SqliteOutbox } from '../../runtime/log/outbox.ts'
+import { openLog } from '../../runtime/logs.ts'
+import { dayMs } from '../../schemas/window.ts'
+import { june1Ms } from '../runtime/log/reads.ts'
+import { Provider } from './provider.ts'
+
+keepHeapSmall()
+const provider = new Provider()
+provider.scopes = Array.from({ length: 1000 }, (_, index) => ({
+  scope: `org-${Math.floor(index / 20)}/profile-${index % 20}`,
+}))
+let rssMaxBytes = 0
+const watch = setInterval(() => {
+  rssMaxBytes = Math.max(rssMaxBytes, process.memoryUsage.rss())
+}, 20)
+using outbox = SqliteOutbox.open({
+  dir: join(process.argv[2] ?? '.', 'thousand'),
+  access: 'append',
+  nowMs: Date.now,
+})
+const { windowsRead } = await collectOnce({
+  sources: [provider.opened({ concurrency: 8 })],
+  outbox,
+  span: { startMs: june1Ms, endMs: june1Ms + dayMs },
+  log: openLog({ level: 'warn', role: 'test' }),
+  nowMs: Date.now,
+  signal: new AbortController().signal,
+})
+clearInterval(watch)
+process.stdout.write(JSON.stringify({ windowsRead, rssMaxBytes }))
