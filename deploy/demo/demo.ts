@@ -47,10 +47,11 @@ export async function demo(
   let code: number
   {
     await using running = await startRoles(config, demoed, ['sender', 'processor'], { log, health })
+    const before = running.outbox?.bounds().nextSeq ?? 1
     const summary = await readSpan(running, { ...demoed, span: june, log })
     settings.stderr(`${summary.windowsRead} windows read, ${summary.readings} readings`)
     await arrived(running, settings.signal)
-    await ingested(running, settings.signal)
+    await ingested(running, before, settings.signal)
     code = await report(running, config, dir, demoed)
   }
   if (settings.once === true || settings.signal.aborted) return code
@@ -129,9 +130,13 @@ async function writeConfig(
 }
 
 /** Resolves when the ledger has every row that was sent: with Kafka the outbox is empty before that. */
-async function ingested({ outbox, processor }: Running, signal: AbortSignal): Promise<void> {
+async function ingested(
+  { outbox, processor }: Running,
+  firstSeq: number,
+  signal: AbortSignal,
+): Promise<void> {
   if (!outbox || !processor) return
-  const sent = BigInt(outbox.bounds().nextSeq - 1)
+  const sent = BigInt(outbox.bounds().nextSeq - firstSeq)
   const untilMs = performance.now() + ingestedWithinMs
   while (processor.taken() < sent && !signal.aborted) {
     if (performance.now() > untilMs)

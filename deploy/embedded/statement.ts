@@ -73,7 +73,8 @@ export function readStatement(sql: string): Statement {
     }
   }
 
-  const verb = words[0]?.text.toLowerCase() ?? ''
+  // What begins with a bracket can only be a select.
+  const verb = words.length === 0 ? '' : words[0]!.text.toLowerCase() || 'select'
   const formatIndex = words.findLastIndex(
     (word, index) => word.text.toLowerCase() === 'format' && index > 0 && words[index + 1]?.text,
   )

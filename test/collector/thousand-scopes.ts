@@ -1,14 +1,15 @@
 /** Collects a day of 50 organizations × 20 profiles in a process of its own, and says how large it became. */
 import { join } from 'node:path'
-import { collectOnce } from '../../collector/once.ts'
 import { keepHeapSmall } from '../../runtime/heap.ts'
-import { SqliteOutbox } from '../../runtime/log/outbox.ts'
-import { openLog } from '../../runtime/logs.ts'
-import { dayMs } from '../../schemas/window.ts'
-import { june1Ms } from '../runtime/log/reads.ts'
-import { Provider } from './provider.ts'
 
 keepHeapSmall()
+const { collectOnce } = await import('../../collector/once.ts')
+const { openLog } = await import('../../runtime/logs.ts')
+const { SqliteOutbox } = await import('../../runtime/log/outbox.ts')
+const { dayMs } = await import('../../schemas/window.ts')
+const { june1Ms } = await import('../runtime/log/reads.ts')
+const { Provider } = await import('./provider.ts')
+
 const provider = new Provider()
 provider.scopes = Array.from({ length: 1000 }, (_, index) => ({
   scope: `org-${Math.floor(index / 20)}/profile-${index % 20}`,

@@ -4,6 +4,7 @@ import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { stripTypeScriptTypes } from 'node:module'
+import { connect as netConnect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
@@ -356,6 +357,33 @@ describe('one server, the official client', () => {
     const database = connect(store, { database: 'nowhere' })
     expect((await failure(database.query({ query: 'select 1' }))).type).toBe('UNKNOWN_DATABASE')
     await database.close()
+  })
+
+  test('answers what is not a plain select too', async () => {
+    await client.command({ query: 'create table described (n UInt64) engine = MergeTree order by n' })
+    expect(await rows(client, '(select 1 as n) union all (select 2 as n)')).toHaveLength(2)
+    expect(await rows(client, `with 1 as n select n`)).toEqual([{ n: 1 }])
+    expect(await rows(client, `show tables like 'described'`)).toEqual([{ name: 'described' }])
+    expect(await rows(client, 'describe table described')).toMatchObject([{ name: 'n', type: 'UInt64' }])
+    expect(await rows(client, 'exists table described')).toEqual([{ result: 1 }])
+    expect((await rows(client, 'explain select 1')).length).toBeGreaterThan(0)
+    await client.command({ query: 'with 5 as n insert into described select n' })
+    await client.command({ query: 'insert into described with 6 as n select n' })
+    expect(await rows(client, 'select n from described where n > 100')).toEqual([])
+    expect(await rows(client, 'select sum(n) as n from described')).toEqual([{ n: '11' }])
+  })
+
+  test('a malformed request is refused and harms nobody', async () => {
+    const { port } = new URL(store.url)
+    for (const line of ['GET // HTTP/1.1', 'GET /?query_id=%0a%0d%ff&query=x HTTP/1.1', 'nonsense']) {
+      const socket = netConnect(Number(port), '127.0.0.1')
+      socket.on('error', () => undefined)
+      socket.end(`${line}\r\nHost: x\r\nConnection: close\r\n\r\n`)
+      let answer = ''
+      for await (const part of socket) answer += part
+      expect(answer, line).toMatch(/^HTTP\/1\.1 4\d\d /)
+    }
+    expect(await client.ping({ select: true })).toEqual({ success: true })
   })
 
   test('an error has its HTTP status and its code as a header', async () => {
@@ -713,6 +741,7 @@ describe('as it is shipped', () => {
     for (const file of [
       'deploy/embedded/embedded',
       'deploy/embedded/server',
+      'deploy/embedded/http',
       'deploy/embedded/engine',
       'deploy/embedded/statement',
       'schemas/fault',

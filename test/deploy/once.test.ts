@@ -62,20 +62,20 @@ test('a profile that keeps failing leaves failed windows and exit 3, and every o
   const answer = await ask('collect', '--once', ...span, '--json')
   expect(answer.code, answer.stderr).toBe(3)
   expect(answer.stderr).toMatch(
-    /gap: source=meterline\/rafay\/prod scope=coke\/slurm-k8s .*failed SOURCE_MISSING/,
+    /gap: source=meterline\/rafay\/prod scope=lk5xnd2\/slurm-k8s .*failed SOURCE_MISSING/,
   )
   const rows = JSON.parse(answer.stdout) as CoverageRow[]
   const failed = rows.filter(row => row.state === 'failed' && row.subject === undefined)
-  expect(new Set(failed.map(row => row.scope))).toEqual(new Set(['coke/slurm-k8s']))
+  expect(new Set(failed.map(row => row.scope))).toEqual(new Set(['lk5xnd2/slurm-k8s']))
   expect(failed).toHaveLength(2)
   // The item without a quantity is a gap of its tenant alone.
   const items = rows.filter(row => row.subject !== undefined)
   expect(items.map(row => [row.scope, row.subject, row.fault?.code])).toEqual([
-    ['acme/h110-small-vm', 'dk3opkn', 'ITEM_UNREADABLE'],
-    ['acme/h110-small-vm', 'dk3opkn', 'ITEM_UNREADABLE'],
+    ['dk3opkn/h110-small-vm', 'dk3opkn', 'ITEM_UNREADABLE'],
+    ['dk3opkn/h110-small-vm', 'dk3opkn', 'ITEM_UNREADABLE'],
   ])
   expect(rows.filter(row => row.state === 'settled').map(row => row.scope)).toContain(
-    'pepsi/unsloth-finetune',
+    '7w2lnkp/unsloth-finetune',
   )
 })
 
@@ -98,8 +98,8 @@ test('the same columns come from the ledger, names of one profile summed', async
 
 test('once the profile is back, reading by hand closes the gap', async () => {
   double.behaviour.faults.length = 0
-  const answer = await ask('collect', '--once', ...span, '--scope', 'coke/slurm-k8s')
+  const answer = await ask('collect', '--once', ...span, '--scope', 'lk5xnd2/slurm-k8s')
   expect(answer.code, answer.stderr).toBe(0)
-  const coverage = await ask('coverage', ...span, '--scope', 'coke/slurm-k8s', '--json')
+  const coverage = await ask('coverage', ...span, '--scope', 'lk5xnd2/slurm-k8s', '--json')
   expect((JSON.parse(coverage.stdout) as CoverageRow[]).map(row => row.state)).toEqual(['settled', 'settled'])
 })

@@ -36,6 +36,8 @@ const clusterId = '4L6g3nShT-eMCtK--X86sw'
 export interface KafkaRig extends AsyncDisposable {
   readonly brokers: readonly string[]
   readonly how: 'KAFKA_BROKERS' | 'testcontainers' | 'jars'
+  /** What a client's config needs besides: nothing, unless `secured` was asked for. */
+  readonly access: KafkaAccess
   /** kill -9. Nodes count from 1. Only brokers started from jars can be killed: ask for them with `mayKill`. */
   kill(node: number): Promise<void>
   /** Starts a killed node again, on the same ports and data, and waits until it serves. */
@@ -54,22 +56,29 @@ export interface KafkaWanted {
   readonly mayKill?: boolean
   /** Given the port of a broker started from the jars, the port under which clients find it: a proxy's. */
   readonly through?: (port: number) => Promise<number>
+  /** Clients must speak TLS and log in: see `KafkaRig.access`. */
+  readonly secured?: boolean
+}
+
+export interface KafkaAccess {
+  readonly ssl?: { readonly ca: string }
+  readonly sasl?: { readonly mechanism: 'plain'; readonly username: string; readonly password: string }
 }
 
 /** One broker, or a cluster of three in which each is broker and controller. */
 export async function startKafka(wanted: KafkaWanted = {}): Promise<KafkaRig> {
-  const { nodes = 1, through } = wanted
-  const mayKill = wanted.mayKill ?? (nodes === 3 || through !== undefined)
+  const { nodes = 1, through = async port => port, secured = false } = wanted
+  const mayKill = wanted.mayKill ?? (nodes === 3 || wanted.through !== undefined || secured)
   if (!mayKill && process.env.KAFKA_BROKERS) return fromEnvironment(process.env.KAFKA_BROKERS)
   if (!mayKill && (await dockerAnswers())) return fromContainer()
-  return fromJars(nodes, through ?? (async port => port))
+  return fromJars({ nodes, through, secured })
 }
 
 function rig(
   how: KafkaRig['how'],
   brokers: readonly string[],
   stop: () => Promise<void>,
-  control: Partial<Pick<KafkaRig, 'kill' | 'restart' | 'freeze' | 'thaw' | 'pid'>> = {},
+  control: Partial<Pick<KafkaRig, 'access' | 'kill' | 'restart' | 'freeze' | 'thaw' | 'pid'>> = {},
 ): KafkaRig {
   const refuse = () => {
     throw new Error(`a broker of ${how} is not ours to kill: startKafka({ mayKill: true })`)
@@ -77,6 +86,7 @@ function rig(
   return {
     how,
     brokers,
+    access: control.access ?? {},
     kill: control.kill ?? refuse,
     restart: control.restart ?? refuse,
     freeze: control.freeze ?? refuse,
@@ -122,8 +132,8 @@ async function fromContainer(): Promise<KafkaRig> {
       CLUSTER_ID: clusterId,
       KAFKA_NODE_ID: '1',
       KAFKA_CONTROLLER_QUORUM_VOTERS: '1@127.0.0.1:9093',
-      KAFKA_LISTENERS: 'PLAINTEXT://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093',
-      KAFKA_ADVERTISED_LISTENERS: `PLAINTEXT://127.0.0.1:${port}`,
+      KAFKA_LISTENERS: 'CLIENT://0.0.0.0:9092,CONTROLLER://127.0.0.1:9093',
+      KAFKA_ADVERTISED_LISTENERS: `CLIENT://127.0.0.1:${port}`,
     })
     .withStartupTimeout(readyLimitMs)
     .start()
@@ -146,7 +156,9 @@ interface Node {
   pid: number
 }
 
-async function fromJars(nodeCount: 1 | 3, through: (port: number) => Promise<number>): Promise<KafkaRig> {
+async function fromJars(wanted: Required<Omit<KafkaWanted, 'mayKill'>>): Promise<KafkaRig> {
+  const { nodes: nodeCount, through, secured } = wanted
+  const access = secured ? loginAccess() : {}
   const jars = await ensureKafkaJars()
   const directory = mkdtempSync(join(tmpdir(), 'meterline-kafka-'))
   // Two of each: one for clients and brokers, one for controllers.
@@ -167,10 +179,11 @@ async function fromJars(nodeCount: 1 | 3, through: (port: number) => Promise<num
       join(node.directory, 'server.properties'),
       properties({
         ...settings(nodeCount),
+        ...(secured && securitySettings(node.directory)),
         'node.id': String(id),
         'controller.quorum.voters': voters.join(','),
-        listeners: `PLAINTEXT://127.0.0.1:${node.port},CONTROLLER://127.0.0.1:${ports[nodeCount + id - 1]}`,
-        'advertised.listeners': `PLAINTEXT://127.0.0.1:${node.advertised}`,
+        listeners: `CLIENT://127.0.0.1:${node.port},CONTROLLER://127.0.0.1:${ports[nodeCount + id - 1]}`,
+        'advertised.listeners': `CLIENT://127.0.0.1:${node.advertised}`,
         'log.dirs': join(node.directory, 'data'),
       }),
     )
@@ -186,12 +199,13 @@ async function fromJars(nodeCount: 1 | 3, through: (port: number) => Promise<num
   }
   try {
     for (const node of nodes) await launch(jars, node)
-    await ready(brokers, { nodes: nodeCount, alive: () => diedOf(nodes) })
+    await ready(brokers, { nodes: nodeCount, access, alive: () => diedOf(nodes) })
   } catch (error) {
     await stop()
     throw error
   }
   return rig('jars', brokers, stop, {
+    access,
     kill: id => end(nodeOf(id), 'SIGKILL'),
     restart: async id => {
       const node = nodeOf(id)
@@ -209,14 +223,13 @@ async function fromJars(nodeCount: 1 | 3, through: (port: number) => Promise<num
 }
 
 /**
- * The shell between us and the broker waits for a word on our pipe: when this process is gone, however it went, the
- * pipe closes without one, and the broker and its data go. (Background jobs of a shell read /dev/null, hence
- * descriptor 3.)
+ * The shell between us and the broker reads our pipe: when this process is gone, however it went, the pipe closes, and
+ * a broker that is still there goes with its data. (Background jobs of a shell read /dev/null, hence descriptor 3.)
  */
 const tether = `exec 3<&0
 "$@" </dev/null 3<&- >>"$DIRECTORY/broker.log" 2>&1 & broker=$!
 echo $broker
-( read -r word <&3 || { kill -9 $broker; rm -rf "$DIRECTORY"; rmdir "$(dirname "$DIRECTORY")"; } ) >/dev/null 2>&1 &
+( cat <&3; kill -9 $broker && rm -rf "$DIRECTORY" && rmdir "$(dirname "$DIRECTORY")" ) >/dev/null 2>&1 &
 wait $broker`
 
 async function launch(jars: string, node: Node): Promise<void> {
@@ -248,9 +261,6 @@ async function end(node: Node, signal: 'SIGTERM' | 'SIGKILL'): Promise<void> {
     signalTo(node.pid, 'SIGTERM')
     // Without a quorum a broker waits for one for ever.
     await Promise.race([gone, sleep(stopLimitMs, undefined, { ref: false })])
-  } else {
-    // The word that lets its data live on.
-    child.stdin?.write('kept\n')
   }
   signalTo(node.pid, 'SIGKILL')
   await gone
@@ -276,9 +286,9 @@ function settings(nodes: 1 | 3): Record<string, string> {
   const copies = String(nodes)
   return {
     'process.roles': 'broker,controller',
-    'listener.security.protocol.map': 'PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT',
+    'listener.security.protocol.map': 'CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT',
     'controller.listener.names': 'CONTROLLER',
-    'inter.broker.listener.name': 'PLAINTEXT',
+    'inter.broker.listener.name': 'CLIENT',
     'num.network.threads': '2',
     'num.io.threads': '2',
     'background.threads': '2',
@@ -306,6 +316,38 @@ function settings(nodes: 1 | 3): Record<string, string> {
     'leader.imbalance.check.interval.seconds': '5',
     'log.cleaner.dedupe.buffer.size': '8388608',
     'log.cleaner.threads': '1',
+  }
+}
+
+const password = 'for tests only'
+
+function tlsFixture(name: string): string {
+  return readFileSync(new URL(`../fixtures/tls/${name}`, import.meta.url), 'utf8')
+}
+
+function loginAccess(): KafkaAccess {
+  return {
+    ssl: { ca: tlsFixture('loopback.cert.pem') },
+    sasl: { mechanism: 'plain', username: 'meterline', password },
+  }
+}
+
+/** TLS with the certificate of the fixtures, and one user. */
+function securitySettings(directory: string): Record<string, string> {
+  const store = join(directory, 'keystore.pem')
+  writeFileSync(store, tlsFixture('loopback.key.pem') + tlsFixture('loopback.cert.pem'))
+  const trusted = join(directory, 'truststore.pem')
+  writeFileSync(trusted, tlsFixture('loopback.cert.pem'))
+  const login = 'org.apache.kafka.common.security.plain.PlainLoginModule required'
+  return {
+    'listener.security.protocol.map': 'CLIENT:SASL_SSL,CONTROLLER:PLAINTEXT',
+    'ssl.keystore.type': 'PEM',
+    'ssl.keystore.location': store,
+    'ssl.truststore.type': 'PEM',
+    'ssl.truststore.location': trusted,
+    'sasl.enabled.mechanisms': 'PLAIN',
+    'sasl.mechanism.inter.broker.protocol': 'PLAIN',
+    'listener.name.client.plain.sasl.jaas.config': `${login} username="broker" password="${password}" user_broker="${password}" user_meterline="${password}";`,
   }
 }
 
@@ -365,7 +407,7 @@ async function ensureFormatted(jars: string, id: number): Promise<string> {
   const formatted = join(cacheDirectory(), `formatted-${id}`)
   await makeOnce(formatted, async draft => {
     const conf = `${draft}.properties`
-    const listeners = 'PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093'
+    const listeners = 'CLIENT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093'
     writeFileSync(
       conf,
       properties({
@@ -467,7 +509,12 @@ async function freePorts(count: number): Promise<number[]> {
 /** Ready is when the protocol answers and the metadata lists the brokers: an open port is not enough. */
 async function ready(
   brokers: readonly string[],
-  wanted: { readonly nodes: number; readonly port?: number; readonly alive?: () => string | undefined },
+  wanted: {
+    readonly nodes: number
+    readonly port?: number
+    readonly access?: KafkaAccess
+    readonly alive?: () => string | undefined
+  },
 ): Promise<void> {
   const deadlineMs = Date.now() + readyLimitMs
   const client = new Kafka({
@@ -476,6 +523,7 @@ async function ready(
     logLevel: logLevel.NOTHING,
     retry: { retries: 0 },
     requestTimeout: 5_000,
+    ...wanted.access,
   })
   let last: unknown
   while (Date.now() < deadlineMs) {

@@ -14,7 +14,7 @@ describe('readStatement', () => {
       ['select $x$ format A ; $x$ format TSV', 'select', 'TSV'],
       [`select format('{}', 1) from (select 1 format Null)`, 'select', undefined],
       ['with x as (select 1) select * from x', 'with', undefined],
-      ['(select 1) union all (select 2)', '', undefined],
+      ['(select 1) union all (select 2) format CSV', 'select', 'CSV'],
       ['', '', undefined],
       [' -- nothing', '', undefined],
     ]

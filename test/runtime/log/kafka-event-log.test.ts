@@ -13,7 +13,7 @@ let rig: KafkaRig
 beforeAll(async () => {
   rig = await startKafka()
 }, 300_000)
-afterAll(() => rig.stop())
+afterAll(() => rig?.stop())
 
 runLogContract('Kafka', async () => {
   const config = freshConfig(rig)

@@ -9,7 +9,7 @@ let rig: KafkaRig
 beforeAll(async () => {
   rig = await startKafka({ mayKill: true })
 }, 300_000)
-afterAll(() => rig.stop())
+afterAll(() => rig?.stop())
 
 const rows = (count: number, from: number) =>
   Array.from({ length: count }, (_, index) => ({

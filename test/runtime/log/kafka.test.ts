@@ -18,7 +18,7 @@ let rig: KafkaRig
 beforeAll(async () => {
   rig = await startKafka()
 }, 300_000)
-afterAll(() => rig.stop())
+afterAll(() => rig?.stop())
 
 const row = (value: string | Buffer, key = 'key'): LaneRow => ({ key, value: Buffer.from(value) })
 
