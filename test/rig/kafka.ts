@@ -229,7 +229,8 @@ async function fromJars(wanted: Required<Omit<KafkaWanted, 'mayKill'>>): Promise
 const tether = `exec 3<&0
 "$@" </dev/null 3<&- >>"$DIRECTORY/broker.log" 2>&1 & broker=$!
 echo $broker
-( cat <&3; kill -9 $broker && rm -rf "$DIRECTORY" && rmdir "$(dirname "$DIRECTORY")" ) >/dev/null 2>&1 &
+( cat <&3; kill -9 $broker || exit; while kill -0 $broker; do sleep 0.1; done
+  rm -rf "$DIRECTORY"; rmdir "$(dirname "$DIRECTORY")" ) >/dev/null 2>&1 &
 wait $broker`
 
 async function launch(jars: string, node: Node): Promise<void> {
@@ -523,7 +524,8 @@ async function ready(
     logLevel: logLevel.NOTHING,
     retry: { retries: 0 },
     requestTimeout: 5_000,
-    ...wanted.access,
+    // A copy: kafkajs puts what it made of the password into the object it is given.
+    ...structuredClone(wanted.access ?? {}),
   })
   let last: unknown
   while (Date.now() < deadlineMs) {
