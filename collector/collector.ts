@@ -21,13 +21,17 @@ export interface CollectorOptions {
   readonly nowMs: () => number
   readonly signal: AbortSignal
   readonly readDeadlineMs?: number
+  /** How long the loop rests at most before it looks at the clock again, which may jump. */
+  readonly restMsMax?: number
 }
 
-/** How long a loop rests at most before it looks at the clock again, which may jump. */
-const restMsMax = secondMs
+const restMsMaxDefault = secondMs
+const fullRestMs = secondMs
 const listingRetryMsMin = 5 * secondMs
 const listingRetryMsMax = 5 * minuteMs
 const tidyEveryMs = minuteMs
+/** Between the pieces of a purge, in which others get on. */
+const purgeRestMs = 20
 /** So many reads are planned ahead, for each that may run at once. */
 const planAhead = 8
 /** So many reads may wait to be stored together, beside those that wait for the provider. */
@@ -110,7 +114,7 @@ export class OutboxGate {
           `full: ${rows} rows, ${bytes} bytes wait for the log; reading has stopped`,
         )
       }
-      await rest(restMsMax, signal)
+      await rest(fullRestMs, signal)
     }
     if (this.#restMs === secondMs) this.#health.report('outbox', undefined)
   }
@@ -153,7 +157,7 @@ class SourceReader {
       await gate.opened(signal)
       const windows = unlistedWindows(this.#opened, outbox, nowMs())
       if (listed && windows.length === 0) {
-        await rest(restMsMax, signal)
+        await rest(this.#restMsMax(), signal)
         continue
       }
       const expectedMs = this.#opened.fromMs ?? nowMs()
@@ -184,14 +188,14 @@ class SourceReader {
       const { due, nextMs } = this.#schedule(concurrency * planAhead)
       for (const next of due) {
         while ((this.#asking >= concurrency || this.#unstored >= concurrency + unstoredMax) && goesOn())
-          await this.#woken(restMsMax)
+          await this.#woken(this.#restMsMax())
         if (!goesOn() || gate.isShut()) break
         this.#start(next)
       }
       if (due.length === 0)
-        await this.#woken(Math.min(restMsMax, (nextMs ?? Number.POSITIVE_INFINITY) - nowMs()))
+        await this.#woken(Math.min(this.#restMsMax(), (nextMs ?? Number.POSITIVE_INFINITY) - nowMs()))
     }
-    while (this.#unstored > 0) await this.#woken(restMsMax)
+    while (this.#unstored > 0) await this.#woken(this.#restMsMax())
     if (this.#halt !== undefined) throw this.#halt
   }
 
@@ -253,6 +257,10 @@ class SourceReader {
     this.#failuresInRow = 0
     for (const item of outcome.bad.slice(0, 5)) log.warn({ ...about, item }, 'an item could not be taken')
     log.debug({ ...about, why, readings: outcome.readings, repeats: outcome.repeats }, 'read')
+  }
+
+  #restMsMax(): number {
+    return this.#options.restMsMax ?? restMsMaxDefault
   }
 
   /** What reading and listing are given alike. */
@@ -317,7 +325,7 @@ class SourceReader {
 async function keepOutbox(options: CollectorOptions, signal: AbortSignal): Promise<void> {
   const { outbox, sources, nowMs } = options
   while (!signal.aborted) {
-    outbox.purge()
+    while (outbox.purge() > 0 && !signal.aborted) await rest(purgeRestMs, signal)
     for (const opened of sources) outbox.forget(sourceName(opened), nowMs() - opened.source.retentionMs)
     await rest(tidyEveryMs, signal)
   }

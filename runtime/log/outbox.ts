@@ -17,7 +17,7 @@ export const outboxBytesMaxDefault = 2 * 1024 ** 3
 export const outboxRetentionMsDefault = 7 * dayMs
 /** What SQLite keeps beside a row's value: its columns and index entries. Part of every count of bytes. */
 const rowOverheadBytes = 256
-const purgeRowsMax = 5000
+const purgeRowsMax = 2000
 /** How long, and up to how many bytes, `appendSoon` waits for others. */
 const soonMs = 10
 const soonBytesMax = 4 * 1024 ** 2
@@ -299,17 +299,15 @@ export class SqliteOutbox implements Disposable {
     return this.#totals().waiting_bytes >= this.bytesMax
   }
 
-  /** Drops released rows that are older than the retention, or beyond the bound. Returns how many. */
+  /**
+   * Drops released rows that are older than the retention, or beyond the bound. A few thousand at a time, so that
+   * nobody waits for it: returns how many, 0 when there is nothing left to drop.
+   */
   purge(): number {
     const beforeMs = this.#nowMs() - this.#retentionMs
-    let dropped = 0
-    for (;;) {
-      const chunk = this.#undurable(
-        () => this.#dropReleased(beforeMs, purgeRowsMax) + this.#dropExcess(0, purgeRowsMax),
-      )
-      dropped += chunk
-      if (chunk === 0) return dropped
-    }
+    return this.#undurable(
+      () => this.#dropReleased(beforeMs, purgeRowsMax) + this.#dropExcess(0, purgeRowsMax),
+    )
   }
 
   /** Rows from a sequence number on, released or not: what the embedded log reads. */

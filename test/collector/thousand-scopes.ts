@@ -1,4 +1,4 @@
-/** Collects a day of 50 organizations × 20 profiles in a process of its own, and says how large it became. */
+/** Collects six hours of 50 organizations × 20 profiles in a process of its own, and says how large it became. */
 import { join } from 'node:path'
 import { keepHeapSmall } from '../../runtime/heap.ts'
 
@@ -6,7 +6,7 @@ keepHeapSmall()
 const { collectOnce } = await import('../../collector/once.ts')
 const { openLog } = await import('../../runtime/logs.ts')
 const { SqliteOutbox } = await import('../../runtime/log/outbox.ts')
-const { dayMs } = await import('../../schemas/window.ts')
+const { hourMs } = await import('../../schemas/window.ts')
 const { june1Ms } = await import('../runtime/log/reads.ts')
 const { Provider } = await import('./provider.ts')
 
@@ -26,7 +26,7 @@ using outbox = SqliteOutbox.open({
 const { windowsRead } = await collectOnce({
   sources: [provider.opened({ concurrency: 8 })],
   outbox,
-  span: { startMs: june1Ms, endMs: june1Ms + dayMs },
+  span: { startMs: june1Ms, endMs: june1Ms + 6 * hourMs },
   log: openLog({ level: 'warn', role: 'test' }),
   nowMs: Date.now,
   signal: new AbortController().signal,

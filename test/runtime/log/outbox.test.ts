@@ -173,6 +173,50 @@ describe('rows', () => {
   })
 })
 
+describe('storing together', () => {
+  test('reads of the same moment share a transaction, in their order', async () => {
+    const outbox = open()
+    const stored = [0, 1, 2].map(hour =>
+      outbox.appendSoon(readOf({ window: hourAfterJune1(hour), readings: 1 })),
+    )
+    expect(outbox.depth().rows).toBe(0)
+    await Promise.all(stored)
+    const times = outbox.pending(0, everything).map(row => JSON.parse(row.value.toString()).time)
+    expect(times).toEqual([0, 0, 1, 1, 2, 2].map(hour => `2025-06-01T0${hour}:00:00Z`))
+    expectTotalsToAgree(outbox)
+  })
+
+  test('one that cannot be stored fails alone', async () => {
+    const outbox = open({ bytesMax: 20_000 })
+    const quarter = { startMs: june1Ms, endMs: june1Ms + 15 * minuteMs }
+    const results = await Promise.allSettled([
+      outbox.appendSoon(readOf({ readings: 1 })),
+      outbox.appendSoon(readOf({ readings: 500, window: hourAfterJune1(1) })),
+      outbox.appendSoon(readOf({ window: quarter })),
+      outbox.appendSoon(readOf({ readings: 1, window: hourAfterJune1(2) })),
+    ])
+    expect(results).toMatchObject([
+      { status: 'fulfilled' },
+      { status: 'rejected', reason: { code: 'OUTBOX_FULL' } },
+      { status: 'rejected', reason: { code: 'GRID_OVERLAP' } },
+      { status: 'fulfilled' },
+    ])
+    expect(outbox.depth().rows).toBe(4)
+    expectTotalsToAgree(outbox)
+  })
+
+  test('what waits is stored when the outbox is closed, or when it has become large', async () => {
+    const first = open()
+    const large = first.appendSoon(readOf({ readings: 1100, labelBytes: 4000 }))
+    expect(first.depth().rows).toBe(1101)
+    await large
+    const last = first.appendSoon(readOf({ window: hourAfterJune1(1), readings: 1 }))
+    first[Symbol.dispose]()
+    await last
+    expect(open().depth().rows).toBe(1103)
+  })
+})
+
 describe('bounds', () => {
   test('released rows stay for the retention, then go; rows that wait never do', () => {
     const outbox = open({ retentionMs: dayMs })
@@ -306,8 +350,11 @@ describe('kill -9', () => {
         stdio: ['ignore', 'pipe', 'inherit'],
       })
       const ended = new Promise(resolve => writer.once('exit', resolve))
-      // It says so after each read; then somewhere within the next ones, each of which takes some milliseconds.
+      // It writes a dot after each read.
       for await (const _ of writer.stdout) break
+      const fault = faultOf(() => open())
+      expect(fault).toMatchObject({ code: 'OUTBOX_LOCKED', facts: { pid: String(writer.pid), dir } })
+      // Somewhere within the next reads, each of which takes some milliseconds.
       await sleep(round * 7)
       writer.kill('SIGKILL')
       await ended
