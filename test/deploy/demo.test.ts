@@ -1,3 +1,4 @@
+/** The demo as a user runs it: the table of usage by GPU type to the cent, through the embedded log and a real Kafka. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -1,3 +1,4 @@
+/** Processes killed with -9, a few times: the fifty kills are in kills.long.test.ts. */
 import { afterAll, beforeAll, test } from 'vitest'
 import { type KafkaRig, startKafka } from '../rig/kafka.ts'
 import { surviveKills } from './kills.ts'

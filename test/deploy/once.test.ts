@@ -1,3 +1,4 @@
+/** A bounded read of a console in which one profile fails: its windows are gaps, and the rest is whole. */
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
