@@ -11,13 +11,14 @@ let folder: string
 let tarball: string
 let packed: readonly string[]
 
+/** What npm and vitest add to the environment. The machine's certificates, proxy and registry stay. */
+const added =
+  /^(npm_(lifecycle|package|config_(globalconfig|prefix|global_prefix|local_prefix))|(INIT_CWD|NODE|NODE_ENV|METERLINE_NODE)$)/
+
 /** The environment of a shell that knows nothing of this checkout: its Node is the system's, often an old one. */
 const plainEnv = Object.fromEntries(
   Object.entries(process.env)
-    .filter(
-      ([name]) =>
-        !/^(npm_(lifecycle|package|config_(local|global)_prefix)|INIT_CWD|NODE|METERLINE_)/.test(name),
-    )
+    .filter(([name]) => !added.test(name))
     .map(([name, value]) => [
       name,
       name === 'PATH'

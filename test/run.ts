@@ -149,7 +149,8 @@ async function main(args: readonly string[]): Promise<number> {
   const env = { ...process.env, METERLINE_TEST_RUN: mark }
   const stopping = new AbortController()
   const deadline = setTimeout(() => stopping.abort('deadline'), allowedMs - reserveMs)
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stopping.abort(signal))
+  // Not `once`: libraries that listen too (signal-exit) end the process when theirs is the last listener left.
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => stopping.abort(signal))
 
   rmSync(join(root, 'test-reports'), { recursive: true, force: true })
   mkdirSync(join(root, 'test-reports'))
