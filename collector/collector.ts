@@ -32,6 +32,11 @@ const listingRetryMsMax = 5 * minuteMs
 const tidyEveryMs = minuteMs
 /** Between the pieces of a purge, in which others get on. */
 const purgeRestMs = 20
+/**
+ * Two collectors of one source begin by their clocks, so they would read a window in the same millisecond, and one
+ * readat would stand for two answers: each comes later by a part of this that its outbox decides.
+ */
+const apartMsMax = 5 * secondMs
 /** So many reads are planned ahead, for each that may run at once. */
 const planAhead = 8
 /** So many reads may wait to be stored together, beside those that wait for the provider. */
@@ -126,6 +131,7 @@ class SourceReader {
   readonly #name: string
   readonly #options: CollectorOptions & { readonly gate: OutboxGate }
   readonly #counters: SourceCounters
+  readonly #delayMs: number
   readonly #scopes = new Map<string, ScopeMemory>()
   /** Windows being read: their starts, by scope. */
   readonly #underWay = new Map<string, Set<number>>()
@@ -144,6 +150,7 @@ class SourceReader {
     this.#name = sourceName(opened)
     this.#options = options
     this.#counters = new SourceCounters(this.#name)
+    this.#delayMs = Number.parseInt(options.outbox.id.slice(0, 8), 16) % apartMsMax
     for (const memory of options.outbox.memory.scopes(this.#name)) this.#remember(memory)
     options.health.check(`source ${opened.kind}/${opened.name}`, () => this.#problem())
   }
@@ -207,6 +214,7 @@ class SourceReader {
       nowMs: this.#options.nowMs(),
       ...(fromMs !== undefined && { fromMs }),
       limit,
+      delayMs: this.#delayMs,
       underWay: scope => this.#underWay.get(scope),
     })
     this.#counters.due(schedule.count)

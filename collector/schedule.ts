@@ -71,10 +71,12 @@ export function dueWindows(input: {
   /** Nothing before this is expected. */
   readonly fromMs?: number
   readonly limit: number
+  /** Added to every planned time, so that two collectors of one source do not read in the same millisecond. */
+  readonly delayMs?: number
   /** Starts of the windows of a scope that are being read. */
   readonly underWay?: (scope: string) => ReadonlySet<number> | undefined
 }): Schedule {
-  const { plan, nowMs, limit } = input
+  const { plan, nowMs, limit, delayMs = 0 } = input
   const live: DueWindow[] = []
   const missed: DueWindow[] = []
   let count = 0
@@ -87,8 +89,8 @@ export function dueWindows(input: {
     for (const window of openWindows(scope, plan, nowMs, input.fromMs)) {
       if (underWay?.has(window.startMs)) continue
       const memory = trusted(scope.windows.get(window.startMs), nowMs)
-      const ownMs = dueAtMs(window, memory, plan)
-      const why = whyOf(window, memory, Math.max(nowMs, ownMs))
+      const ownMs = dueAtMs(window, memory, plan, delayMs)
+      const why = whyOf(window, memory, Math.max(nowMs, ownMs) - delayMs)
       const resting = why !== 'new' && downUntilMs !== undefined
       const dueMs = resting ? Math.max(ownMs, downUntilMs) : ownMs
       if (dueMs > nowMs) {
@@ -195,11 +197,12 @@ function trusted(memory: WindowMemory | undefined, nowMs: number): WindowMemory 
   return memory.complete && memory.complete.atMs <= nowMs ? { ...memory, failures: 0 } : undefined
 }
 
-function dueAtMs(window: Window, memory: WindowMemory | undefined, plan: Plan): number {
+function dueAtMs(window: Window, memory: WindowMemory | undefined, plan: Plan, delayMs: number): number {
   const served = memory?.complete && rereadsServed(window, plan.rereadAfterMs, memory.complete.atMs)
   // One that is open although all was served was read under a longer plan: one more read settles it.
   const plannedMs =
     window.endMs +
+    delayMs +
     (served === undefined ? settleDelayMs : (plan.rereadAfterMs[served] ?? plan.rereadAfterMs.at(-1) ?? 0))
   if (!memory || memory.failures === 0) return plannedMs
   return Math.max(plannedMs, memory.attemptedMs + retryAfterMs(memory.failures))

@@ -106,6 +106,20 @@ describe('when a window is due', () => {
     expect(notebook.settled()).toEqual([{ startMs, endMs: startMs + hourMs }])
   })
 
+  test('a collector that comes later by some seconds keeps to that in every read, and still reads all', () => {
+    const notebook = new Notebook(hourly)
+    const delayMs = 3000
+    const reads: number[] = []
+    const dueAt = (nowMs: number) =>
+      dueWindows({ plan: hourly, scopes: notebook.memory.scopes(source), nowMs, limit: 10, delayMs })
+    for (let nowMs = startMs; reads.length < 3; nowMs = Math.max(nowMs + 1, dueAt(nowMs).nextMs ?? 0))
+      for (const due of dueAt(nowMs).due) {
+        if (due.window.startMs === startMs) reads.push(nowMs - startMs - hourMs)
+        notebook.note(due, nowMs)
+      }
+    expect(reads).toEqual([settleDelayMs + delayMs, hourMs + delayMs, dayMs + delayMs])
+  })
+
   test('a scope is expected from its beginning as its provider says, until its end', () => {
     const notebook = new Notebook(hourly, [])
     notebook.memory.see(
