@@ -256,6 +256,18 @@ describe('clocks and grids', () => {
     expect(notebook.due(nowMs + 3 * dayMs - 10 * minuteMs).due).toEqual([])
   })
 
+  test('a window that a clock ahead read before its time is new when it is over, and its failures delay nothing', () => {
+    const notebook = new Notebook(hourly)
+    const nowMs = startMs + 3 * hourMs
+    for (const due of notebook.due(nowMs + dayMs).due)
+      notebook.note(due, nowMs + dayMs, due.window.startMs === startMs + 5 * hourMs ? 'failed' : 'complete')
+    for (const hour of [4, 5, 20]) {
+      const atMs = startMs + (hour + 1) * hourMs + settleDelayMs
+      const [due] = notebook.due(atMs).due.filter(each => each.window.startMs === startMs + hour * hourMs)
+      expect(due).toMatchObject({ why: 'new', rereadIndex: 0, last: false })
+    }
+  })
+
   test('a clock that fell a day back reads nothing twice, and goes on when it has caught up', () => {
     const notebook = new Notebook({ ...hourly, rereadAfterMs: [] })
     const nowMs = startMs + 30 * hourMs + minuteMs
