@@ -1,3 +1,4 @@
+/** The loop that reads what is due and the bounded read by hand, on a small provider whose failures the test sets. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'

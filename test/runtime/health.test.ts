@@ -1,3 +1,4 @@
+/** Health: what makes a process unready, and what its small server answers. */
 import { Counter, Registry } from 'prom-client'
 import { afterEach, expect, test } from 'vitest'
 import { Health, type HealthServer, serveHealth } from '../../runtime/health.ts'

@@ -1,3 +1,4 @@
+/** The log: one JSON object a line, faults as facts, and no secret in it. */
 import { expect, test } from 'vitest'
 import { openLog } from '../../runtime/logs.ts'
 import { Fault } from '../../schemas/fault.ts'

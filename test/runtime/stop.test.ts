@@ -1,3 +1,4 @@
+/** Stopping: the first signal asks, the second ends. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
