@@ -62,7 +62,13 @@ program
   .option('--to <time>', 'RFC 3339, exclusive')
   .option('--source <name>', 'only this source')
   .option('--scope <scope>', 'only this scope')
-  .action(runs(async options => (await import('./deploy/roles.ts')).collect({ ...settings(), ...options })))
+  .action(
+    runs(async options => {
+      // Before anything else is loaded: a collector mostly waits, and shares its node with paying work.
+      ;(await import('./runtime/heap.ts')).keepHeapSmall()
+      return (await import('./deploy/roles.ts')).collect({ ...settings(), ...options })
+    }),
+  )
 
 program
   .command('process')

@@ -1,8 +1,10 @@
 /** Decides what becomes of each message of a batch: a reading, a mark, or a reject with its reason. Pure. */
+import assert from 'node:assert'
+import { isUtf8 } from 'node:buffer'
 import { hash } from 'node:crypto'
 import type { LogBatch, LogMessage, RejectedMessage } from '../runtime/log/log.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
-import { decodeKafka, decodeStructured, structuredType } from '../schemas/cloudevents.ts'
+import { decodeKafka, structuredType } from '../schemas/cloudevents.ts'
 import {
   checkBounds,
   contentHash,
@@ -14,15 +16,15 @@ import {
 import { asFault, Fault, type FaultCode } from '../schemas/fault.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
 
+/** A reading, as far as anything but its row is needed of it: a batch of whole events would be a heap of small objects. */
 export interface AcceptedReading {
-  readonly offset: bigint
-  readonly event: ReadingEvent
-  readonly window: Window
-  /** 128 bits: who the reading is of, whatever the read. */
-  readonly identity: bigint
+  readonly subject: string
+  /** 64 bits of what it says. */
   readonly content: bigint
   /** Source, scope, window start and readat as one text: the read it belongs to. */
   readonly read: string
+  /** Its row in `events`, as a line of JSONCompactEachRow in the order of `eventColumns`. */
+  readonly line: string
 }
 
 export interface AcceptedMark {
@@ -51,36 +53,46 @@ export const messageBytesMax = 1024 * 1024
 const isReading = validator(ReadingEvent)
 const isMark = validator(MarkEvent)
 
-/** Takes a batch apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
-export function accept(batch: LogBatch): AcceptedBatch {
+/** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
+export function accept(batch: LogBatch, log: string): AcceptedBatch {
+  const { partition, messages } = batch
   const readings: AcceptedReading[] = []
   const marks: AcceptedMark[] = []
   const rejects: RejectedMessage[] = []
   const seen = new Set<string>()
   const same = new SameRead()
   let duplicates = 0
-  for (const message of batch.messages) {
+  for (const message of messages) {
     try {
-      const accepted = acceptMessage(message, same)
-      if (seen.has(accepted.event.id)) {
+      const event = eventOf(message)
+      const { window, read } = same.of(event)
+      if (seen.has(event.id)) {
         duplicates += 1
         continue
       }
-      seen.add(accepted.event.id)
-      if ('identity' in accepted) readings.push(accepted)
-      else marks.push(accepted)
+      if (event.type === markType)
+        marks.push({ offset: message.offset, event: event as MarkEvent, window, read })
+      else
+        readings.push(
+          readingOf(event as ReadingEvent, {
+            window,
+            read,
+            place: `${JSON.stringify(log)},${partition},"${message.offset}"]`,
+          }),
+        )
+      seen.add(event.id)
     } catch (error) {
-      rejects.push(rejected(batch.partition, message, asFault(error, 'EVENT_INVALID')))
+      rejects.push(rejected(partition, message, asFault(error, 'EVENT_INVALID')))
     }
   }
-  const first = batch.messages[0]
-  const last = batch.messages.at(-1)
-  if (!first || !last) throw new Error('a batch is never empty')
+  const first = messages[0]
+  const last = messages.at(-1)
+  assert(first && last, 'a batch is never empty')
   return {
-    partition: batch.partition,
+    partition,
     first: first.offset,
     last: last.offset,
-    messages: batch.messages.length,
+    messages: messages.length,
     readings,
     marks,
     duplicates,
@@ -88,39 +100,95 @@ export function accept(batch: LogBatch): AcceptedBatch {
   }
 }
 
-function acceptMessage(message: LogMessage, same: SameRead): AcceptedReading | AcceptedMark {
-  if (message.value && message.value.length > messageBytesMax)
-    throw new Fault('EVENT_TOO_LARGE', `${message.value.length} bytes are more than ${messageBytesMax}`)
-  const event: unknown = decode(message)
+/**
+ * The event of a message. Nearly all are readings as our relay sends them: one that is JSON in UTF-8 and fits the
+ * schema of readings, which knows every attribute, fits the rules of CloudEvents as well. What does not is decoded
+ * by those rules, for its mode, or for the reason why it is none.
+ */
+function eventOf(message: LogMessage): ReadingEvent | MarkEvent {
+  const { value, headers } = message
+  if (value && value.length > messageBytesMax)
+    throw new Fault('EVENT_TOO_LARGE', `${value.length} bytes are more than ${messageBytesMax}`)
+  if (value && headers['content-type'] === structuredType) {
+    const reading = readingIn(value)
+    if (reading) return reading
+  }
+  const event: unknown = decodeKafka({ headers, value })
   const { type, source } = event as { type: string; source: string }
   if (!source.startsWith('meterline/'))
     throw new Fault('EVENT_INVALID', `source "${source.slice(0, 100)}": only meterline/… sources are taken`)
-  if (type === markType) {
-    if (!isMark(event)) throw misfit(isMark.errors)
-    const mark = event as MarkEvent
-    return { offset: message.offset, event: mark, ...same.of(mark) }
-  }
-  if (!isReading(event)) throw misfit(isReading.errors)
-  const reading = event as ReadingEvent
-  const { window, read } = same.of(reading)
-  checkBounds(reading, (window.endMs - window.startMs) / secondMs)
-  checkInterval(reading, window)
-  return {
-    offset: message.offset,
-    event: reading,
-    window,
-    identity: BigInt(`0x${reading.id.slice(0, 32)}`),
-    content: contentHash(reading),
-    read,
-  }
+  const validate = type === markType ? isMark : isReading
+  if (!validate(event)) throw misfit(validate.errors)
+  return event as ReadingEvent | MarkEvent
 }
 
-/** Nearly every message is as our relay sends it: the headers of those need no taking apart. */
-function decode(message: LogMessage): unknown {
-  const plain = message.value !== null && message.headers['content-type'] === structuredType
-  return plain
-    ? decodeStructured(message.value)
-    : decodeKafka({ headers: message.headers, value: message.value })
+function readingIn(value: Buffer): ReadingEvent | undefined {
+  if (!isUtf8(value)) return undefined
+  let event: unknown
+  try {
+    event = JSON.parse(value.toString())
+  } catch {
+    return undefined
+  }
+  return isReading(event) ? (event as ReadingEvent) : undefined
+}
+
+/** Columns of `events`, in the order in which a line has them. */
+export const eventColumns = [
+  'source',
+  'scope',
+  'type',
+  'subject',
+  'start',
+  'end',
+  'used_start',
+  'used_end',
+  'identity',
+  'readat',
+  'resource_kind',
+  'resource_id',
+  'resource_name',
+  'measures',
+  'labels',
+  'parts',
+  'estimated',
+  'content',
+  'log',
+  'partition',
+  'offset',
+] as const
+
+/** @param at `place` ends the line: the columns that say where in the log the reading stood. */
+function readingOf(
+  event: ReadingEvent,
+  at: { readonly window: Window; readonly read: string; readonly place: string },
+): AcceptedReading {
+  const { window } = at
+  const { data } = event
+  checkBounds(event, (window.endMs - window.startMs) / secondMs)
+  checkInterval(event, window)
+  const content = contentHash(event)
+  const row = JSON.stringify([
+    event.source,
+    event.scope,
+    event.type,
+    event.subject,
+    window.startMs / 1000,
+    window.endMs / 1000,
+    data.interval?.start ?? data.window.start,
+    data.interval?.end ?? data.window.end,
+    BigInt(`0x${event.id.slice(0, 32)}`).toString(),
+    event.readat,
+    data.resource.kind,
+    data.resource.id,
+    data.resource.name ?? '',
+    data.measures,
+    data.labels,
+    data.parts ?? 1,
+    data.estimated,
+    content.toString(),
+  ])
+  return { subject: event.subject, content, read: at.read, line: `${row.slice(0, -1)},${at.place}` }
 }
 
 /** What all events of a read share is checked for the first of them: they stand one behind the other. */

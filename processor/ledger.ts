@@ -4,34 +4,10 @@
  */
 import { randomBytes } from 'node:crypto'
 import { showInstant } from '../schemas/window.ts'
-import type { AcceptedBatch, AcceptedMark, AcceptedReading } from './accept.ts'
+import { type AcceptedBatch, type AcceptedMark, type AcceptedReading, eventColumns } from './accept.ts'
 import { chunksOf, type ReadKey, readParams } from './reads.ts'
-import { cellOf, touchCells, touchReads } from './rollups.ts'
+import { cellOf, cellsOfReads, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
-
-export const eventColumns = [
-  'source',
-  'scope',
-  'type',
-  'subject',
-  'start',
-  'end',
-  'used_start',
-  'used_end',
-  'identity',
-  'readat',
-  'resource_kind',
-  'resource_id',
-  'resource_name',
-  'measures',
-  'labels',
-  'parts',
-  'estimated',
-  'content',
-  'log',
-  'partition',
-  'offset',
-] as const
 
 const readColumns = [
   'source',
@@ -80,18 +56,18 @@ const rejectColumns = [
   'sha256',
 ] as const
 
-/** Readings seen of reads whose mark has not come yet: a read may begin in one batch and end in a later one. */
+/**
+ * Readings seen of a read whose mark has not come yet: it may begin in one batch and end in a later one. One that
+ * came twice makes the count or the digest differ from the mark's, and then the ledger itself is asked.
+ */
 interface OpenRead {
-  readonly identities: Set<bigint>
   readonly subjects: Set<string>
+  readings: number
   digest: bigint
-  /** A second content under one identity and readat: then only the ledger itself can say what it holds. */
-  doubtful: boolean
 }
 
 /** Open reads that are remembered at most; one that was forgotten is only checked in the ledger instead. */
-const openReadsMax = 2000
-const openIdentitiesMax = 1_000_000
+const openReadsMax = 10_000
 
 /** The mark of a read as `reads` has it. */
 interface StoredRead {
@@ -126,7 +102,6 @@ export class Ledger {
   readonly #log: string
   readonly #open = new Map<string, OpenRead>()
   readonly #next = new Map<number, bigint>()
-  #openIdentities = 0
 
   constructor(store: Store, log: string) {
     this.#store = store
@@ -152,7 +127,8 @@ export class Ledger {
     }
     if (next !== undefined) this.#next.set(partition, next)
     else this.#next.delete(partition)
-    this.#forgetOpenReads()
+    // After a rebalance another process may have gone on with them.
+    this.#open.clear()
     return next
   }
 
@@ -162,32 +138,28 @@ export class Ledger {
    */
   async put(batch: AcceptedBatch): Promise<void> {
     for (const reading of batch.readings) this.#remember(reading)
-    const verdicts = await this.#judge(batch.marks)
-    const known = verdicts.known.filter(verdict => verdict.held)
+    const { known, unknown, replaced } = await this.#judge(batch.marks)
+    const held = known.filter(verdict => verdict.held)
+    const cells = cellsOf(held)
     // A replaced read's readings may be of other subjects and lie in other cells: those change too.
-    const replaced = verdicts.replaced
+    const elsewhere = [...replaced, ...held.filter(needsLedgerCells).map(readOf)]
+    for (const cell of await cellsOfReads(this.#store, elsewhere)) cells.add(cell)
 
-    await touchCells(this.#store, cellsOf(known), newToken())
-    await touchReads(this.#store, [...replaced, ...known.filter(needsLedgerCells).map(readOf)], newToken())
+    await touchCells(this.#store, cells, newToken())
     await this.#store.insert(
       'events',
       eventColumns,
-      batch.readings.map(reading => eventLine(this.#log, batch.partition, reading)),
+      batch.readings.map(reading => reading.line),
     )
-    await this.#verify(verdicts.unknown)
-    const found = verdicts.unknown.filter(verdict => verdict.held).map(readOf)
-    await touchReads(this.#store, found, newToken())
+    await this.#verify(unknown)
+    const found = await cellsOfReads(this.#store, unknown.filter(verdict => verdict.held).map(readOf))
+    await touchCells(this.#store, found, newToken())
     await this.#store.insert(
       'reads',
       readColumns,
-      [...verdicts.known, ...verdicts.unknown].map(verdict => this.#readLine(batch.partition, verdict)),
+      [...known, ...unknown].map(verdict => this.#readLine(batch.partition, verdict)),
     )
-    await touchCells(this.#store, cellsOf(known), newToken())
-    await touchReads(
-      this.#store,
-      [...replaced, ...found, ...known.filter(needsLedgerCells).map(readOf)],
-      newToken(),
-    )
+    await touchCells(this.#store, cells.union(found), newToken())
     await this.#store.insert(
       'rejected',
       rejectColumns,
@@ -205,7 +177,7 @@ export class Ledger {
       ),
     )
     await this.#writePosition(batch)
-    for (const mark of batch.marks) this.#forget(mark.read)
+    for (const mark of batch.marks) this.#open.delete(mark.read)
   }
 
   async #writePosition(batch: AcceptedBatch): Promise<void> {
@@ -272,9 +244,8 @@ export class Ledger {
         const again = same?.held === true && same.log === this.#log && same.offset === mark.offset.toString()
         const whole =
           same === undefined &&
-          !open?.doubtful &&
-          (open?.identities.size ?? 0) === data.events &&
-          BigInt.asUintN(64, open?.digest ?? 0n) === BigInt(`0x${data.digest}`)
+          (open?.readings ?? 0) === data.events &&
+          (open?.digest ?? 0n) === BigInt(`0x${data.digest}`)
         if (again) known.push({ mark, contentMs, version, held: true, subjects: undefined })
         else if (whole) known.push({ mark, contentMs, version, held: true, subjects: open?.subjects ?? none })
         else unknown.push({ mark, contentMs, version, held: false, subjects: undefined })
@@ -358,38 +329,14 @@ export class Ledger {
   #remember(reading: AcceptedReading): void {
     let open = this.#open.get(reading.read)
     if (!open) {
-      if (this.#open.size >= openReadsMax || this.#openIdentities >= openIdentitiesMax) this.#forgetOldest()
-      open = { identities: new Set(), subjects: new Set(), digest: 0n, doubtful: false }
+      const [oldest] = this.#open.keys()
+      if (this.#open.size >= openReadsMax && oldest !== undefined) this.#open.delete(oldest)
+      open = { subjects: new Set(), readings: 0, digest: 0n }
       this.#open.set(reading.read, open)
     }
-    if (open.identities.has(reading.identity)) {
-      open.doubtful = true
-      return
-    }
-    open.identities.add(reading.identity)
-    this.#openIdentities += 1
-    open.digest += reading.content
-    open.subjects.add(reading.event.subject)
-  }
-
-  #forget(read: string): void {
-    const open = this.#open.get(read)
-    if (!open) return
-    this.#openIdentities -= open.identities.size
-    this.#open.delete(read)
-  }
-
-  #forgetOldest(): void {
-    for (const read of this.#open.keys()) {
-      this.#forget(read)
-      return
-    }
-  }
-
-  /** After a rebalance another process may have gone on with them. */
-  #forgetOpenReads(): void {
-    this.#open.clear()
-    this.#openIdentities = 0
+    open.readings += 1
+    open.digest = BigInt.asUintN(64, open.digest + reading.content)
+    open.subjects.add(reading.subject)
   }
 
   #readLine(partition: number, verdict: Verdict): string {
@@ -444,7 +391,7 @@ function needsLedgerCells(verdict: Verdict): boolean {
 
 const none: ReadonlySet<string> = new Set()
 
-function cellsOf(verdicts: readonly Verdict[]): ReadonlySet<string> {
+function cellsOf(verdicts: readonly Verdict[]): Set<string> {
   const cells = new Set<string>()
   for (const { mark, subjects } of verdicts)
     for (const subject of subjects ?? none) cells.add(cellOf(mark.event.source, subject, mark.window.startMs))
@@ -458,33 +405,4 @@ function windowKey(source: string, scope: string, startMs: number): string {
 /** Tokens are never ordered, only told apart. */
 function newToken(): bigint {
   return randomBytes(8).readBigUInt64BE()
-}
-
-/** A reading as a line of `events`. */
-export function eventLine(log: string, partition: number, reading: AcceptedReading): string {
-  const { event, window } = reading
-  const { data } = event
-  return JSON.stringify([
-    event.source,
-    event.scope,
-    event.type,
-    event.subject,
-    window.startMs / 1000,
-    window.endMs / 1000,
-    data.interval?.start ?? data.window.start,
-    data.interval?.end ?? data.window.end,
-    reading.identity.toString(),
-    event.readat,
-    data.resource.kind,
-    data.resource.id,
-    data.resource.name ?? '',
-    data.measures,
-    data.labels,
-    data.parts ?? 1,
-    data.estimated,
-    reading.content.toString(),
-    log,
-    partition,
-    reading.offset.toString(),
-  ])
 }

@@ -58,8 +58,12 @@ export interface Processor {
 }
 
 const retryMsMax = 10_000
-const cellsMax = 20_000
-const freshenEveryMs = 250
+/** So many cells of two dims and their groups fit in a few hundred megabytes. */
+const cellsMax = 50_000
+const freshenEveryMs = 200
+/** So long after the last batch the log counts as quiet. */
+const quietMs = 500
+const busyRestMs = 5000
 
 /** Starts the loop. Registering meters happens first, so that every recompute knows them. */
 export async function startProcessor(options: ProcessorOptions): Promise<Processor> {
@@ -70,6 +74,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   const ledger = new Ledger(store, log.id)
   const positions = new Map<number, bigint>()
   let taken = 0n
+  let takenMs = Number.NEGATIVE_INFINITY
+  let underWay = 0
   const troubles = new Map<'ledger' | 'rollups', string>()
 
   async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
@@ -91,11 +97,14 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
 
   async function take(batch: LogBatch, accepted: AcceptedBatch): Promise<void> {
     const timer = putSeconds.startTimer()
+    underWay += 1
     const held = await insisting('ledger', async () => {
       await ledger.put(accepted)
       if (accepted.rejects.length > 0) await options.rejects?.put(accepted.rejects)
       return true
     })
+    underWay -= 1
+    takenMs = performance.now()
     if (!held) return
     timer()
     await log.commit(batch)
@@ -113,28 +122,32 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
 
   /** The next batch is decoded while the last is on its way into the ledger; they are put one after the other. */
   async function ingest(): Promise<void> {
-    let underWay: Promise<void> = Promise.resolve()
+    let before: Promise<void> = Promise.resolve()
     const resumeAt = async (partition: number) => {
-      await underWay.catch(() => undefined)
+      await before.catch(() => undefined)
       return await insisting('ledger', () => ledger.resumeAt(partition))
     }
     for await (const batch of log.batches({ resumeAt, signal: running })) {
-      const accepted = accept(batch)
-      await underWay
-      underWay = take(batch, accepted)
-      underWay.catch(() => stop.abort())
+      const accepted = accept(batch, log.id)
+      await before
+      before = take(batch, accepted)
+      before.catch(() => stop.abort())
     }
-    await underWay
+    await before
   }
 
+  /**
+   * While batches come in, cells are left stale for a while: the hour that is coming in is touched again and again,
+   * and its answers come from the ledger meanwhile. Once nothing comes, they are computed at once.
+   */
   async function freshen(): Promise<void> {
-    while (!running.aborted) {
-      const startedMs = performance.now()
+    for (let startedMs = performance.now(); !running.aborted; startedMs = performance.now()) {
       const cells = (await insisting('rollups', () => recompute(store, { run: newToken(), cellsMax }))) ?? 0
       recomputedCells.inc(cells)
-      // Cells of the hour that is coming in are touched again and again: leave the engine to the inserts meanwhile.
-      const restMs = Math.max(freshenEveryMs, 2 * (performance.now() - startedMs))
-      await sleep(restMs, undefined, { signal: running }).catch(() => undefined)
+      const isBusy = () => underWay > 0 || performance.now() - takenMs < quietMs
+      const mostMs = Math.max(busyRestMs, 2 * (performance.now() - startedMs))
+      do await sleep(freshenEveryMs, undefined, { signal: running }).catch(() => undefined)
+      while (!running.aborted && isBusy() && performance.now() - startedMs < mostMs)
     }
   }
 

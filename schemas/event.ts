@@ -10,7 +10,9 @@ import { Fault } from './fault.ts'
 import { type MeasureName, measureNames, measures } from './measures.ts'
 import { showInstant, type Window } from './window.ts'
 
-const text = (description: string, maxLength = 1024) => Type.String({ minLength: 1, maxLength, description })
+/** CloudEvents forbids control characters in attributes. */
+const text = (description: string, maxLength = 1024) =>
+  Type.String({ minLength: 1, maxLength, pattern: '^[^\\u0000-\\u001f\\u007f-\\u009f]+$', description })
 const utc = (description: string) =>
   Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d{3})?Z$', description })
 const decimal = Type.String({ pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,12})?$' })

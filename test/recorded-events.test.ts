@@ -59,7 +59,7 @@ describe.each(recorded)('$tag $file', ({ tag, event }) => {
   test('is accepted into the ledger', () => {
     const { headers, value } = encodeKafka(event, 'structured')
     const message = { offset: 7n, key: event.partitionkey, value, headers, appendedMs: 0 }
-    const accepted = accept({ partition: 0, messages: [message] })
+    const accepted = accept({ partition: 0, messages: [message] }, 'log')
     expect(accepted.rejects).toEqual([])
     expect(accepted.readings.length + accepted.marks.length).toBe(1)
   })

@@ -16,7 +16,7 @@ import { printJson, printRows } from '../../runtime/print.ts'
 import { exact, showQuantity } from '../../schemas/decimal.ts'
 import { Fault } from '../../schemas/fault.ts'
 import type { UsageRow } from '../../schemas/meters.ts'
-import { secondMs, showInstant, type Window } from '../../schemas/window.ts'
+import { secondMs, showInstant, type Window, windowAt } from '../../schemas/window.ts'
 import { nameUnbilled, printUsage } from '../commands.ts'
 import { arrived, readSpan } from '../once.ts'
 import { configured, type Running, type Settings, startRoles } from '../roles.ts'
@@ -55,7 +55,10 @@ export async function demo(
     code = await report(running, config, dir, demoed)
   }
   if (settings.once === true || settings.signal.aborted) return code
-  await using running = await startRoles(config, demoed, ['collector', 'processor'], { log, health })
+  // From now on: between June and today the double has nothing to tell.
+  const fromMs = windowAt(settings.nowMs(), 60).startMs
+  const live = { ...config, sources: config.sources.map(source => ({ ...source, fromMs })) }
+  await using running = await startRoles(live, demoed, ['collector', 'processor'], { log, health })
   settings.stderr('\nlive windows are being read now; Ctrl-C ends')
   settings.stderr(
     `ask it, in another terminal: meterline --config ${file} usage gpu_hours --from 2025-06-01T00:00:00Z --to 2025-07-01T00:00:00Z --group-by gpu_type`,

@@ -5,8 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
-import { accept } from '../../processor/accept.ts'
-import { eventColumns, eventLine } from '../../processor/ledger.ts'
+import { accept, eventColumns } from '../../processor/accept.ts'
 import { Store } from '../../processor/store.ts'
 import { type KafkaConfig, kafkaLanes, structuredHeaders } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
@@ -77,7 +76,9 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
   )
 
   await using store = await Store.open(address)
+  const start = cpuSeconds(pid)
   const one = await bareInsert(store, bodies, 1)
+  const bare = cpuSeconds(pid) - start
   const two = await bareInsert(store, bodies, 2)
   console.log(`bare insert, one connection:  ${rate(readings, one)} rows/s`)
   console.log(`bare insert, two connections: ${rate(readings, two)} rows/s`)
@@ -85,6 +86,7 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
 
   const before = { clickhouse: cpuSeconds(pid), kafka: cpuSeconds(kafka.pid(1)) }
   const child = fork(new URL('./ingest-processor.ts', import.meta.url), {
+    execArgv: process.env.PROF ? ['--cpu-prof', '--cpu-prof-dir=/tmp/prof'] : [],
     env: { ...process.env, BENCH: JSON.stringify({ config, store: address, messages, types: load.types }) },
   })
   const [report] = (await once(child, 'message')) as [IngestReport]
@@ -96,6 +98,7 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
   console.log(
     `ingested in ${report.ingestedSeconds.toFixed(1)} s, no cell stale after ${report.freshSeconds.toFixed(1)} s: ${rate(messages, report.freshSeconds)} events/s`,
   )
+  console.log(`CPU a row of the bare insert, ClickHouse: ${((bare * 1e6) / readings).toFixed(1)} µs`)
   console.log(
     `CPU an event: processor ${perEvent(report.cpuSeconds)}, ClickHouse ${perEvent(used.clickhouse)}, Kafka ${perEvent(used.kafka)}`,
   )
@@ -120,7 +123,7 @@ function rowLines(read: readonly (ReadingEvent | MarkEvent)[]): string[] {
     headers: structuredHeaders,
     appendedMs: 0,
   }))
-  return accept({ partition: 0, messages }).readings.map(reading => eventLine('bare', 0, reading))
+  return accept({ partition: 0, messages }, 'bare').readings.map(reading => reading.line)
 }
 
 async function sendAll(

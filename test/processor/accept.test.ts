@@ -28,15 +28,15 @@ function message(value: Buffer | null, more: Record<string, string> = headers): 
 }
 
 test('a whole read is taken apart into its readings and its mark', () => {
-  const accepted = accept(batchOf(events, 5))
+  const accepted = accept(batchOf(events, 5), 'log')
   expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, duplicates: 0, rejects: [] })
-  expect(accepted.readings.map(reading => reading.event.subject)).toEqual(['a', 'b'])
+  expect(accepted.readings.map(reading => reading.subject)).toEqual(['a', 'b'])
   expect(accepted.marks).toHaveLength(1)
   expect(new Set([...accepted.readings, ...accepted.marks].map(item => item.read)).size).toBe(1)
 })
 
 test('the same event twice in a batch is one event and a duplicate', () => {
-  const accepted = accept(batchOf([...events, ...events], 0))
+  const accepted = accept(batchOf([...events, ...events], 0), 'log')
   expect(accepted).toMatchObject({ messages: 6, duplicates: 3, rejects: [] })
 })
 
@@ -133,7 +133,7 @@ const rejects: [string, LogMessage, string, RegExp][] = [
 
 test.each(rejects)('%s is rejected with its reason, and the rest goes on', (_, bad, code, reason) => {
   const good = batchOf(events, 8).messages
-  const accepted = accept({ partition: 3, messages: [bad, ...good] })
+  const accepted = accept({ partition: 3, messages: [bad, ...good] }, 'log')
   expect(accepted.readings).toHaveLength(2)
   expect(accepted.rejects).toHaveLength(1)
   const [reject] = accepted.rejects
@@ -147,7 +147,7 @@ test('a reading of two summed rows may hold two windows of seconds', () => {
   const bad = changed(event =>
     Object.assign(event.data, { measures: { instance_seconds: '7200' }, parts: 2 }),
   )
-  expect(accept({ partition: 0, messages: [bad] })).toMatchObject({ rejects: [], messages: 1 })
+  expect(accept({ partition: 0, messages: [bad] }, 'log')).toMatchObject({ rejects: [], messages: 1 })
 })
 
 test('whatever comes, every message is in exactly one of readings, marks, duplicates and rejects', () => {
@@ -171,7 +171,7 @@ test('whatever comes, every message is in exactly one of readings, marks, duplic
         ...message(value, more),
         offset: BigInt(index),
       }))
-      const accepted = accept({ partition: 0, messages })
+      const accepted = accept({ partition: 0, messages }, 'log')
       const { readings, marks, duplicates, rejects: refused } = accepted
       expect(readings.length + marks.length + duplicates + refused.length).toBe(items.length)
     }),
