@@ -138,6 +138,8 @@ class SourceReader {
   /** Reads that wait for the provider, and those of them and others that are not stored yet. */
   #asking = 0
   #unstored = 0
+  /** What is under way: a stop waits for it, with the event loop free to end it. */
+  readonly #reads = new Set<Promise<void>>()
   #woke = false
   #endRest: () => void = () => undefined
   #failuresInRow = 0
@@ -202,7 +204,7 @@ class SourceReader {
       if (due.length === 0)
         await this.#woken(Math.min(this.#restMsMax(), (nextMs ?? Number.POSITIVE_INFINITY) - nowMs()))
     }
-    while (this.#unstored > 0) await this.#woken(this.#restMsMax())
+    await Promise.all(this.#reads)
     if (this.#halt !== undefined) throw this.#halt
   }
 
@@ -233,7 +235,7 @@ class SourceReader {
       this.#asking -= 1
       this.#wakeUp()
     }
-    this.#read(due, answered)
+    const read = this.#read(due, answered)
       .catch(error => {
         this.#halt ??= error
       })
@@ -243,7 +245,9 @@ class SourceReader {
         this.#unstored -= 1
         answered()
         this.#wakeUp()
+        this.#reads.delete(read)
       })
+    this.#reads.add(read)
   }
 
   async #read({ scope, window, why }: DueWindow, answered: () => void): Promise<void> {

@@ -146,6 +146,28 @@ describe('the loop', () => {
     expect(stored()).toEqual([])
   })
 
+  test('a stop waits for a provider that takes no notice of it, without a busy loop', async () => {
+    const opened = provider.opened()
+    let ended = 0
+    opened.source.read = async function* () {
+      await sleep(300)
+      ended += 1
+      yield* []
+    }
+    const end = start({ sources: [opened] })
+    await until(() => provider.listings === 1)
+    clockMs += hourMs + minuteMs
+    await sleep(150)
+    let ticks = 0
+    const ticking = setInterval(() => {
+      ticks += 1
+    }, 10)
+    await end()
+    clearInterval(ticking)
+    expect(ended).toBeGreaterThan(0)
+    expect(ticks).toBeGreaterThan(3)
+  })
+
   test('one failing scope leaves failed marks of its own and stops nobody else', async () => {
     provider.scopes = [{ scope: 'bad' }, { scope: 'good' }, { scope: 'slow' }]
     provider.failure = scope => (scope === 'bad' ? new Fault('SOURCE_DENIED', 'bad: 403') : undefined)
