@@ -55,48 +55,73 @@ const isMark = validator(MarkEvent)
 
 /** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
 export function accept(batch: LogBatch, log: string): AcceptedBatch {
-  const { partition, messages } = batch
-  const readings: AcceptedReading[] = []
-  const marks: AcceptedMark[] = []
-  const rejects: RejectedMessage[] = []
-  const seen = new Set<string>()
-  const same = new SameRead()
-  let duplicates = 0
-  for (const message of messages) {
-    try {
-      const event = eventOf(message)
-      const { window, read } = same.of(event)
-      if (seen.has(event.id)) {
-        duplicates += 1
-        continue
-      }
-      if (event.type === markType)
-        marks.push({ offset: message.offset, event: event as MarkEvent, window, read })
-      else
-        readings.push(
-          readingOf(event as ReadingEvent, {
-            window,
-            read,
-            place: `${JSON.stringify(log)},${partition},"${message.offset}"]`,
-          }),
-        )
-      seen.add(event.id)
-    } catch (error) {
-      rejects.push(rejected(partition, message, asFault(error, 'EVENT_INVALID')))
-    }
+  const accepting = new Accepting(batch, log)
+  while (accepting.take(batch.messages.length));
+  return accepting.accepted()
+}
+
+/** A batch that is taken apart bit by bit, so that whoever does it can let others in between. */
+export class Accepting {
+  readonly #batch: LogBatch
+  readonly #place: string
+  readonly #readings: AcceptedReading[] = []
+  readonly #marks: AcceptedMark[] = []
+  readonly #rejects: RejectedMessage[] = []
+  readonly #seen = new Set<string>()
+  readonly #same = new SameRead()
+  #duplicates = 0
+  #next = 0
+
+  constructor(batch: LogBatch, log: string) {
+    assert(batch.messages.length > 0, 'a batch is never empty')
+    this.#batch = batch
+    this.#place = `${JSON.stringify(log)},${batch.partition}`
   }
-  const first = messages[0]
-  const last = messages.at(-1)
-  assert(first && last, 'a batch is never empty')
-  return {
-    partition,
-    first: first.offset,
-    last: last.offset,
-    messages: messages.length,
-    readings,
-    marks,
-    duplicates,
-    rejects,
+
+  /** Takes the next messages, and says whether there are more. */
+  take(count: number): boolean {
+    const { messages } = this.#batch
+    const end = Math.min(this.#next + count, messages.length)
+    for (; this.#next < end; this.#next += 1) {
+      const message = messages[this.#next]!
+      try {
+        this.#takeOne(message)
+      } catch (error) {
+        this.#rejects.push(rejected(this.#batch.partition, message, asFault(error, 'EVENT_INVALID')))
+      }
+    }
+    return end < messages.length
+  }
+
+  #takeOne(message: LogMessage): void {
+    const event = eventOf(message)
+    const { window, read } = this.#same.of(event)
+    if (this.#seen.has(event.id)) {
+      this.#duplicates += 1
+      return
+    }
+    if (event.type === markType)
+      this.#marks.push({ offset: message.offset, event: event as MarkEvent, window, read })
+    else {
+      const place = `${this.#place},"${message.offset}"]`
+      this.#readings.push(readingOf(event as ReadingEvent, { window, read, place }))
+    }
+    this.#seen.add(event.id)
+  }
+
+  accepted(): AcceptedBatch {
+    const { partition, messages } = this.#batch
+    assert(this.#next === messages.length, 'every message was taken')
+    return {
+      partition,
+      first: messages[0]!.offset,
+      last: messages[messages.length - 1]!.offset,
+      messages: messages.length,
+      readings: this.#readings,
+      marks: this.#marks,
+      duplicates: this.#duplicates,
+      rejects: this.#rejects,
+    }
   }
 }
 

@@ -1,12 +1,12 @@
 /** The processor's loop: log → accept → ledger → commit, with rollups recomputed beside it. */
 import { randomBytes } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
 import { Counter, Gauge, Histogram } from 'prom-client'
 import type { EventLog, LogBatch, RejectLog } from '../runtime/log/log.ts'
 import { registry } from '../runtime/metrics.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { Meter } from '../schemas/meters.ts'
-import { type AcceptedBatch, accept } from './accept.ts'
+import { type AcceptedBatch, Accepting } from './accept.ts'
 import { Ledger } from './ledger.ts'
 import { recompute, registerMeters } from './rollups.ts'
 import type { Store } from './store.ts'
@@ -57,6 +57,8 @@ export interface Processor {
   fresh(signal: AbortSignal): Promise<void>
 }
 
+/** Some ten milliseconds of work. */
+const turnMessages = 400
 const retryMsMax = 10_000
 /** So many cells of two dims and their groups fit in a few hundred megabytes. */
 const cellsMax = 50_000
@@ -128,7 +130,10 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       return await insisting('ledger', () => ledger.resumeAt(partition))
     }
     for await (const batch of log.batches({ resumeAt, signal: running })) {
-      const accepted = accept(batch, log.id)
+      const accepting = new Accepting(batch, log.id)
+      // In turns with the batch before, whose steps would otherwise wait for this one's end.
+      while (accepting.take(turnMessages)) await setImmediate()
+      const accepted = accepting.accepted()
       await before
       before = take(batch, accepted)
       before.catch(() => stop.abort())
