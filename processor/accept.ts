@@ -28,6 +28,7 @@ export interface AcceptedReading {
 }
 
 export interface AcceptedMark {
+  readonly partition: number
   readonly offset: bigint
   readonly event: MarkEvent
   readonly window: Window
@@ -101,7 +102,13 @@ export class Accepting {
       return
     }
     if (event.type === markType)
-      this.#marks.push({ offset: message.offset, event: event as MarkEvent, window, read })
+      this.#marks.push({
+        partition: this.#batch.partition,
+        offset: message.offset,
+        event: event as MarkEvent,
+        window,
+        read,
+      })
     else {
       const place = `${this.#place},"${message.offset}"]`
       this.#readings.push(readingOf(event as ReadingEvent, { window, read, place }))

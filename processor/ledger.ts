@@ -3,6 +3,7 @@
  * Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
  */
 import { randomBytes } from 'node:crypto'
+import type { RejectedMessage } from '../runtime/log/log.ts'
 import { showInstant } from '../schemas/window.ts'
 import { type AcceptedBatch, type AcceptedMark, type AcceptedReading, eventColumns } from './accept.ts'
 import { chunksOf, type ReadKey, readParams } from './reads.ts'
@@ -133,73 +134,89 @@ export class Ledger {
   }
 
   /**
-   * Takes a batch in. When it resolves every message of it is durable in one of events, reads and rejected, is in
-   * every answer, and the position says so: the log may be told.
+   * Takes batches in, of one partition or of several. When it resolves every message of them is durable in one of
+   * events, reads and rejected, is in every answer, and the positions say so: the log may be told.
    */
-  async put(batch: AcceptedBatch): Promise<void> {
-    for (const reading of batch.readings) this.#remember(reading)
-    const { known, unknown, replaced } = await this.#judge(batch.marks)
-    const held = known.filter(verdict => verdict.held)
-    const cells = cellsOf(held)
-    // A replaced read's readings may be of other subjects and lie in other cells: those change too.
-    const elsewhere = [...replaced, ...held.filter(needsLedgerCells).map(readOf)]
-    for (const cell of await cellsOfReads(this.#store, elsewhere)) cells.add(cell)
-
-    await touchCells(this.#store, cells, newToken())
-    await this.#store.insert(
-      'events',
-      eventColumns,
-      batch.readings.map(reading => reading.line),
-    )
+  async put(batches: readonly AcceptedBatch[]): Promise<void> {
+    for (const batch of batches) for (const reading of batch.readings) this.#remember(reading)
+    // Readings count for nothing before their mark, so they may go in while the marks are looked at.
+    const [{ cells, known, unknown }] = await Promise.all([
+      this.#announce(batches.flatMap(batch => batch.marks)),
+      this.#store.insert(
+        'events',
+        eventColumns,
+        batches.flatMap(batch => batch.readings.map(reading => reading.line)),
+      ),
+    ])
     await this.#verify(unknown)
     const found = await cellsOfReads(this.#store, unknown.filter(verdict => verdict.held).map(readOf))
     await touchCells(this.#store, found, newToken())
     await this.#store.insert(
       'reads',
       readColumns,
-      [...known, ...unknown].map(verdict => this.#readLine(batch.partition, verdict)),
+      [...known, ...unknown].map(verdict => this.#readLine(verdict)),
     )
-    await touchCells(this.#store, cells.union(found), newToken())
-    await this.#store.insert(
-      'rejected',
-      rejectColumns,
-      batch.rejects.map(reject =>
-        JSON.stringify([
-          this.#log,
-          reject.partition,
-          reject.offset.toString(),
-          reject.code,
-          reject.reason,
-          reject.value.toString('base64'),
-          reject.bytes,
-          reject.sha256,
-        ]),
+    await Promise.all([
+      touchCells(this.#store, cells.union(found), newToken()),
+      this.#store.insert(
+        'rejected',
+        rejectColumns,
+        batches.flatMap(batch => batch.rejects.map(reject => this.#rejectLine(reject))),
       ),
+    ])
+    await this.#store.insert(
+      'positions',
+      positionColumns,
+      batches.map(batch => this.#positionLine(batch)),
     )
-    await this.#writePosition(batch)
-    for (const mark of batch.marks) this.#open.delete(mark.read)
+    for (const { marks, partition, last } of batches) {
+      for (const mark of marks) this.#open.delete(mark.read)
+      this.#next.set(partition, last + 1n)
+    }
   }
 
-  async #writePosition(batch: AcceptedBatch): Promise<void> {
+  /** Judges the marks, and marks the cells stale that they are about to change, as far as they are known. */
+  async #announce(marks: readonly AcceptedMark[]) {
+    const { known, unknown, replaced } = await this.#judge(marks)
+    const held = known.filter(verdict => verdict.held)
+    const cells = cellsOf(held)
+    // A replaced read's readings may be of other subjects and lie in other cells: those change too.
+    const elsewhere = [...replaced, ...held.filter(needsLedgerCells).map(readOf)]
+    for (const cell of await cellsOfReads(this.#store, elsewhere)) cells.add(cell)
+    await touchCells(this.#store, cells, newToken())
+    return { cells, known, unknown }
+  }
+
+  #positionLine(batch: AcceptedBatch): string {
     // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
     // being less than the span.
     const next = this.#next.get(batch.partition)
     const first = next !== undefined && next < batch.first ? next : batch.first
-    await this.#store.insert('positions', positionColumns, [
-      JSON.stringify([
-        this.#log,
-        batch.partition,
-        first.toString(),
-        batch.last.toString(),
-        batch.messages,
-        batch.readings.length,
-        batch.marks.length,
-        batch.duplicates,
-        0,
-        batch.rejects.length,
-      ]),
+    return JSON.stringify([
+      this.#log,
+      batch.partition,
+      first.toString(),
+      batch.last.toString(),
+      batch.messages,
+      batch.readings.length,
+      batch.marks.length,
+      batch.duplicates,
+      0,
+      batch.rejects.length,
     ])
-    this.#next.set(batch.partition, batch.last + 1n)
+  }
+
+  #rejectLine(reject: RejectedMessage): string {
+    return JSON.stringify([
+      this.#log,
+      reject.partition,
+      reject.offset.toString(),
+      reject.code,
+      reject.reason,
+      reject.value.toString('base64'),
+      reject.bytes,
+      reject.sha256,
+    ])
   }
 
   /** Sorts the marks into those that memory and `reads` can judge and those only the events can. */
@@ -241,7 +258,11 @@ export class Ledger {
       } else {
         const open = this.#open.get(mark.read)
         // The same message again, after a crash: it was judged when its readings were in.
-        const again = same?.held === true && same.log === this.#log && same.offset === mark.offset.toString()
+        const again =
+          same?.held === true &&
+          same.log === this.#log &&
+          same.partition === mark.partition &&
+          same.offset === mark.offset.toString()
         const whole =
           same === undefined &&
           (open?.readings ?? 0) === data.events &&
@@ -263,7 +284,7 @@ export class Ledger {
         events: data.events,
         digest: BigInt(`0x${data.digest}`).toString(),
         log: this.#log,
-        partition: 0,
+        partition: mark.partition,
         offset: mark.offset.toString(),
         version: version.toString(),
       })
@@ -339,8 +360,8 @@ export class Ledger {
     open.subjects.add(reading.subject)
   }
 
-  #readLine(partition: number, verdict: Verdict): string {
-    const { event, window, offset } = verdict.mark
+  #readLine(verdict: Verdict): string {
+    const { event, window, partition, offset } = verdict.mark
     const { data } = event
     return JSON.stringify([
       event.source,

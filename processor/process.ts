@@ -57,8 +57,15 @@ export interface Processor {
   fresh(signal: AbortSignal): Promise<void>
 }
 
+interface Taken {
+  readonly batch: LogBatch
+  readonly accepted: AcceptedBatch
+}
+
 /** Some ten milliseconds of work. */
 const turnMessages = 400
+/** As much as one insert may hold: beyond it the log waits. */
+const waitingMessagesMax = 50_000
 const retryMsMax = 10_000
 /** So many cells of two dims and their groups fit in a few hundred megabytes. */
 const cellsMax = 50_000
@@ -77,7 +84,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   const positions = new Map<number, bigint>()
   let taken = 0n
   let takenMs = Number.NEGATIVE_INFINITY
-  let underWay = 0
+  let isPutting = false
   const troubles = new Map<'ledger' | 'rollups', string>()
 
   async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
@@ -97,48 +104,68 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     }
   }
 
-  async function take(batch: LogBatch, accepted: AcceptedBatch): Promise<void> {
+  async function take(batches: readonly Taken[]): Promise<void> {
     const timer = putSeconds.startTimer()
-    underWay += 1
+    const accepted = batches.map(batch => batch.accepted)
+    const rejects = accepted.flatMap(batch => batch.rejects)
     const held = await insisting('ledger', async () => {
       await ledger.put(accepted)
-      if (accepted.rejects.length > 0) await options.rejects?.put(accepted.rejects)
+      if (rejects.length > 0) await options.rejects?.put(rejects)
       return true
     })
-    underWay -= 1
     takenMs = performance.now()
     if (!held) return
     timer()
-    await log.commit(batch)
-    positions.set(accepted.partition, accepted.last + 1n)
-    taken += BigInt(accepted.messages)
-    messagesTotal.inc({ outcome: 'reading' }, accepted.readings.length)
-    messagesTotal.inc({ outcome: 'mark' }, accepted.marks.length)
-    messagesTotal.inc({ outcome: 'duplicate' }, accepted.duplicates)
-    messagesTotal.inc({ outcome: 'rejected' }, accepted.rejects.length)
-    for (const reject of accepted.rejects.slice(0, 5))
+    for (const { batch } of batches) await log.commit(batch)
+    for (const { partition, last, messages, readings, marks, duplicates } of accepted) {
+      positions.set(partition, last + 1n)
+      taken += BigInt(messages)
+      messagesTotal.inc({ outcome: 'reading' }, readings.length)
+      messagesTotal.inc({ outcome: 'mark' }, marks.length)
+      messagesTotal.inc({ outcome: 'duplicate' }, duplicates)
+    }
+    messagesTotal.inc({ outcome: 'rejected' }, rejects.length)
+    for (const reject of rejects.slice(0, 5))
       options.say(
         `rejected: partition=${reject.partition} offset=${reject.offset} ${reject.code} ${reject.reason}`,
       )
   }
 
-  /** The next batch is decoded while the last is on its way into the ledger; they are put one after the other. */
+  /**
+   * What comes and is decoded while batches are on their way into the ledger goes in together after them: the slower
+   * the ledger, the larger its inserts, up to a bound at which the log has to wait.
+   */
   async function ingest(): Promise<void> {
-    let before: Promise<void> = Promise.resolve()
+    let waiting: Taken[] = []
+    let putting: Promise<void> = Promise.resolve()
+    async function putWaiting(): Promise<void> {
+      for (let some = waiting; some.length > 0; some = waiting) {
+        waiting = []
+        await take(some)
+      }
+    }
+    const start = () => {
+      if (isPutting) return
+      isPutting = true
+      putting = putWaiting().finally(() => {
+        isPutting = false
+      })
+      putting.catch(() => stop.abort())
+    }
     const resumeAt = async (partition: number) => {
-      await before.catch(() => undefined)
+      await putting.catch(() => undefined)
       return await insisting('ledger', () => ledger.resumeAt(partition))
     }
     for await (const batch of log.batches({ resumeAt, signal: running })) {
       const accepting = new Accepting(batch, log.id)
-      // In turns with the batch before, whose steps would otherwise wait for this one's end.
+      // In turns with the batches before, whose steps would otherwise wait for this one's end.
       while (accepting.take(turnMessages)) await setImmediate()
-      const accepted = accepting.accepted()
-      await before
-      before = take(batch, accepted)
-      before.catch(() => stop.abort())
+      waiting.push({ batch, accepted: accepting.accepted() })
+      start()
+      if (waiting.reduce((sum, { accepted }) => sum + accepted.messages, 0) >= waitingMessagesMax)
+        await putting
     }
-    await before
+    await putting
   }
 
   /**
@@ -149,7 +176,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     for (let startedMs = performance.now(); !running.aborted; startedMs = performance.now()) {
       const cells = (await insisting('rollups', () => recompute(store, { run: newToken(), cellsMax }))) ?? 0
       recomputedCells.inc(cells)
-      const isBusy = () => underWay > 0 || performance.now() - takenMs < quietMs
+      const isBusy = () => isPutting || performance.now() - takenMs < quietMs
       const mostMs = Math.max(busyRestMs, 2 * (performance.now() - startedMs))
       do await sleep(freshenEveryMs, undefined, { signal: running }).catch(() => undefined)
       while (!running.aborted && isBusy() && performance.now() - startedMs < mostMs)

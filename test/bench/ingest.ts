@@ -86,7 +86,7 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
 
   const before = { clickhouse: cpuSeconds(pid), kafka: cpuSeconds(kafka.pid(1)) }
   const child = fork(new URL('./ingest-processor.ts', import.meta.url), {
-    execArgv: process.env.PROF ? ['--cpu-prof', '--cpu-prof-dir=/tmp/prof'] : [],
+    execArgv: (process.env.BENCH_NODE ?? '').split(' ').filter(flag => flag !== ''),
     env: { ...process.env, BENCH: JSON.stringify({ config, store: address, messages, types: load.types }) },
   })
   const [report] = (await once(child, 'message')) as [IngestReport]

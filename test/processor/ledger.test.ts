@@ -53,7 +53,7 @@ async function world(): Promise<World> {
     offset: 0,
     async read(scope, hour, readatMs, usages, mark) {
       const events = readEvents({ source, scope, window: hourOf(hour), readatMs }, usages, mark)
-      await this.ledger.put(accept(batchOf(events, this.offset), 'log'))
+      await this.ledger.put([accept(batchOf(events, this.offset), 'log')])
       this.offset += events.length
     },
     async total(meter = hours) {
@@ -136,9 +136,9 @@ describe('a read is a snapshot', () => {
       instance('a', 'i1', '3600'),
       instance('b', 'i2', '3600'),
     ])
-    await at.ledger.put(accept(batchOf(events.slice(0, 1), 0), 'log'))
+    await at.ledger.put([accept(batchOf(events.slice(0, 1), 0), 'log')])
     await expectTotals(at, {})
-    await at.ledger.put(accept(batchOf(events.slice(1), 1), 'log'))
+    await at.ledger.put([accept(batchOf(events.slice(1), 1), 'log')])
     await expectTotals(at, { a: '1', b: '1' })
   })
 
@@ -148,10 +148,10 @@ describe('a read is a snapshot', () => {
       instance('a', 'i1', '3600'),
       instance('b', 'i2', '3600'),
     ])
-    await at.ledger.put(accept(batchOf(events.slice(0, 1), 0), 'log'))
+    await at.ledger.put([accept(batchOf(events.slice(0, 1), 0), 'log')])
     at.ledger = new Ledger(at.store, 'log')
     expect(await at.ledger.resumeAt(0)).toBe(1n)
-    await at.ledger.put(accept(batchOf(events.slice(1), 1), 'log'))
+    await at.ledger.put([accept(batchOf(events.slice(1), 1), 'log')])
     await expectTotals(at, { a: '1', b: '1' })
   })
 
@@ -222,11 +222,11 @@ describe('every step may be repeated', () => {
         instance('a', 'i1', '1800'),
       ]),
     ]
-    for (let times = 0; times < 3; times += 1) await at.ledger.put(accept(batchOf(events, 0), 'log'))
+    for (let times = 0; times < 3; times += 1) await at.ledger.put([accept(batchOf(events, 0), 'log')])
     await expectTotals(at, { a: '0.5' })
     const other = new Ledger(at.store, 'log')
-    await other.put(accept(batchOf(events, 0), 'log'))
-    await other.put(accept(batchOf(events.slice(2), 2), 'log'))
+    await other.put([accept(batchOf(events, 0), 'log')])
+    await other.put([accept(batchOf(events.slice(2), 2), 'log')])
     await expectTotals(at, { a: '0.5' })
   })
 
@@ -237,12 +237,12 @@ describe('every step may be repeated', () => {
       readEvents({ source, scope: 'compute', window: hourOf(hour), readatMs: 1000 }, [
         instance('a', 'i1', '60'),
       ])
-    await at.ledger.put(accept(batchOf(read(0), 0), 'log'))
-    await at.ledger.put(accept(batchOf(read(1), 2), 'log'))
+    await at.ledger.put([accept(batchOf(read(0), 0), 'log')])
+    await at.ledger.put([accept(batchOf(read(1), 2), 'log')])
     const fresh = new Ledger(at.store, 'log')
     expect(await fresh.resumeAt(0)).toBe(4n)
     // Another process went on at 6 without knowing of 4 and 5.
-    await new Ledger(at.store, 'log').put(accept(batchOf(read(2), 6), 'log'))
+    await new Ledger(at.store, 'log').put([accept(batchOf(read(2), 6), 'log')])
     expect(await new Ledger(at.store, 'log').resumeAt(0)).toBe(4n)
     expect(await new Ledger(at.store, 'other').resumeAt(0)).toBeUndefined()
   })

@@ -36,7 +36,7 @@ async function openWorld() {
         usages,
         mark,
       )
-      await ledger.put(accept(batchOf(events, offset), 'log'))
+      await ledger.put([accept(batchOf(events, offset), 'log')])
       offset += events.length
     },
     async files() {
