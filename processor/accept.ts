@@ -8,6 +8,7 @@ import { decodeKafka, structuredType } from '../schemas/cloudevents.ts'
 import {
   checkBounds,
   contentHash,
+  contentText,
   MarkEvent,
   markType,
   partitionKey,
@@ -96,7 +97,7 @@ export class Accepting {
 
   #takeOne(message: LogMessage): void {
     const event = eventOf(message)
-    const { window, read } = this.#same.of(event)
+    const same = this.#same.of(event)
     if (this.#seen.has(event.id)) {
       this.#duplicates += 1
       return
@@ -106,13 +107,10 @@ export class Accepting {
         partition: this.#batch.partition,
         offset: message.offset,
         event: event as MarkEvent,
-        window,
-        read,
+        window: same.window,
+        read: same.read,
       })
-    else {
-      const place = `${this.#place},"${message.offset}"]`
-      this.#readings.push(readingOf(event as ReadingEvent, { window, read, place }))
-    }
+    else this.#readings.push(readingOf(event as ReadingEvent, same, `${this.#place},"${message.offset}"]`))
     this.#seen.add(event.id)
   }
 
@@ -165,18 +163,14 @@ function readingIn(value: Buffer): ReadingEvent | undefined {
   return isReading(event) ? (event as ReadingEvent) : undefined
 }
 
-/** Columns of `events`, in the order in which a line has them. */
+/** Columns of `events`, in the order in which a line has them: what `contentText` writes, then who said it, and where. */
 export const eventColumns = [
-  'source',
-  'scope',
   'type',
   'subject',
   'start',
   'end',
   'used_start',
   'used_end',
-  'identity',
-  'readat',
   'resource_kind',
   'resource_id',
   'resource_name',
@@ -184,51 +178,41 @@ export const eventColumns = [
   'labels',
   'parts',
   'estimated',
+  'source',
+  'scope',
+  'readat',
+  'identity',
   'content',
   'log',
   'partition',
   'offset',
 ] as const
 
-/** @param at `place` ends the line: the columns that say where in the log the reading stood. */
-function readingOf(
-  event: ReadingEvent,
-  at: { readonly window: Window; readonly read: string; readonly place: string },
-): AcceptedReading {
-  const { window } = at
-  const { data } = event
+/** @param place ends the line: the columns that say where in the log the reading stood. */
+function readingOf(event: ReadingEvent, same: Same, place: string): AcceptedReading {
+  const { window } = same
   checkBounds(event, (window.endMs - window.startMs) / secondMs)
   checkInterval(event, window)
-  const content = contentHash(event)
-  const row = JSON.stringify([
-    event.source,
-    event.scope,
-    event.type,
-    event.subject,
-    window.startMs / 1000,
-    window.endMs / 1000,
-    data.interval?.start ?? data.window.start,
-    data.interval?.end ?? data.window.end,
-    BigInt(`0x${event.id.slice(0, 32)}`).toString(),
-    event.readat,
-    data.resource.kind,
-    data.resource.id,
-    data.resource.name ?? '',
-    data.measures,
-    data.labels,
-    data.parts ?? 1,
-    data.estimated,
-    content.toString(),
-  ])
-  return { subject: event.subject, content, read: at.read, line: `${row.slice(0, -1)},${at.place}` }
+  const text = contentText(event)
+  const content = contentHash(event, text)
+  const identity = BigInt(`0x${event.id.slice(0, 32)}`)
+  const line = `${text.slice(0, -1)},${same.sender},"${identity}","${content}",${place}`
+  return { subject: event.subject, content, read: same.read, line }
+}
+
+interface Same {
+  readonly window: Window
+  readonly read: string
+  /** Source, scope and readat, as they stand in a line. */
+  readonly sender: string
 }
 
 /** What all events of a read share is checked for the first of them: they stand one behind the other. */
 class SameRead {
   #event: ReadingEvent | MarkEvent | undefined
-  #shared: { readonly window: Window; readonly read: string } | undefined
+  #shared: Same | undefined
 
-  of(event: ReadingEvent | MarkEvent): { readonly window: Window; readonly read: string } {
+  of(event: ReadingEvent | MarkEvent): Same {
     const before = this.#event
     const again =
       this.#shared !== undefined &&
@@ -243,6 +227,7 @@ class SameRead {
       this.#shared = {
         window: checkShared(event),
         read: `${event.partitionkey} ${event.time} ${event.readat}`,
+        sender: `${JSON.stringify(event.source)},${JSON.stringify(event.scope)},"${event.readat}"`,
       }
       this.#event = event
     }

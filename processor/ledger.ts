@@ -7,7 +7,7 @@ import type { RejectedMessage } from '../runtime/log/log.ts'
 import { showInstant } from '../schemas/window.ts'
 import { type AcceptedBatch, type AcceptedMark, type AcceptedReading, eventColumns } from './accept.ts'
 import { chunksOf, type ReadKey, readParams } from './reads.ts'
-import { cellOf, cellsOfReads, touchCells } from './rollups.ts'
+import { cellOf, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
 
 const readColumns = [
@@ -21,6 +21,7 @@ const readColumns = [
   'held',
   'events',
   'digest',
+  'subjects',
   'settled',
   'estimated',
   'bad',
@@ -82,6 +83,7 @@ interface StoredRead {
   readonly estimated: boolean
   readonly events: number
   readonly digest: string
+  readonly subjects: readonly string[]
   readonly log: string
   readonly partition: number
   readonly offset: string
@@ -92,10 +94,15 @@ interface Verdict {
   readonly mark: AcceptedMark
   readonly contentMs: number
   readonly version: bigint
+  /** Does another content count from now on? */
+  readonly changes: boolean
   held: boolean
-  /** The subjects of its content where memory has them all; else its cells are taken from the ledger. */
-  readonly subjects: ReadonlySet<string> | undefined
+  /** Those of its readings. */
+  subjects: Iterable<string>
 }
+
+/** A read that no longer counts, as far as its cells go. */
+type Replaced = Pick<StoredRead, 'source' | 'start_s' | 'subjects'>
 
 /** Writes accepted batches of one log. One `put` at a time. */
 export class Ledger {
@@ -149,7 +156,7 @@ export class Ledger {
       ),
     ])
     await this.#verify(unknown)
-    const found = await cellsOfReads(this.#store, unknown.filter(verdict => verdict.held).map(readOf))
+    const found = cellsOf(unknown)
     await touchCells(this.#store, found, newToken())
     await this.#store.insert(
       'reads',
@@ -178,11 +185,10 @@ export class Ledger {
   /** Judges the marks, and marks the cells stale that they are about to change, as far as they are known. */
   async #announce(marks: readonly AcceptedMark[]) {
     const { known, unknown, replaced } = await this.#judge(marks)
-    const held = known.filter(verdict => verdict.held)
-    const cells = cellsOf(held)
+    const cells = cellsOf(known)
     // A replaced read's readings may be of other subjects and lie in other cells: those change too.
-    const elsewhere = [...replaced, ...held.filter(needsLedgerCells).map(readOf)]
-    for (const cell of await cellsOfReads(this.#store, elsewhere)) cells.add(cell)
+    for (const { source, start_s, subjects } of replaced)
+      for (const subject of subjects) cells.add(cellOf(source, subject, start_s * 1000))
     await touchCells(this.#store, cells, newToken())
     return { cells, known, unknown }
   }
@@ -222,10 +228,10 @@ export class Ledger {
   /** Sorts the marks into those that memory and `reads` can judge and those only the events can. */
   async #judge(
     marks: readonly AcceptedMark[],
-  ): Promise<{ known: Verdict[]; unknown: Verdict[]; replaced: ReadKey[] }> {
+  ): Promise<{ known: Verdict[]; unknown: Verdict[]; replaced: Replaced[] }> {
     const known: Verdict[] = []
     const unknown: Verdict[] = []
-    const replaced: ReadKey[] = []
+    const replaced: Replaced[] = []
     if (marks.length === 0) return { known, unknown, replaced }
     const stored = await this.#storedReads(marks)
     for (const mark of marks) {
@@ -234,43 +240,19 @@ export class Ledger {
       const contentMs = data.repeats === undefined ? readatMs : Date.parse(data.repeats)
       const others = stored.get(windowKey(mark.event.source, mark.event.scope, mark.window.startMs)) ?? []
       const before = currentOf(others)
-      const same = others.find(read => Number(read.readat_ms) === readatMs)
+      const same = others.find(isAt(readatMs))
       const version = same ? BigInt(same.version) + 1n : 1n
-      if (before && data.outcome === 'complete' && Number(before.content_ms) !== contentMs)
-        replaced.push({
-          source: before.source,
-          scope: before.scope,
-          startMs: Number(before.start_s) * 1000,
-          readatMs: Number(before.content_ms),
-        })
-      if (data.outcome === 'failed') {
-        known.push({ mark, contentMs, version, held: false, subjects: none })
-      } else if (data.repeats !== undefined) {
-        const repeated = others.find(read => Number(read.readat_ms) === contentMs)
-        const agrees =
-          repeated?.held === true &&
-          BigInt(repeated.digest) === BigInt(`0x${data.digest}`) &&
-          repeated.events === data.events
-        // Where the repeated content counts already, nothing changes but the time of its confirmation.
-        const subjects = Number(before?.content_ms) === contentMs ? none : undefined
-        if (agrees) known.push({ mark, contentMs, version, held: true, subjects })
-        else unknown.push({ mark, contentMs, version, held: false, subjects: undefined })
-      } else {
-        const open = this.#open.get(mark.read)
-        // The same message again, after a crash: it was judged when its readings were in.
-        const again =
-          same?.held === true &&
-          same.log === this.#log &&
-          same.partition === mark.partition &&
-          same.offset === mark.offset.toString()
-        const whole =
-          same === undefined &&
-          (open?.readings ?? 0) === data.events &&
-          (open?.digest ?? 0n) === BigInt(`0x${data.digest}`)
-        if (again) known.push({ mark, contentMs, version, held: true, subjects: undefined })
-        else if (whole) known.push({ mark, contentMs, version, held: true, subjects: open?.subjects ?? none })
-        else unknown.push({ mark, contentMs, version, held: false, subjects: undefined })
-      }
+      // Where the repeated content counts already, nothing changes but the time of its confirmation. A mark that was
+      // here before may have died between its row and the touch behind it: then all that it changed is touched again.
+      const isOther = (read: StoredRead) => isCurrentable(read) && Number(read.content_ms) !== contentMs
+      const changes =
+        data.outcome === 'complete' && (same !== undefined || Number(before?.content_ms) !== contentMs)
+      if (changes) replaced.push(...(same ? others : before ? [before] : []).filter(isOther))
+      const verdict: Verdict = { mark, contentMs, version, changes, held: false, subjects: [] }
+      const grounds =
+        data.outcome === 'failed' ? 'none' : this.#grounds(mark, same, others.find(isAt(contentMs)))
+      if (grounds === undefined) unknown.push(verdict)
+      else known.push(grounds === 'none' ? verdict : { ...verdict, held: true, subjects: grounds })
       // A later mark of the same window in this batch must see this one.
       others.push({
         source: mark.event.source,
@@ -279,7 +261,8 @@ export class Ledger {
         readat_ms: String(readatMs),
         content_ms: String(contentMs),
         outcome: data.outcome,
-        held: known.at(-1)?.mark === mark && known.at(-1)?.held === true,
+        held: Array.isArray(grounds),
+        subjects: Array.isArray(grounds) ? grounds : [],
         estimated: data.estimated,
         events: data.events,
         digest: BigInt(`0x${data.digest}`).toString(),
@@ -293,6 +276,30 @@ export class Ledger {
     return { known, unknown, replaced }
   }
 
+  /**
+   * The subjects of a mark's readings where memory and `reads` show that the ledger holds them whole; undefined where
+   * only the events can tell.
+   */
+  #grounds(
+    mark: AcceptedMark,
+    same: StoredRead | undefined,
+    repeated: StoredRead | undefined,
+  ): readonly string[] | undefined {
+    const { data } = mark.event
+    const digest = BigInt(`0x${data.digest}`)
+    // The same message again, after a crash: it was judged when its readings were in.
+    if (same?.held === true && isOf(same, mark, this.#log)) return same.subjects
+    if (data.repeats !== undefined) {
+      const agrees =
+        repeated?.held === true && BigInt(repeated.digest) === digest && repeated.events === data.events
+      return agrees ? repeated.subjects : undefined
+    }
+    const open = this.#open.get(mark.read)
+    const whole =
+      same === undefined && (open?.readings ?? 0) === data.events && (open?.digest ?? 0n) === digest
+    return whole ? Array.from(open?.subjects ?? []) : undefined
+  }
+
   /** The marks there are of these windows: all of a start's, since naming each (scope, start) would be longer. */
   async #storedReads(marks: readonly AcceptedMark[]): Promise<Map<string, StoredRead[]>> {
     const stored = new Map<string, StoredRead[]>()
@@ -304,7 +311,7 @@ export class Ledger {
     for (const some of chunksOf(starts)) {
       const rows = await this.#store.rows<StoredRead>(
         `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
-           toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, log,
+           toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, subjects, log,
            partition, offset, version
          from reads final
          where source in ({sources:Array(String)}) and toUnixTimestamp(start) in ({starts:Array(UInt32)})
@@ -325,8 +332,13 @@ export class Ledger {
   /** Sets `held` where the ledger has exactly what the mark says: as many readings, of that content. */
   async #verify(verdicts: readonly Verdict[]): Promise<void> {
     for (const some of chunksOf(verdicts)) {
-      const rows = await this.#store.rows<{ key: number; readings: string; digest: string }>(
-        `select key, count() as readings, sum(content) as digest
+      const rows = await this.#store.rows<{
+        key: number
+        readings: string
+        digest: string
+        subjects: readonly string[]
+      }>(
+        `select key, count() as readings, sum(content) as digest, groupUniqArray(subject) as subjects
          from events final
          join (select r.1 as r_source, r.2 as r_scope, r.3 as r_start, r.4 as r_readat, r.5 as key
                from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
@@ -343,6 +355,7 @@ export class Ledger {
         const row = found.get(index)
         verdict.held =
           BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
+        if (verdict.held) verdict.subjects = row?.subjects ?? []
       })
     }
   }
@@ -374,6 +387,7 @@ export class Ledger {
       verdict.held,
       data.events,
       BigInt(`0x${data.digest}`).toString(),
+      Array.from(verdict.subjects),
       data.settled,
       data.estimated,
       data.bad && data.bad.length > 0 ? JSON.stringify(data.bad) : '',
@@ -397,7 +411,7 @@ function readOf(verdict: Verdict): ReadKey {
 function currentOf(reads: readonly StoredRead[]): StoredRead | undefined {
   let current: StoredRead | undefined
   for (const read of reads) {
-    if (!read.held || read.outcome !== 'complete') continue
+    if (!isCurrentable(read)) continue
     const newer = current === undefined || Number(read.readat_ms) > Number(current.readat_ms)
     const better = current?.estimated === true && !read.estimated
     const worse = current?.estimated === false && read.estimated
@@ -406,16 +420,24 @@ function currentOf(reads: readonly StoredRead[]): StoredRead | undefined {
   return current
 }
 
-function needsLedgerCells(verdict: Verdict): boolean {
-  return verdict.subjects === undefined
+function isCurrentable(read: StoredRead): boolean {
+  return read.held && read.outcome === 'complete'
 }
 
-const none: ReadonlySet<string> = new Set()
+function isOf(read: StoredRead, mark: AcceptedMark, log: string): boolean {
+  return read.log === log && read.partition === mark.partition && read.offset === mark.offset.toString()
+}
 
+function isAt(readatMs: number): (read: StoredRead) => boolean {
+  return read => Number(read.readat_ms) === readatMs
+}
+
+/** The cells that change where these marks are held. */
 function cellsOf(verdicts: readonly Verdict[]): Set<string> {
   const cells = new Set<string>()
-  for (const { mark, subjects } of verdicts)
-    for (const subject of subjects ?? none) cells.add(cellOf(mark.event.source, subject, mark.window.startMs))
+  for (const { mark, held, changes, subjects } of verdicts)
+    if (held && changes)
+      for (const subject of subjects) cells.add(cellOf(mark.event.source, subject, mark.window.startMs))
   return cells
 }
 

@@ -5,7 +5,7 @@
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { hourMs } from '../schemas/window.ts'
 import { meterSql } from './meters.ts'
-import { chunksOf, currentReads, type ReadKey, readParams } from './reads.ts'
+import { currentReads } from './reads.ts'
 import type { Store } from './store.ts'
 
 const staleColumns = ['source', 'subject', 'hour', 'token', 'done'] as const
@@ -23,25 +23,6 @@ export async function touchCells(store: Store, cells: ReadonlySet<string>, token
     staleColumns,
     Array.from(cells, cell => cell.slice(0, -1) + tail),
   )
-}
-
-/** The cells that the readings of these reads lie in, as far as the ledger has them. */
-export async function cellsOfReads(store: Store, reads: readonly ReadKey[]): Promise<ReadonlySet<string>> {
-  const cells = new Set<string>()
-  for (const some of chunksOf(reads)) {
-    const rows = await store.rows<{ source: string; subject: string; start_s: number }>(
-      `select distinct source, subject, toUnixTimestamp(start) as start_s from events
-       where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
-         and toUnixTimestamp(start) in ({starts:Array(UInt32)}) and scope in ({scopes:Array(String)})
-         and (source, scope, toUnixTimestamp(start), toUnixTimestamp64Milli(readat)) in (
-           select r.1, r.2, r.3, r.4
-           from (select arrayJoin(arrayZip(
-             {sources:Array(String)}, {scopes:Array(String)}, {starts:Array(UInt32)}, {readats:Array(Int64)})) as r))`,
-      readParams(some),
-    )
-    for (const row of rows) cells.add(cellOf(row.source, row.subject, Number(row.start_s) * 1000))
-  }
-  return cells
 }
 
 /** The name of a meter's rollups: a changed definition is another meter to them. */

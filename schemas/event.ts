@@ -48,7 +48,11 @@ export const ReadingData = Type.Object(
         description: 'How much, integrated over the window: at least one, each a decimal as text.',
       },
     ),
-    labels: Type.Record(Type.String({ pattern: '^.{1,256}$' }), Type.String({ maxLength: 4096 }), {
+    // Not a Type.Record, which would try a pattern on every key.
+    labels: Type.Unsafe<Record<string, string>>({
+      type: 'object',
+      propertyNames: { minLength: 1, maxLength: 256 },
+      additionalProperties: { type: 'string', maxLength: 4096 },
       maxProperties: 64,
       description: 'What else the provider says of it; meters group and filter by these.',
     }),
@@ -236,8 +240,8 @@ export function sealReading(usage: Usage, kind: string, read: ReadIdentity): Rea
         interval: { start: showInstant(usage.interval.startMs), end: showInstant(usage.interval.endMs) },
       }),
       resource: { ...usage.resource },
-      measures: { ...usage.measures },
-      labels: { ...usage.labels },
+      measures: { ...inKeyOrder(usage.measures) },
+      labels: { ...inKeyOrder(usage.labels) },
       ...(usage.parts !== undefined && usage.parts !== 1 && { parts: usage.parts }),
       estimated: usage.estimated ?? false,
     },
@@ -268,26 +272,34 @@ function identityOf(parts: readonly string[]): string {
 }
 
 /**
- * 64-bit hash of what a reading says, without its id and readat: equal content, equal hash, whatever the order of
- * keys. A read's digest is the sum of these mod 2^64, so it does not depend on the order of the readings.
+ * What a reading says, without its id and readat, as one JSON array in which equal content is equal text, whatever the
+ * order of keys. The ledger's rows begin with it (`contentColumns` there), so it is written once for both.
  */
-export function contentHash(event: ReadingEvent): bigint {
-  const { data } = event
-  const canonical = JSON.stringify([
+export function contentText(event: ReadingEvent): string {
+  const { window, interval, resource, measures: quantities, labels, parts, estimated } = event.data
+  return JSON.stringify([
     event.type,
     event.subject,
-    data.window.start,
-    data.window.end,
-    data.interval ? [data.interval.start, data.interval.end] : 0,
-    data.resource.kind,
-    data.resource.id,
-    data.resource.name ?? 0,
-    sortedPairs(data.measures),
-    sortedPairs(data.labels),
-    data.parts ?? 1,
-    data.estimated,
+    window.start,
+    window.end,
+    interval?.start ?? window.start,
+    interval?.end ?? window.end,
+    resource.kind,
+    resource.id,
+    resource.name ?? '',
+    inKeyOrder(quantities),
+    inKeyOrder(labels),
+    parts ?? 1,
+    estimated,
   ])
-  return BigInt(`0x${hash('sha256', canonical, 'hex').slice(0, 16)}`)
+}
+
+/**
+ * 64-bit hash of what a reading says. A read's digest is the sum of these mod 2^64, so it does not depend on the order
+ * of the readings.
+ */
+export function contentHash(event: ReadingEvent, text: string = contentText(event)): bigint {
+  return BigInt(`0x${hash('sha256', text, 'hex').slice(0, 16)}`)
 }
 
 /**
@@ -303,14 +315,14 @@ export function showDigest(sum: bigint): string {
   return BigInt.asUintN(64, sum).toString(16).padStart(16, '0')
 }
 
-/** What is undefined is not there: JSON drops it on the way, and the digest is taken on both sides of it. */
-function sortedPairs(record: Readonly<Record<string, string | undefined>>): string[] {
-  const pairs: string[] = []
-  for (const key of Object.keys(record).sort()) {
-    const value = record[key]
-    if (value !== undefined) pairs.push(key, value)
+/** The record itself where its keys are in order already, as events that Meterline sealed have them. */
+function inKeyOrder<Value>(record: Readonly<Record<string, Value>>): Readonly<Record<string, Value>> {
+  let before = ''
+  for (const key in record) {
+    if (key < before) return Object.fromEntries(Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1)))
+    before = key
   }
-  return pairs
+  return record
 }
 
 /**
@@ -325,10 +337,13 @@ export function checkBounds(event: ReadingEvent, windowSeconds: number): void {
         value,
       })
     if (measures[name as MeasureName].bound !== 'window') continue
-    // Exact without a rational: whole seconds compare as integers, and a fraction only matters at equality.
-    const [whole = '0', fraction = ''] = value.split('.')
-    const most = BigInt(windowSeconds) * BigInt(event.data.parts ?? 1)
-    if (BigInt(whole) > most || (BigInt(whole) === most && /[1-9]/.test(fraction)))
+    // Exact without a rational: whole seconds compare as integers (of nine digits at most, else it is too much), and
+    // a fraction only matters at equality.
+    const point = value.indexOf('.')
+    const whole = point < 0 ? value : value.slice(0, point)
+    const most = windowSeconds * (event.data.parts ?? 1)
+    const isMore = whole.length > 9 ? BigInt(whole) > BigInt(most) : Number(whole) > most
+    if (isMore || (point > 0 && Number(whole) === most && /[1-9]/.test(value.slice(point))))
       throw new Fault(
         'VALUE_OUT_OF_BOUNDS',
         `${name} ${value} is more than its window of ${windowSeconds} s holds`,

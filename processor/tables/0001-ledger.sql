@@ -32,6 +32,7 @@ settings fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The marks. `content_readat` is the read that holds the readings: its own, or the one a mark-only re-read repeats.
 -- `bad` and `listed` are JSON: items that could not be taken, and the scopes that a listing found.
+-- `subjects` are those of its readings, so that a read that replaces it knows which cells change.
 -- `held`: the ledger has exactly what the mark says. A row is written again, with a higher version, when that changes.
 create table reads (
   source LowCardinality(String),
@@ -44,6 +45,7 @@ create table reads (
   held Bool,
   events UInt32,
   digest UInt64,
+  subjects Array(String) codec(ZSTD(1)),
   settled Bool,
   estimated Bool,
   bad String codec(ZSTD(1)),
