@@ -9,6 +9,9 @@ export interface MeterSql {
   readonly dims: string
   /** The Decimal(38, 12) that is aggregated. */
   readonly value: string
+  /** Has an event this value at all? */
+  readonly has: string
+  /** Which events are looked at: the same for all meters of a family. */
   readonly where: string
   readonly params: Params
 }
@@ -33,8 +36,20 @@ export function meterMisfits(meters: readonly Meter[]): readonly string[] {
 /** The aggregations that rollups can answer today. */
 const aggregable = ['SUM', 'COUNT', 'AVG', 'MIN', 'MAX']
 
-/** @throws Fault CONFIG_INVALID for an aggregation or path that cannot be computed. */
-export function meterSql(meter: Meter): MeterSql {
+/**
+ * Meters of one family look at the same events by the same dims, and differ in their value: one pass does for all.
+ * The key is equal for meters of one family.
+ */
+export function familyKey(meter: Meter): string {
+  const entries = (record: Readonly<Record<string, string>>) => Object.entries(record).sort()
+  return JSON.stringify([[...meter.eventTypes].sort(), entries(meter.groupBy), entries(meter.filter ?? {})])
+}
+
+/**
+ * @param name tells the parameters of this meter's value from those of another in one statement.
+ * @throws Fault CONFIG_INVALID for an aggregation or path that cannot be computed.
+ */
+export function meterSql(meter: Meter, name = 'measure'): MeterSql {
   if (!aggregable.includes(meter.aggregation))
     throw new Fault(
       'CONFIG_INVALID',
@@ -46,15 +61,16 @@ export function meterSql(meter: Meter): MeterSql {
     pathSql(meter, meter.groupBy[name] ?? name, `dim${index}`, params),
   )
   let value = 'toDecimal128(1, 12)'
+  let has = 'true'
   if (meter.aggregation !== 'COUNT') {
     const measure = /^\$\.measures\.([a-z_]+)$/.exec(meter.value ?? '')?.[1] ?? meter.value ?? ''
     if (!(measureNames as readonly string[]).includes(measure))
       throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: value "${measure}" is no measure`, {
         meter: meter.slug,
       })
-    params.measure = measure
-    value = 'measures[{measure:String}]'
-    where.push('mapContains(measures, {measure:String})')
+    params[name] = measure
+    value = `measures[{${name}:String}]`
+    has = `mapContains(measures, {${name}:String})`
   }
   Object.entries(meter.filter ?? {}).forEach(([name, wanted], index) => {
     params[`wanted${index}`] = wanted
@@ -62,7 +78,7 @@ export function meterSql(meter: Meter): MeterSql {
       `${pathSql(meter, meter.groupBy[name] ?? name, `filter${index}`, params)} = {wanted${index}:String}`,
     )
   })
-  return { dims: `[${dims.join(', ')}]::Array(String)`, value, where: where.join(' and '), params }
+  return { dims: `[${dims.join(', ')}]::Array(String)`, value, has, where: where.join(' and '), params }
 }
 
 const attributes: Readonly<Record<string, string>> = {

@@ -4,7 +4,7 @@
  */
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { hourMs } from '../schemas/window.ts'
-import { meterSql } from './meters.ts'
+import { familyKey, meterSql } from './meters.ts'
 import { currentReads } from './reads.ts'
 import type { Store } from './store.ts'
 
@@ -89,8 +89,11 @@ export async function recompute(
   const meters = await store.rows<{ meter: string; definition: string }>(
     'select distinct meter, definition from rollup_meters',
   )
-  for (const { meter, definition } of meters)
-    await recomputeMeter(store, run, meter, JSON.parse(definition) as Meter)
+  const families = Map.groupBy(
+    meters.map(({ meter: key, definition }) => ({ key, meter: JSON.parse(definition) as Meter })),
+    ({ meter }) => familyKey(meter),
+  )
+  for (const family of families.values()) await recomputeFamily(store, run, family)
   await store.run(
     `insert into stale (source, subject, hour, token, done)
      select source, subject, hour, token, 1 from recomputes where run = {run:UInt64}`,
@@ -99,13 +102,30 @@ export async function recompute(
   return Number(taken.cells)
 }
 
-async function recomputeMeter(store: Store, run: string, key: string, meter: Meter): Promise<void> {
-  const { dims, value, where, params } = meterSql(meter)
+/** One pass over the events of the cells for all meters of a family, and a row a meter and cell. */
+async function recomputeFamily(
+  store: Store,
+  run: string,
+  family: readonly { readonly key: string; readonly meter: Meter }[],
+): Promise<void> {
+  const parts = family.map(({ key, meter }, index) => ({
+    key,
+    index,
+    sql: meterSql(meter, `measure${index}`),
+  }))
+  const [first] = parts
+  if (!first) return
   const cells = 'select source, subject, hour from recomputes where run = {run:UInt64}'
   const days = 'select toDate(hour) from recomputes where run = {run:UInt64}'
+  const each = (text: (part: { index: number; value: string; has: string }) => string) =>
+    parts.map(({ index, sql: { value, has } }) => text({ index, value, has })).join(',\n')
+  const lists = ['dims', 'sums', 'counts', 'mins', 'maxs']
+  const perMeter = lists.map(
+    list => `[${parts.map(({ index }) => `a.${list}${index}`).join(', ')}] as ${list}`,
+  )
   await store.run(
     `insert into rollups (meter, source, subject, hour, version, dims, sums, counts, mins, maxs)
-     select {key:String}, c.source, c.subject, c.hour, c.version, a.dims, a.sums, a.counts, a.mins, a.maxs
+     select meter, c.source, c.subject, c.hour, c.version, ${lists.join(', ')}
      from (
        select source, subject, hour, max(previous) as before, before + uniqExactIf(token, seen) as version
        from (
@@ -114,24 +134,31 @@ async function recomputeMeter(store: Store, run: string, key: string, meter: Met
          union all
          select source, subject, hour, toUInt64(0) as token, false as seen, version as previous
          from rollups final
-         where meter = {key:String} and toDate(hour) in (${days}) and (source, subject, hour) in (${cells}))
+         where meter in ({keys:Array(String)}) and toDate(hour) in (${days}) and (source, subject, hour) in (${cells}))
        group by source, subject, hour
      ) as c
      left join (
-       select source, subject, hour, groupArray(group_dims) as dims, groupArray(group_sum) as sums,
-         groupArray(group_count) as counts, groupArray(group_min) as mins, groupArray(group_max) as maxs
+       select source, subject, hour,
+         ${each(
+           ({ index: i }) => `groupArrayIf(group_dims, count${i} > 0) as dims${i},
+         groupArrayIf(sum${i}, count${i} > 0) as sums${i}, groupArrayIf(count${i}, count${i} > 0) as counts${i},
+         groupArrayIf(min${i}, count${i} > 0) as mins${i}, groupArrayIf(max${i}, count${i} > 0) as maxs${i}`,
+         )}
        from (
-         select source, subject, toStartOfHour(start) as hour, ${dims} as group_dims,
-           sum(toDecimal256(${value}, 12)) as group_sum, count() as group_count,
-           min(${value}) as group_min, max(${value}) as group_max
+         select source, subject, toStartOfHour(start) as hour, ${first.sql.dims} as group_dims,
+           ${each(
+             ({ index: i, value, has }) => `sumIf(toDecimal256(${value}, 12), ${has}) as sum${i},
+           countIf(${has}) as count${i}, minIf(${value}, ${has}) as min${i}, maxIf(${value}, ${has}) as max${i}`,
+           )}
          from events final
          where toDate(start) in (${days}) and (source, subject, toStartOfHour(start)) in (${cells})
-           and ${where}
+           and ${first.sql.where}
            and (source, scope, start, readat) in (${currentReads(`toDate(start) in (${days})`)})
          group by source, subject, hour, group_dims)
        group by source, subject, hour
      ) as a on a.source = c.source and a.subject = c.subject and a.hour = c.hour
-     where notEmpty(a.dims) or c.before > 0`,
-    { ...params, run, key },
+     array join {keys:Array(String)} as meter, ${perMeter.join(', ')}
+     where notEmpty(dims) or c.before > 0`,
+    { ...Object.assign({}, ...parts.map(({ sql }) => sql.params)), run, keys: parts.map(({ key }) => key) },
   )
 }

@@ -133,7 +133,7 @@ async function aggregateSql(
   windows: readonly Window[],
 ): Promise<{ sql: string; params: Record<string, unknown> }> {
   const { meter, span } = query
-  const { dims, value, where, params: meterParams } = meterSql(meter)
+  const { dims, value, has, where, params: meterParams } = meterSql(meter)
   const names = dimNames(meter)
   const params: Record<string, unknown> = {
     ...meterParams,
@@ -175,7 +175,7 @@ async function aggregateSql(
       select source, subject, toStartOfHour(start) as hour, ${dims} as all_dims, sum(toDecimal256(${value}, 12)),
         count(), min(${value}), max(${value})
       from events final
-      where ${days} and ${startRange}${and(filters)} and ${where} and ${fresh.ledger}
+      where ${days} and ${startRange}${and(filters)} and ${where} and ${has} and ${fresh.ledger}
         and (source, scope, start, readat) in (${currentReads(`${days} and ${startRange}`)})
       group by source, subject, hour, all_dims
     )
