@@ -38,6 +38,8 @@ export interface RelayOptions {
   readonly onFault?: (fault: Fault) => void
 }
 
+/** A send costs the same for one row as for hundreds, here, at the broker and at who reads it. */
+const lingerMs = 100
 /** A send that neither succeeds nor fails for so many times the limit is kafkajs's own knot: only a new client helps. */
 const knotted = 5
 
@@ -118,6 +120,8 @@ async function lane(
     watch.acknowledged(partition)
     options.onAck?.()
     failures = 0
+    // What is left is less than a send may hold: what is read in a moment goes with it.
+    if (sent.rows === rows.length && rows.length < lanes.limits.rowsMax / 2) await pause(lingerMs, until)
   }
 }
 

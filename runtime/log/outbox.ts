@@ -19,7 +19,7 @@ export const outboxRetentionMsDefault = 7 * dayMs
 const rowOverheadBytes = 256
 const purgeRowsMax = 2000
 /** How long, and up to how many bytes, `appendSoon` waits for others. */
-const soonMs = 10
+const soonMs = 25
 const soonBytesMax = 4 * 1024 ** 2
 
 export interface OutboxOptions {

@@ -15,13 +15,15 @@ import { cpuSeconds } from './ingest.ts'
 const organizations = 50
 const profiles = 20
 const latencyMs = 20
+/** One-hour windows of each scope: with a single one the start of the runtime would be half of the time. */
+const hours = 2
 const root = fileURLToPath(new URL('../../', import.meta.url))
 
-/** The collector as it is shipped: built, with Kafka as its log. */
+/** The collector as it is shipped: built, with Kafka as its log; at the default concurrency of the source, or as given. */
 export async function benchCollect(args: readonly string[]): Promise<void> {
-  const concurrency = Number(args[0] ?? 16)
+  const concurrency = Number(args[0] ?? 4)
   execFileSync(process.execPath, ['deploy/build.ts'], { cwd: root, stdio: 'inherit' })
-  const hour = Math.floor(Date.now() / hourMs) * hourMs - hourMs
+  const hour = Math.floor(Date.now() / hourMs) * hourMs - hours * hourMs
   const fixture = fixtureOf(hour)
   let firstMs = 0
   let lastMs = 0
@@ -67,13 +69,13 @@ export async function benchCollect(args: readonly string[]): Promise<void> {
         listen: { port: 0 },
       }),
     )
-    const span = ['--once', '--from', showInstant(hour), '--to', showInstant(hour + hourMs)]
+    const span = ['--once', '--from', showInstant(hour), '--to', showInstant(hour + hours * hourMs)]
     const reading = await run(['--config', file, 'collect', ...span])
     const calls = double.calls.length
     const seconds = (lastMs - firstMs + latencyMs) / 1000
     const floor = (calls * latencyMs) / concurrency / 1000
     console.log(
-      `${organizations} organizations × ${profiles} profiles, ${latencyMs} ms a call, ${concurrency} at once`,
+      `${organizations} organizations × ${profiles} profiles × ${hours} hours, ${latencyMs} ms a call, ${concurrency} at once`,
     )
     console.log(reading.stderr.trim().split('\n').at(-1))
     console.log(
