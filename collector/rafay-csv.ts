@@ -16,7 +16,6 @@ import { type DecimalText, show } from '../schemas/decimal.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import { fractionOf, isJsonArray, isJsonObject, type Json, JsonNumber } from '../schemas/json.ts'
 import {
-  compareCodePoints,
   type NcpRow,
   ncpDoneLine,
   ncpFileNames,
@@ -24,6 +23,7 @@ import {
   pythonCell,
   sortNcpRows,
 } from '../schemas/ncp-metrics.ts'
+import { byCodePoint } from '../schemas/order.ts'
 import { dayMs, secondMs, showInstant } from '../schemas/window.ts'
 import { baseUrl, type RafayConsole, rafayConsole, rowLabels } from './sources/rafay.ts'
 
@@ -336,9 +336,7 @@ async function readAll(
     bar.step()
     return read ?? []
   })
-  gaps.sort(
-    (a, b) => compareCodePoints(a.organization, b.organization) || compareCodePoints(a.profile, b.profile),
-  )
+  gaps.sort((a, b) => byCodePoint(a.organization, b.organization) || byCodePoint(a.profile, b.profile))
   return { rows: answers.flat(), gaps }
 }
 

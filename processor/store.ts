@@ -70,6 +70,8 @@ export class Store implements AsyncDisposable {
           output_format_json_quote_decimals: 1,
           date_time_output_format: 'iso',
           date_time_input_format: 'best_effort',
+          // It costs more than it gains where inserts come beside each other.
+          input_format_parallel_parsing: 0,
         },
       }),
     )

@@ -2,7 +2,9 @@
  * The CSV of Rafay's published script ncp_metrics.py: its columns, its order, and its text, byte for byte as Python's
  * csv.writer and str() make it. Pure: whoever writes the file has the rows.
  */
+
 import { isJsonArray, isJsonObject, type Json, JsonNumber } from './json.ts'
+import { byCodePoint } from './order.ts'
 
 /** A row as text: what a cell shows. */
 export interface NcpRow {
@@ -43,10 +45,10 @@ export function printNcpCsv(rows: readonly NcpRow[], priced: 'priced' | 'unprice
 export function sortNcpRows(rows: readonly NcpRow[]): readonly NcpRow[] {
   return rows.toSorted(
     (a, b) =>
-      compareCodePoints(a.organization, b.organization) ||
-      compareCodePoints(a.profileType, b.profileType) ||
-      compareCodePoints(a.profile, b.profile) ||
-      compareCodePoints(a.instance, b.instance),
+      byCodePoint(a.organization, b.organization) ||
+      byCodePoint(a.profileType, b.profileType) ||
+      byCodePoint(a.profile, b.profile) ||
+      byCodePoint(a.instance, b.instance),
   )
 }
 
@@ -71,21 +73,6 @@ export function ncpDoneLine(sortedFile: string): string {
 function csvLine(cells: readonly string[]): string {
   const shown = cells.map(cell => (/[",\r\n]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell))
   return `${shown.join(',')}\r\n`
-}
-
-/** As Python compares texts: JavaScript's own order differs beyond U+FFFF. */
-export function compareCodePoints(a: string, b: string): number {
-  const length = Math.min(a.length, b.length)
-  for (let at = 0; at < length; at++) {
-    const left = a.charCodeAt(at)
-    const right = b.charCodeAt(at)
-    if (left === right) continue
-    // Halves of a pair (U+D800…DFFF) stand for code points above all others.
-    const isPair = (unit: number) => unit >= 0xd800 && unit <= 0xdfff
-    if (isPair(left) !== isPair(right)) return isPair(left) ? 1 : -1
-    return left - right
-  }
-  return a.length - b.length
 }
 
 /** A cell as csv.writer shows what json.loads made of it: nothing for null, a text as it is, the rest by str(). */

@@ -4,7 +4,6 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { parseExact } from '../../schemas/json.ts'
 import {
-  compareCodePoints,
   type NcpRow,
   ncpDoneLine,
   ncpFileNames,
@@ -13,6 +12,7 @@ import {
   pythonNumber,
   sortNcpRows,
 } from '../../schemas/ncp-metrics.ts'
+import { byCodePoint } from '../../schemas/order.ts'
 
 /** What Python 3.11 printed for str(json.loads(text)). */
 test.each([
@@ -104,7 +104,7 @@ test('texts are ordered by code point, as Python orders them', () => {
     '𐀀',
     '😀',
   ]
-  expect([...inPython].reverse().sort(compareCodePoints)).toEqual(inPython)
+  expect([...inPython].reverse().sort(byCodePoint)).toEqual(inPython)
 })
 
 test('the order is that of code points for any texts', () => {
@@ -114,7 +114,7 @@ test('the order is that of code points for any texts', () => {
       const [left, right] = [points(a), points(b)]
       const at = left.findIndex((point, index) => point !== right[index])
       const expected = at < 0 ? left.length - right.length : (left[at] ?? 0) - (right[at] ?? -1)
-      expect(Math.sign(compareCodePoints(a, b))).toBe(Math.sign(expected))
+      expect(Math.sign(byCodePoint(a, b))).toBe(Math.sign(expected))
     }),
   )
 })
