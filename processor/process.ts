@@ -139,17 +139,20 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     let waiting: Taken[] = []
     let putting: Promise<void> = Promise.resolve()
     async function putWaiting(): Promise<void> {
-      for (let some = waiting; some.length > 0; some = waiting) {
-        waiting = []
-        await take(some)
+      isPutting = true
+      try {
+        for (let some = waiting; some.length > 0; some = waiting) {
+          waiting = []
+          await take(some)
+        }
+      } finally {
+        // In one turn with the look at `waiting`: what comes after it finds nobody putting, and starts.
+        isPutting = false
       }
     }
     const start = () => {
       if (isPutting) return
-      isPutting = true
-      putting = putWaiting().finally(() => {
-        isPutting = false
-      })
+      putting = putWaiting()
       putting.catch(() => stop.abort())
     }
     const resumeAt = async (partition: number) => {
