@@ -70,6 +70,8 @@ const retryMsMax = 10_000
 /** So many cells of two dims and their groups fit in a few hundred megabytes. */
 const cellsMax = 50_000
 const freshenEveryMs = 200
+/** Where nothing came in: another processor may have left something. */
+const idleEveryMs = 1000
 /** So long after the last batch the log counts as quiet. */
 const quietMs = 500
 const busyRestMs = 5000
@@ -181,7 +183,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       recomputedCells.inc(cells)
       const isBusy = () => isPutting || performance.now() - takenMs < quietMs
       const mostMs = Math.max(busyRestMs, 2 * (performance.now() - startedMs))
-      do await sleep(freshenEveryMs, undefined, { signal: running }).catch(() => undefined)
+      const everyMs = cells === 0 && takenMs < startedMs ? idleEveryMs : freshenEveryMs
+      do await sleep(everyMs, undefined, { signal: running }).catch(() => undefined)
       while (!running.aborted && isBusy() && performance.now() - startedMs < mostMs)
     }
   }
