@@ -3,6 +3,7 @@ import type { Health } from '../runtime/health.ts'
 import type { ScopeMemory } from '../runtime/log/memory.ts'
 import type { SqliteOutbox } from '../runtime/log/outbox.ts'
 import type { Logger } from '../runtime/logs.ts'
+import { rest } from '../runtime/rest.ts'
 import { listingScope } from '../schemas/event.ts'
 import { describeFault, Fault } from '../schemas/fault.ts'
 import { minuteMs, secondMs, showWindow } from '../schemas/window.ts'
@@ -341,18 +342,4 @@ async function keepOutbox(options: CollectorOptions, signal: AbortSignal): Promi
     for (const opened of sources) outbox.forget(sourceName(opened), nowMs() - opened.source.retentionMs)
     await rest(tidyEveryMs, signal)
   }
-}
-
-/** Resolves after the time, or at the signal. */
-export async function rest(ms: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>(resolve => {
-    const done = () => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, ms)
-    signal.addEventListener('abort', done)
-  })
 }

@@ -6,6 +6,7 @@ import { Counter } from 'prom-client'
 import { backoffMs, type KafkaLanes } from '../runtime/log/kafka.ts'
 import type { OutboxRow } from '../runtime/log/log.ts'
 import { registry } from '../runtime/metrics.ts'
+import { rest } from '../runtime/rest.ts'
 import { asFault, Fault } from '../schemas/fault.ts'
 
 /** What the relay needs of an outbox. */
@@ -111,7 +112,7 @@ async function lane(
         quarantined.inc()
       } else if (sent.code === 'LOG_UNREACHABLE') {
         watch.failed(partition)
-        await pause(backoffMs(failures++), until)
+        await rest(backoffMs(failures++), until)
       } else throw sent
       continue
     }
@@ -121,7 +122,7 @@ async function lane(
     options.onAck?.()
     failures = 0
     // What is left is less than a send may hold: what is read in a moment goes with it.
-    if (sent.rows === rows.length && rows.length < lanes.limits.rowsMax / 2) await pause(lingerMs, until)
+    if (sent.rows === rows.length && rows.length < lanes.limits.rowsMax / 2) await rest(lingerMs, until)
   }
 }
 
@@ -149,7 +150,7 @@ async function persistently(until: AbortSignal, options: RelayOptions, note: () 
       const fault = asFault(error, 'OUTBOX_FULL')
       options.onFault?.(fault)
       if (until.aborted || fault.fate === 'halt') throw fault
-      await pause(backoffMs(failures), until)
+      await rest(backoffMs(failures), until)
     }
   }
 }
@@ -230,16 +231,3 @@ class Watch {
 }
 
 const seconds = (durationMs: number) => `${Math.round(durationMs / 1000)} s`
-
-async function pause(durationMs: number, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return
-  await new Promise<void>(resolve => {
-    const done = () => {
-      clearTimeout(timer)
-      signal.removeEventListener('abort', done)
-      resolve()
-    }
-    const timer = setTimeout(done, durationMs)
-    signal.addEventListener('abort', done)
-  })
-}

@@ -1,8 +1,7 @@
 /** `meterline collect --once`: a bounded read of the past, waited for until the ledger has it, then its coverage. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SingleBar } from 'cli-progress'
-import type { OnceSummary } from '../collector/once.ts'
-import { collectOnce } from '../collector/once.ts'
+import { collectOnce, type OnceSummary } from '../collector/once.ts'
 import { Health } from '../runtime/health.ts'
 import { openLog } from '../runtime/logs.ts'
 import { printJson } from '../runtime/print.ts'

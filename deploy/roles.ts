@@ -13,6 +13,7 @@ import { SqliteOutbox } from '../runtime/log/outbox.ts'
 import { partitionOf } from '../runtime/log/partition.ts'
 import { type Logger, type LogLevel, logLevels, openLog } from '../runtime/logs.ts'
 import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
+import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import { dayMs, parseInstant, secondMs } from '../schemas/window.ts'
@@ -37,19 +38,13 @@ export const configDefault = 'meterline.yaml'
 /** @throws Fault CONFIG_INVALID naming every problem. */
 export async function configured(settings: Settings): Promise<LoadedConfig> {
   const { sources } = await import('../collector/sources/list.ts')
-  const { grammar } = await import('../processor/pricing/list.ts')
-  const { bookMeterMisfits, bookMisfits } = await import('../schemas/pricebook.ts')
-  const { meterMisfits } = await import('../processor/meters.ts')
+  const { checkBook } = await import('../processor/book.ts')
+  const { meterMisfit } = await import('../processor/meters.ts')
   const file = settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
   const config = loadConfig(file, {
     sourceSchemas: Object.fromEntries(sources.map(({ kind, config: schema }) => [kind, schema])),
-    meterMisfit: meter => meterMisfits([meter])[0],
-    bookMisfits: (book, meters) => {
-      const found = bookMisfits(book, grammar)
-      return found.length > 0 || meters === undefined
-        ? found
-        : bookMeterMisfits(book as LoadedConfig['books'][number], { meters, grammar })
-    },
+    meterMisfit,
+    bookMisfits: checkBook,
   })
   return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
 }
@@ -170,7 +165,6 @@ async function relayTo(
 ): Promise<void> {
   const { kafkaLanes } = await import('../runtime/log/kafka.ts')
   const { relay } = await import('../collector/relay.ts')
-  const { rest } = await import('../collector/collector.ts')
   const talk = kafkaTalk(log)
   while (!signal.aborted) {
     try {

@@ -2,12 +2,11 @@
  * The ledger's side of a batch: readings in, marks held against what is there, cells marked stale, positions written.
  * Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
  */
-import { randomBytes } from 'node:crypto'
 import type { RejectedMessage } from '../runtime/log/log.ts'
 import { showInstant } from '../schemas/window.ts'
 import { type AcceptedBatch, type AcceptedMark, type AcceptedReading, eventColumns } from './accept.ts'
 import { chunksOf, type ReadKey, readParams } from './reads.ts'
-import { cellOf, touchCells } from './rollups.ts'
+import { cellOf, newToken, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
 
 const readColumns = [
@@ -443,9 +442,4 @@ function cellsOf(verdicts: readonly Verdict[]): Set<string> {
 
 function windowKey(source: string, scope: string, startMs: number): string {
   return `${source} ${scope} ${showInstant(startMs)}`
-}
-
-/** Tokens are never ordered, only told apart. */
-function newToken(): bigint {
-  return randomBytes(8).readBigUInt64BE()
 }

@@ -21,16 +21,14 @@ export function dimNames(meter: Meter): readonly string[] {
   return Object.keys(meter.groupBy).sort()
 }
 
-/** What of the catalogue cannot be computed, a sentence each. */
-export function meterMisfits(meters: readonly Meter[]): readonly string[] {
-  return meters.flatMap(meter => {
-    try {
-      meterSql(meter)
-      return []
-    } catch (error) {
-      return [asFault(error, 'CONFIG_INVALID').message]
-    }
-  })
+/** Why a meter cannot be computed, in a sentence; undefined where it can. */
+export function meterMisfit(meter: Meter): string | undefined {
+  try {
+    meterSql(meter)
+    return undefined
+  } catch (error) {
+    return asFault(error, 'CONFIG_INVALID').message
+  }
 }
 
 /** The aggregations that rollups can answer today. */

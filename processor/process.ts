@@ -1,14 +1,14 @@
 /** The processor's loop: log → accept → ledger → commit, with rollups recomputed beside it. */
-import { randomBytes } from 'node:crypto'
-import { setImmediate, setTimeout as sleep } from 'node:timers/promises'
+import { setImmediate } from 'node:timers/promises'
 import { Counter, Gauge, Histogram } from 'prom-client'
 import type { EventLog, LogBatch, RejectLog } from '../runtime/log/log.ts'
 import { registry } from '../runtime/metrics.ts'
+import { rest } from '../runtime/rest.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { Meter } from '../schemas/meters.ts'
 import { type AcceptedBatch, Accepting } from './accept.ts'
 import { Ledger } from './ledger.ts'
-import { recompute, registerMeters } from './rollups.ts'
+import { newToken, recompute, registerMeters } from './rollups.ts'
 import type { Store } from './store.ts'
 
 const messagesTotal = new Counter({
@@ -101,7 +101,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         if (running.aborted) return undefined
         if (!troubles.has(what)) options.say(`${what}: ${describeFault(fault)}: trying again until it works`)
         troubles.set(what, describeFault(fault))
-        await sleep(waitMs, undefined, { signal: running }).catch(() => undefined)
+        await rest(waitMs, running)
       }
     }
   }
@@ -184,7 +184,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       const isBusy = () => isPutting || performance.now() - takenMs < quietMs
       const mostMs = Math.max(busyRestMs, 2 * (performance.now() - startedMs))
       const everyMs = cells === 0 && takenMs < startedMs ? idleEveryMs : freshenEveryMs
-      do await sleep(everyMs, undefined, { signal: running }).catch(() => undefined)
+      do await rest(everyMs, running)
       while (!running.aborted && isBusy() && performance.now() - startedMs < mostMs)
     }
   }
@@ -195,7 +195,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         state => lagMessages.set(Number(state.lag)),
         () => undefined,
       )
-      await sleep(5000, undefined, { signal: running }).catch(() => undefined)
+      await rest(5000, running)
     }
   }
 
@@ -217,12 +217,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
           'select count() as cells from stale final where not done',
         )
         if (row?.cells === '0') return
-        await sleep(100, undefined, { signal: until }).catch(() => undefined)
+        await rest(100, until)
       }
     },
   }
-}
-
-function newToken(): bigint {
-  return randomBytes(8).readBigUInt64BE()
 }

@@ -2,6 +2,7 @@
  * Hourly cells of every meter, as a pure function of the ledger: which cells are stale, and how they are computed
  * again. A cell is recomputed whole and never incremented, so two processors may do it at once.
  */
+import { randomBytes } from 'node:crypto'
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { hourMs } from '../schemas/window.ts'
 import { familyKey, meterSql } from './meters.ts'
@@ -9,6 +10,11 @@ import { currentReads } from './reads.ts'
 import type { Store } from './store.ts'
 
 const staleColumns = ['source', 'subject', 'hour', 'token', 'done'] as const
+
+/** Tokens are never ordered, only told apart. */
+export function newToken(): bigint {
+  return randomBytes(8).readBigUInt64BE()
+}
 
 /** A cell as one text: its line in `stale` but for the token. */
 export function cellOf(source: string, subject: string, startMs: number): string {
