@@ -93,6 +93,8 @@ export async function arrived({ outbox, done }: Running, signal: AbortSignal): P
   const ending = done.finally(() => {
     ended = true
   })
+  // Whoever waits for the roles is told by `done`; this copy must not count as a failure nobody looked at.
+  ending.catch(() => undefined)
   while (!here() && !signal.aborted && !ended && performance.now() < untilMs) await sleep(50)
   if (ended && !signal.aborted) await ending
 }
