@@ -25,7 +25,9 @@ import {
 } from '../schemas/ncp-metrics.ts'
 import { byCodePoint } from '../schemas/order.ts'
 import { dayMs, secondMs, showInstant } from '../schemas/window.ts'
-import { baseUrl, type RafayConsole, rafayConsole, rowLabels } from './sources/rafay.ts'
+import { baseUrl } from './sources/rafay/calls.ts'
+import { type RafayConsole, rafayConsole } from './sources/rafay/console.ts'
+import { rowLabels } from './sources/rafay/rows.ts'
 
 export type Environment = Readonly<Record<string, string | undefined>>
 

@@ -1,4 +1,7 @@
-/** The port of a source: what happened in this window of this scope? One file a source, under sources/. */
+/**
+ * The port of a source: what happened in this window of this scope? One file a source, under sources/; a large one keeps
+ * its parts in a folder of its name beside that file.
+ */
 import type { Static, TSchema } from 'typebox'
 import type { Http } from '../runtime/http.ts'
 import type { Usage } from '../schemas/event.ts'

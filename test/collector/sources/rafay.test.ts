@@ -3,13 +3,9 @@ import { readFileSync } from 'node:fs'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
 import { sources } from '../../../collector/sources/list.ts'
-import {
-  baseUrl,
-  RafayConfig,
-  type RafayItem,
-  rafay,
-  readRatecards,
-} from '../../../collector/sources/rafay.ts'
+import { readRatecards } from '../../../collector/sources/rafay/billing.ts'
+import { baseUrl } from '../../../collector/sources/rafay/calls.ts'
+import { RafayConfig, type RafayItem, rafay } from '../../../collector/sources/rafay.ts'
 import {
   juneFixture,
   juneHours,
