@@ -8,7 +8,7 @@ import { type OutboxOptions, SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { contentHash, type MarkEvent, type ReadingEvent, showDigest } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs } from '../../schemas/window.ts'
-import { hourAfterJune1 } from '../runtime/log/reads.ts'
+import { hourAfterJune1 } from '../reads.ts'
 import { type Item, Provider } from './provider.ts'
 
 let dir: string

@@ -27,7 +27,7 @@ import { misfits } from '../../schemas/check.ts'
 import { exact, show } from '../../schemas/decimal.ts'
 import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { dayMs, hourMs, minuteMs, type Window } from '../../schemas/window.ts'
-import { june1Ms } from '../runtime/log/reads.ts'
+import { june1Ms } from '../reads.ts'
 
 const june: Window = { startMs: june1Ms, endMs: june1Ms + 30 * dayMs }
 const log = openLog({ level: 'silent', role: 'test' })

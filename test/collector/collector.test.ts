@@ -15,7 +15,7 @@ import { registry } from '../../runtime/metrics.ts'
 import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs, showInstant } from '../../schemas/window.ts'
-import { hourAfterJune1, june1Ms } from '../runtime/log/reads.ts'
+import { hourAfterJune1, june1Ms } from '../reads.ts'
 import { Provider } from './provider.ts'
 
 let dir: string

@@ -5,9 +5,9 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { type RelayOutbox, relay } from '../../collector/relay.ts'
 import { kafkaLanes } from '../../runtime/log/kafka.ts'
 import { Fault } from '../../schemas/fault.ts'
+import { hourAfterJune1, readOf } from '../reads.ts'
 import { type KafkaRig, startKafka } from '../rig/kafka.ts'
 import { asAdmin, freshConfig, readTopic } from '../rig/kafka-topics.ts'
-import { hourAfterJune1, readOf } from '../runtime/log/reads.ts'
 import { drained, endOf, expectNothingLost, newOutbox, seeded, startRelay, storedRows } from './relayed.ts'
 
 let rig: KafkaRig

@@ -7,7 +7,7 @@ const { collectOnce } = await import('../../collector/once.ts')
 const { openLog } = await import('../../runtime/logs.ts')
 const { SqliteOutbox } = await import('../../runtime/log/outbox.ts')
 const { hourMs } = await import('../../schemas/window.ts')
-const { june1Ms } = await import('../runtime/log/reads.ts')
+const { june1Ms } = await import('../reads.ts')
 const { Provider } = await import('./provider.ts')
 
 const provider = new Provider()

@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { accept, messageBytesMax } from '../../processor/accept.ts'
 import type { LogMessage } from '../../runtime/log/log.ts'
 import { hourMs } from '../../schemas/window.ts'
-import { batchOf, headers, instance, readEvents } from './reads.ts'
+import { batchOf, headers, instance, readEvents } from '../reads.ts'
 
 const read = {
   source: 'meterline/rafay/test',

@@ -10,8 +10,8 @@ import { show } from '../../schemas/decimal.ts'
 import type { MarkData, Usage } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs, type Window } from '../../schemas/window.ts'
+import { batchOf, instance, readEvents } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
-import { batchOf, instance, readEvents } from './reads.ts'
 
 const source = 'meterline/rafay/test'
 const day = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 5, 2) }

@@ -12,8 +12,8 @@ import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { show } from '../../schemas/decimal.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { dayMs } from '../../schemas/window.ts'
+import { hourAfterJune1, june1Ms, readOf } from '../reads.ts'
 import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
-import { hourAfterJune1, june1Ms, readOf } from '../runtime/log/reads.ts'
 
 const meter = defaultMeters.find(({ slug }) => slug === 'instance_hours') as Meter
 let dir: string

@@ -8,8 +8,8 @@ import { Ledger } from '../../../processor/ledger.ts'
 import { Store } from '../../../processor/store.ts'
 import type { MarkData, Usage } from '../../../schemas/event.ts'
 import { hourMs, type Window } from '../../../schemas/window.ts'
+import { batchOf, instance, readEvents } from '../../reads.ts'
 import { startClickHouse } from '../../rig/clickhouse.ts'
-import { batchOf, instance, readEvents } from '../reads.ts'
 
 const june: Window = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 6, 1) }
 const source = 'meterline/rafay/test'

@@ -10,7 +10,7 @@ import type { LogBatch } from '../../../runtime/log/log.ts'
 import { type OutboxOptions, SqliteOutbox } from '../../../runtime/log/outbox.ts'
 import type { Fault } from '../../../schemas/fault.ts'
 import { runLogContract } from '../../contract/log.ts'
-import { hourAfterJune1, readOf } from './reads.ts'
+import { hourAfterJune1, readOf } from '../../reads.ts'
 
 const freshDir = () => mkdtempSync(join(tmpdir(), 'meterline-embedded-'))
 
@@ -171,7 +171,7 @@ test('what this process appends is there at once, without waiting for a poll', a
 
 test('what another process appends is seen, and its releases too', async () => {
   const drain = open({ access: 'drain' })
-  const writer = spawn(process.execPath, [join(import.meta.dirname, 'reads.ts'), dir, 'other'], {
+  const writer = spawn(process.execPath, [join(import.meta.dirname, 'appending.ts'), dir, 'other'], {
     stdio: ['ignore', 'ignore', 'inherit'],
   })
   try {

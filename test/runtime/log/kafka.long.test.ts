@@ -15,10 +15,10 @@ import {
   startRelay,
   storedRows,
 } from '../../collector/relayed.ts'
+import { hourAfterJune1, readOf } from '../../reads.ts'
 import { type AckProxy, ackProxy } from '../../rig/ack-proxy.ts'
 import { type KafkaRig, startKafka } from '../../rig/kafka.ts'
 import { asAdmin, freshConfig } from '../../rig/kafka-topics.ts'
-import { hourAfterJune1, readOf } from './reads.ts'
 
 const dirs: string[] = []
 afterAll(() => {

@@ -11,7 +11,7 @@ import { type OutboxOptions, SqliteOutbox } from '../../../runtime/log/outbox.ts
 import { idHash } from '../../../schemas/event.ts'
 import { Fault } from '../../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs } from '../../../schemas/window.ts'
-import { hourAfterJune1, june1Ms, readOf, testSource } from './reads.ts'
+import { hourAfterJune1, june1Ms, readOf, testSource } from '../../reads.ts'
 
 let dir: string
 let clockMs: number
@@ -346,7 +346,8 @@ describe('kill -9', () => {
   }, async () => {
     let wholeReads = 0
     for (let round = 0; round < 8; round += 1) {
-      const writer = spawn(process.execPath, [join(import.meta.dirname, 'reads.ts'), dir, String(round)], {
+      const program = join(import.meta.dirname, 'appending.ts')
+      const writer = spawn(process.execPath, [program, dir, String(round)], {
         stdio: ['ignore', 'pipe', 'inherit'],
       })
       const ended = new Promise(resolve => writer.once('exit', resolve))
