@@ -1,10 +1,13 @@
 /** `meterline collect --once`: a bounded read of the past, waited for until the ledger has it, then its coverage. */
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SingleBar } from 'cli-progress'
-import { collectOnce, type OnceSummary } from '../collector/once.ts'
+import { collectOnce, type Gap, type OnceSummary } from '../collector/once.ts'
+import type { LoadedConfig } from '../runtime/config.ts'
 import { Health } from '../runtime/health.ts'
 import { openLog } from '../runtime/logs.ts'
 import { printJson } from '../runtime/print.ts'
+import { Fault } from '../schemas/fault.ts'
 import { secondMs, type Window } from '../schemas/window.ts'
 import { printCoverage } from './commands.ts'
 import { configured, type Running, type Settings, spanOf, startRoles } from './roles.ts'
@@ -14,12 +17,16 @@ export interface OnceSettings extends Settings {
   readonly to?: string
   readonly source?: string
   readonly scope?: string
+  /** How long the next holder may take none of the rows that wait for it; then the command gives up. Default: two minutes. */
+  readonly sentWithinMs?: number
 }
 
-/** How long Kafka may take to have all that was read. */
-const sentWithinMs = 120 * secondMs
+const sentWithinMsDefault = 120 * secondMs
 
-/** Exit 0 when every window was read, 3 with the gaps named on stderr. */
+/**
+ * Exit 0 when every window was read and the log has it all, 3 with the gaps named on stderr.
+ * @throws Fault where what was read waits in the outbox still: see `arrived`
+ */
 export async function collectOnceCommand(settings: OnceSettings): Promise<number> {
   const span = spanOf(settings)
   const config = await configured(settings)
@@ -28,11 +35,18 @@ export async function collectOnceCommand(settings: OnceSettings): Promise<number
   // With the outbox read in place this process is also the one that reads it.
   const roles = config.kafka ? (['sender'] as const) : (['sender', 'processor'] as const)
   await using running = await startRoles(config, settings, roles, { log, health })
+  const setAside = () => running.outbox?.depth().quarantinedRows ?? 0
+  const asideBefore = setAside()
   const summary = await readSpan(running, { ...settings, span, log })
   settings.stderr(
     `${summary.windowsRead} of ${summary.windowsDue} windows read, ${summary.readings} readings, ${summary.windowsFailed} windows failed`,
   )
-  await arrived(running, settings.signal)
+  // Without a ledger at hand the collector tells of its own reads, and at once: Kafka may be away.
+  if (!running.store) printGaps(summary.gaps, settings)
+  await arrived(running, { ...settings, config })
+  const aside = setAside() - asideBefore
+  if (aside > 0)
+    settings.stderr(`gap: ${aside} rows are set aside in ${outboxFile(config)}: they are too large for Kafka`)
   if (running.store) {
     const { coverage } = await import('../processor/coverage.ts')
     const rows = await coverage(running.store, {
@@ -43,14 +57,15 @@ export async function collectOnceCommand(settings: OnceSettings): Promise<number
     })
     return printCoverage(rows, settings)
   }
-  // Without a ledger at hand the collector tells of its own reads: what it could not read is a gap.
-  if (settings.json === true)
-    settings.stdout(printJson(summary.gaps.map(gap => ({ ...gap, state: 'failed' }))))
-  for (const { source, scope, subject, start, end, fault } of summary.gaps)
+  return summary.gaps.length + aside > 0 ? 3 : 0
+}
+
+function printGaps(gaps: readonly Gap[], settings: Settings): void {
+  if (settings.json === true) settings.stdout(printJson(gaps.map(gap => ({ ...gap, state: 'failed' }))))
+  for (const { source, scope, subject, start, end, fault } of gaps)
     settings.stderr(
       `gap: source=${source} scope=${scope}${subject === undefined ? '' : ` subject=${subject}`} ${start}/${end} failed ${fault.code} ${fault.message}`,
     )
-  return summary.gaps.length > 0 ? 3 : 0
 }
 
 /** Reads the span with a progress bar on a terminal. */
@@ -84,17 +99,47 @@ export async function readSpan(
   }
 }
 
-/** Resolves when the next holder has all that the outbox held when this was called. */
-export async function arrived({ outbox, done }: Running, signal: AbortSignal): Promise<void> {
+const outboxFile = (config: LoadedConfig) => join(config.data, 'outbox.db')
+
+/**
+ * Resolves when the next holder (Kafka, or with the outbox read in place the ledger) has every row but those set aside.
+ * While rows go it waits, however long that takes.
+ * @throws Fault LOG_UNREACHABLE, or STORE_UNREACHABLE of the ledger, where none went for `sentWithinMs`; ABORTED at the
+ * signal. Each says how many rows wait, where, and what sends them. Or what ended the roles.
+ */
+export async function arrived(
+  { outbox, done, processor }: Running,
+  wait: { readonly config: LoadedConfig; readonly signal: AbortSignal; readonly sentWithinMs?: number },
+): Promise<void> {
   if (!outbox) return
-  const here = () => outbox.depth().rows === 0
-  const untilMs = performance.now() + sentWithinMs
+  const { config, signal, sentWithinMs = sentWithinMsDefault } = wait
   let ended = false
   const ending = done.finally(() => {
     ended = true
   })
   // Whoever waits for the roles is told by `done`; this copy must not count as a failure nobody looked at.
   ending.catch(() => undefined)
-  while (!here() && !signal.aborted && !ended && performance.now() < untilMs) await sleep(50)
+  const waiting = () => {
+    const { rows, quarantinedRows } = outbox.depth()
+    return rows - quarantinedRows
+  }
+  let rows = waiting()
+  let untilMs = performance.now() + sentWithinMs
+  while (rows > 0 && !signal.aborted && !ended && performance.now() < untilMs) {
+    await sleep(50)
+    const left = waiting()
+    if (left < rows) untilMs = performance.now() + sentWithinMs
+    rows = left
+  }
   if (ended && !signal.aborted) await ending
+  if (rows === 0) return
+  const [holder, daemon, code] = config.kafka
+    ? (['Kafka', 'collect', 'LOG_UNREACHABLE'] as const)
+    : (['the ledger', 'up', 'STORE_UNREACHABLE'] as const)
+  const why = signal.aborted ? 'the wait was stopped' : `${holder} took none for ${sentWithinMs / secondMs} s`
+  throw new Fault(
+    signal.aborted ? 'ABORTED' : code,
+    `${rows} rows wait in ${outboxFile(config)}: ${why}; the next run, or \`meterline ${daemon}\`, sends them`,
+    { rows, trouble: processor?.trouble() },
+  )
 }

@@ -50,7 +50,7 @@ export async function demo(
     const before = running.outbox?.bounds().nextSeq ?? 1
     const summary = await readSpan(running, { ...demoed, span: june, log })
     settings.stderr(`${summary.windowsRead} windows read, ${summary.readings} readings`)
-    await arrived(running, settings.signal)
+    await arrived(running, { config, signal: settings.signal })
     await ingested(running, before, settings.signal)
     code = await report(running, config, dir, demoed)
   }

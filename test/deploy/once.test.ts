@@ -1,8 +1,12 @@
-/** A bounded read of a console in which one profile fails: its windows are gaps, and the rest is whole. */
+/**
+ * A bounded read of a console in which one profile fails: its windows are gaps, and the rest is whole. And one whose
+ * Kafka is away: what was read is not taken for sent.
+ */
+import { randomUUID } from 'node:crypto'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import {
   loadGoldenFixture,
@@ -10,7 +14,11 @@ import {
   rafayDemoKey,
   startRafayDouble,
 } from '../../deploy/demo/rafay.ts'
+import { collectOnceCommand } from '../../deploy/once.ts'
 import type { CoverageRow } from '../../processor/coverage.ts'
+import type { Fault } from '../../schemas/fault.ts'
+import { startKafka } from '../rig/kafka.ts'
+import { readTopic } from '../rig/kafka-topics.ts'
 import { meterline } from '../rig/meterline.ts'
 
 const span = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-06-01T02:00:00Z']
@@ -33,28 +41,27 @@ beforeAll(async () => {
     profile: 'slurm-k8s',
     answer: { status: 404 },
   })
-  writeFileSync(
-    join(dir, 'meterline.yaml'),
-    stringify({
-      data: 'data',
-      sources: [
-        {
-          kind: 'rafay',
-          name: 'prod',
-          dialect: 'console',
-          url: double.url,
-          apiKey: '${env:RAFAY_DEFAULT_API_KEY}',
-          from: '2025-06-01T00:00:00Z',
-        },
-      ],
-      listen: { port: 0 },
-    }),
-  )
+  configure('meterline.yaml', { data: 'data' })
 })
 afterAll(async () => {
   await double.close()
   rmSync(dir, { recursive: true, force: true })
 })
+
+/** Writes a config that reads the console, and more. */
+function configure(name: string, more: Readonly<Record<string, unknown>>): string {
+  const file = join(dir, name)
+  const prod = {
+    kind: 'rafay',
+    name: 'prod',
+    dialect: 'console',
+    url: double.url,
+    apiKey: '${env:RAFAY_DEFAULT_API_KEY}',
+    from: '2025-06-01T00:00:00Z',
+  }
+  writeFileSync(file, stringify({ sources: [prod], listen: { port: 0 }, ...more }))
+  return file
+}
 
 const ask = (...args: string[]) =>
   meterline(['--config', join(dir, 'meterline.yaml'), ...args], { env, cwd: dir })
@@ -103,4 +110,57 @@ test('once the profile is back, reading by hand closes the gap', async () => {
   expect(answer.code, answer.stderr).toBe(0)
   const coverage = await ask('coverage', ...span, '--scope', 'lk5xnd2/slurm-k8s', '--json')
   expect((JSON.parse(coverage.stdout) as CoverageRow[]).map(row => row.state)).toEqual(['settled', 'settled'])
+})
+
+describe('with Kafka away', () => {
+  /** The command in this process, stopped once all is read, or left to wait until Kafka has it: for nobody a second and a half. */
+  async function once(brokers: readonly string[], end: 'by itself' | 'stopped' = 'by itself') {
+    const said: string[] = []
+    const stop = new AbortController()
+    const config = configure('away.yaml', { data: 'away', kafka: { ...kafka, brokers } })
+    const fault = await collectOnceCommand({
+      config,
+      from: '2025-06-01T00:00:00Z',
+      to: '2025-06-01T02:00:00Z',
+      sentWithinMs: brokers === nobody ? 1500 : 60_000,
+      signal: stop.signal,
+      env,
+      stdout: text => void said.push(text),
+      stderr: line => {
+        said.push(line)
+        if (end === 'stopped' && line.includes('windows read')) stop.abort()
+      },
+      nowMs: Date.now,
+    }).then(
+      code => code,
+      (error: Fault) => error,
+    )
+    return { fault, said: said.join('\n') }
+  }
+  const topic = `once-${randomUUID()}`
+  const rejectedTopic = `${topic}.rejected`
+  const kafka = { topic, rejectedTopic, partitions: 3, replicationFactor: 1, minInSyncReplicas: 1 }
+  /** A port that nobody listens on. */
+  const nobody = ['127.0.0.1:1']
+
+  test('it fails, says how many rows wait and where, and the next run sends them all', async () => {
+    const away = await once(nobody)
+    expect(away.fault).toMatchObject({ code: 'LOG_UNREACHABLE', facts: { rows: expect.any(Number) } })
+    const { rows } = (away.fault as Fault).facts
+    expect((away.fault as Fault).message).toBe(
+      `${rows} rows wait in ${join(dir, 'away/outbox.db')}: Kafka took none for 1.5 s; the next run, or \`meterline collect\`, sends them`,
+    )
+    // Its gaps are named all the same: the item without a quantity.
+    expect(away.said).toMatch(/gap: .*subject=dk3opkn.* failed ITEM_UNREADABLE/)
+
+    await using rig = await startKafka()
+    const back = await once(rig.brokers)
+    expect(back.fault, back.said).toBe(3)
+    expect(await readTopic(rig, topic)).toHaveLength(2 * Number(rows))
+  }, 200_000)
+
+  test('a stop while it waits is a failure too', async () => {
+    const { fault } = await once(nobody, 'stopped')
+    expect(fault).toMatchObject({ code: 'ABORTED', message: expect.stringMatching(/^\d+ rows wait in /) })
+  })
 })
