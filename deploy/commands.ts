@@ -1,7 +1,7 @@
 /** The commands that ask and end: each opens what it needs, prints its answer to stdout and the rest to stderr. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { bill } from '../processor/billing.ts'
+import type { bill } from '../processor/billing.ts'
 import { type CoverageRow, coverage as coverageOf, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
 import { usage as usageOf } from '../processor/usage.ts'
@@ -23,7 +23,7 @@ export async function coverage(
     readonly scope?: string
   },
 ): Promise<number> {
-  const config = await configured(settings)
+  const config = await configured(settings, 'meter')
   await using opened = await openStore(config, settings)
   const nowMs = settings.nowMs()
   const rows = await coverageOf(opened.store, {
@@ -76,7 +76,7 @@ export async function usage(
     readonly format: Format
   },
 ): Promise<number> {
-  const config = await configured(settings)
+  const config = await configured(settings, 'meter')
   const meter = config.meters.find(({ slug }) => slug === settings.meter)
   if (!meter)
     throw new Fault(
@@ -172,7 +172,7 @@ export async function exportTo(
       'USAGE',
       `there is no export "${settings.format}"; there are ${exportFormats.map(({ name }) => name).join(', ')}`,
     )
-  const config = await configured(settings)
+  const config = await configured(settings, 'price')
   await using opened = await openStore(config, settings)
   const period = spanOf(settings)
   let billed: Awaited<ReturnType<typeof bill>> | undefined
@@ -182,6 +182,7 @@ export async function exportTo(
     zone: Temporal.Now.timeZoneId(),
     store: opened.store,
     lineItems: async () => {
+      const { bill } = await import('../processor/billing.ts')
       billed = await bill(opened.store, config, period, settings.account)
       return billed.accounts.flatMap(account => account.lines)
     },
@@ -276,7 +277,7 @@ async function readText(file: string, option: string): Promise<string> {
 }
 
 export async function check(settings: Settings): Promise<number> {
-  const config = await configured(settings)
+  const config = await configured(settings, 'price')
   settings.stdout(
     `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
   )

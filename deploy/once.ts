@@ -9,7 +9,6 @@ import { openLog } from '../runtime/logs.ts'
 import { printJson } from '../runtime/print.ts'
 import { Fault } from '../schemas/fault.ts'
 import { secondMs, type Window } from '../schemas/window.ts'
-import { printCoverage } from './commands.ts'
 import { configured, type Running, type Settings, spanOf, startRoles } from './roles.ts'
 
 export interface OnceSettings extends Settings {
@@ -29,10 +28,11 @@ const sentWithinMsDefault = 120 * secondMs
  */
 export async function collectOnceCommand(settings: OnceSettings): Promise<number> {
   const span = spanOf(settings)
-  const config = await configured(settings)
+  const collecting = await configured(settings, 'collect')
+  // With the outbox read in place this process is also the one that reads it.
+  const config = collecting.kafka ? collecting : await configured(settings, 'meter')
   const log = openLog({ level: 'warn', role: 'collect' })
   const health = new Health()
-  // With the outbox read in place this process is also the one that reads it.
   const roles = config.kafka ? (['sender'] as const) : (['sender', 'processor'] as const)
   await using running = await startRoles(config, settings, roles, { log, health })
   const setAside = () => running.outbox?.depth().quarantinedRows ?? 0
@@ -49,6 +49,7 @@ export async function collectOnceCommand(settings: OnceSettings): Promise<number
     settings.stderr(`gap: ${aside} rows are set aside in ${outboxFile(config)}: they are too large for Kafka`)
   if (running.store) {
     const { coverage } = await import('../processor/coverage.ts')
+    const { printCoverage } = await import('./commands.ts')
     const rows = await coverage(running.store, {
       span,
       nowMs: settings.nowMs(),

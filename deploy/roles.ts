@@ -35,16 +35,21 @@ export const configDefault = 'meterline.yaml'
 
 // -- configuration
 
-/** @throws Fault CONFIG_INVALID naming every problem. */
-export async function configured(settings: Settings): Promise<LoadedConfig> {
+/** What a command does with usage. Each needs the code, and the files, of those before it. */
+export type Use = 'collect' | 'meter' | 'price'
+
+/**
+ * The configuration, checked as far as the command uses it: a collector is small because it loads nothing that meters
+ * or prices, and a mistake in a price book stops nobody who records usage. `check` uses all.
+ * @throws Fault CONFIG_INVALID naming every problem.
+ */
+export async function configured(settings: Settings, use: Use): Promise<LoadedConfig> {
   const { sources } = await import('../collector/sources/list.ts')
-  const { checkBook } = await import('../processor/book.ts')
-  const { meterMisfit } = await import('../processor/meters.ts')
   const file = settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
   const config = loadConfig(file, {
     sourceSchemas: Object.fromEntries(sources.map(({ kind, config: schema }) => [kind, schema])),
-    meterMisfit,
-    bookMisfits: checkBook,
+    ...(use !== 'collect' && { meterMisfit: (await import('../processor/meters.ts')).meterMisfit }),
+    ...(use === 'price' && { bookMisfits: (await import('../processor/book.ts')).checkBook }),
   })
   return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
 }
@@ -248,7 +253,7 @@ export async function collect(
   },
 ): Promise<number> {
   if (settings.once === true) return await (await import('./once.ts')).collectOnceCommand(settings)
-  const config = await configured(settings)
+  const config = await configured(settings, 'collect')
   if (!config.kafka)
     throw new Fault(
       'USAGE',
@@ -260,7 +265,7 @@ export async function collect(
 
 /** `meterline process` */
 export async function process(settings: Settings): Promise<number> {
-  const config = await configured(settings)
+  const config = await configured(settings, 'meter')
   if (!config.kafka)
     throw new Fault(
       'USAGE',
@@ -272,7 +277,7 @@ export async function process(settings: Settings): Promise<number> {
 
 /** `meterline up` */
 export async function up(settings: Settings): Promise<number> {
-  await runRoles(await configured(settings), settings, ['collector', 'processor'])
+  await runRoles(await configured(settings, 'meter'), settings, ['collector', 'processor'])
   return 0
 }
 

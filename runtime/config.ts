@@ -30,6 +30,7 @@ export interface LoadedConfig
   readonly file: string | undefined
   readonly sources: readonly ConfiguredSource[]
   readonly meters: readonly Meter[]
+  /** Accounts and books are read, and here, only where the rules say what is wrong with a book. */
   readonly accounts: readonly Account[]
   /** Each with an id of its own. */
   readonly books: readonly (Book & { readonly id: string })[]
@@ -40,8 +41,11 @@ export interface ConfigRules {
   readonly sourceSchemas: Readonly<Record<string, TSchema>>
   /** Why a meter that fits its schema cannot be computed; undefined where it can. */
   readonly meterMisfit?: (meter: Meter) => string | undefined
-  /** What is wrong with a would-be price book; `meters` is undefined where the catalogue itself is wrong. */
-  readonly bookMisfits: (book: unknown, meters: readonly Meter[] | undefined) => readonly Misfit[]
+  /**
+   * What is wrong with a would-be price book; `meters` is undefined where the catalogue itself is wrong. Without it the
+   * books, and the accounts that name them, are for somebody else: they are not read.
+   */
+  readonly bookMisfits?: (book: unknown, meters: readonly Meter[] | undefined) => readonly Misfit[]
 }
 
 const problemsShownMax = 100
@@ -79,13 +83,12 @@ export function checkConfig(
   // Files are read even where the rest of the config is wrong, so that all is named at once.
   const catalogue = fileOf(yaml, value, '/catalogue', { dir, problems })
   const meters = catalogue === 'none' ? defaultMeters : metersOf(catalogue, rules, problems)
-  const books = booksOf(yaml, value, { dir, rules, problems, meters })
+  const { bookMisfits } = rules
+  const books = bookMisfits ? booksOf(yaml, value, { dir, bookMisfits, problems, meters }) : []
   const allBooks = Array.isArray(value.priceBooks) && books.length === value.priceBooks.length
-  const accounts = accountsOf(fileOf(yaml, value, '/accounts', { dir, problems }), {
-    books,
-    allBooks,
-    problems,
-  })
+  const accounts = bookMisfits
+    ? accountsOf(fileOf(yaml, value, '/accounts', { dir, problems }), { books, allBooks, problems })
+    : []
 
   if (problems.length > 0 || !main || !meters) return { problems: sorted(problems) }
   const {
@@ -211,16 +214,19 @@ interface ReadBook {
 function booksOf(
   yaml: YamlFile,
   value: Readonly<Record<string, unknown>>,
-  reading: Reading & { readonly rules: ConfigRules; readonly meters: readonly Meter[] | undefined },
+  reading: Reading & {
+    readonly bookMisfits: NonNullable<ConfigRules['bookMisfits']>
+    readonly meters: readonly Meter[] | undefined
+  },
 ): readonly ReadBook[] {
-  const { problems, rules, meters } = reading
+  const { problems, bookMisfits, meters } = reading
   const found: ReadBook[] = []
   const byId = new Map<string, string>()
   const files: readonly unknown[] = Array.isArray(value.priceBooks) ? value.priceBooks : []
   for (const index of files.keys()) {
     const book = fileOf(yaml, value, `/priceBooks/${index}`, reading)
     if (!(book instanceof YamlFile)) continue
-    const wrong = rules.bookMisfits(book.value, meters)
+    const wrong = bookMisfits(book.value, meters)
     problems.push(...wrong.map(({ path, message }) => book.problem(path, message)))
     if (!isRecord(book.value)) continue
     const { id } = book.value

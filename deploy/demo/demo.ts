@@ -39,7 +39,7 @@ export async function demo(
     data: dir,
     env: { ...settings.env, RAFAY_DEFAULT_API_KEY: rafayDemoKey },
   }
-  const config = await configured(demoed)
+  const config = await configured(demoed, 'price')
   const log = openLog({ level: 'warn', role: 'demo' })
   const health = new Health()
 
