@@ -17,15 +17,12 @@ import {
 import { asFault, Fault, type FaultCode } from '../schemas/fault.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
 
-/** A reading, as far as anything but its row is needed of it: a batch of whole events would be a heap of small objects. */
-export interface AcceptedReading {
-  readonly subject: string
-  /** 64 bits of what it says. */
-  readonly content: bigint
-  /** Source, scope, window start and readat as one text: the read it belongs to. */
-  readonly read: string
-  /** Its row in `events`, as a line of JSONCompactEachRow in the order of `eventColumns`. */
-  readonly line: string
+/** What a batch has of one read's readings, as far as the mark will ask for it. */
+export interface ReadPart {
+  readonly subjects: ReadonlySet<string>
+  readonly readings: number
+  /** The sum of their content hashes mod 2^64. */
+  readonly digest: bigint
 }
 
 export interface AcceptedMark {
@@ -42,7 +39,11 @@ export interface AcceptedBatch {
   readonly first: bigint
   readonly last: bigint
   readonly messages: number
-  readonly readings: readonly AcceptedReading[]
+  readonly readings: number
+  /** The readings as rows of `events`: lines of JSONCompactEachRow in the order of `eventColumns`, each with its end. */
+  readonly rows: Buffer
+  /** By source, scope, window start and readat as one text: `read` of the mark that will come. */
+  readonly reads: ReadonlyMap<string, ReadPart>
   readonly marks: readonly AcceptedMark[]
   readonly duplicates: number
   readonly rejects: readonly RejectedMessage[]
@@ -66,11 +67,13 @@ export function accept(batch: LogBatch, log: string): AcceptedBatch {
 export class Accepting {
   readonly #batch: LogBatch
   readonly #place: string
-  readonly #readings: AcceptedReading[] = []
+  readonly #rows: Rows
+  readonly #reads = new Map<string, OpenPart>()
   readonly #marks: AcceptedMark[] = []
   readonly #rejects: RejectedMessage[] = []
   readonly #seen = new Set<string>()
   readonly #same = new SameRead()
+  #readings = 0
   #duplicates = 0
   #next = 0
 
@@ -78,6 +81,7 @@ export class Accepting {
     assert(batch.messages.length > 0, 'a batch is never empty')
     this.#batch = batch
     this.#place = `${JSON.stringify(log)},${batch.partition}`
+    this.#rows = new Rows(batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0))
   }
 
   /** Takes the next messages, and says whether there are more. */
@@ -110,8 +114,27 @@ export class Accepting {
         window: same.window,
         read: same.read,
       })
-    else this.#readings.push(readingOf(event as ReadingEvent, same, `${this.#place},"${message.offset}"]`))
+    else this.#takeReading(event as ReadingEvent, same, message.offset)
     this.#seen.add(event.id)
+  }
+
+  /** Nothing of a reading is kept but its row and its share in its read: whole ones would be a heap of small objects. */
+  #takeReading(event: ReadingEvent, { window, read, sender }: Same, offset: bigint): void {
+    checkBounds(event, (window.endMs - window.startMs) / secondMs)
+    checkInterval(event, window)
+    const text = contentText(event)
+    const content = contentHash(event, text)
+    const identity = BigInt(`0x${event.id.slice(0, 32)}`)
+    this.#rows.add(`${text.slice(0, -1)},${sender},"${identity}","${content}",${this.#place},"${offset}"]\n`)
+    let part = this.#reads.get(read)
+    if (!part) {
+      part = { subjects: new Set(), readings: 0, digest: 0n }
+      this.#reads.set(read, part)
+    }
+    part.subjects.add(event.subject)
+    part.readings += 1
+    part.digest = BigInt.asUintN(64, part.digest + content)
+    this.#readings += 1
   }
 
   accepted(): AcceptedBatch {
@@ -123,6 +146,8 @@ export class Accepting {
       last: messages[messages.length - 1]!.offset,
       messages: messages.length,
       readings: this.#readings,
+      rows: this.#rows.bytes(),
+      reads: this.#reads,
       marks: this.#marks,
       duplicates: this.#duplicates,
       rejects: this.#rejects,
@@ -188,16 +213,34 @@ export const eventColumns = [
   'offset',
 ] as const
 
-/** @param place ends the line: the columns that say where in the log the reading stood. */
-function readingOf(event: ReadingEvent, same: Same, place: string): AcceptedReading {
-  const { window } = same
-  checkBounds(event, (window.endMs - window.startMs) / secondMs)
-  checkInterval(event, window)
-  const text = contentText(event)
-  const content = contentHash(event, text)
-  const identity = BigInt(`0x${event.id.slice(0, 32)}`)
-  const line = `${text.slice(0, -1)},${same.sender},"${identity}","${content}",${place}`
-  return { subject: event.subject, content, read: same.read, line }
+interface OpenPart extends ReadPart {
+  readonly subjects: Set<string>
+  readings: number
+  digest: bigint
+}
+
+/** Lines behind each other in one buffer, which grows where they are longer than was thought. */
+class Rows {
+  #bytes: Buffer
+  #end = 0
+
+  constructor(size: number) {
+    this.#bytes = Buffer.allocUnsafe(size)
+  }
+
+  add(line: string): void {
+    // No unit of UTF-16 takes more than three bytes of UTF-8.
+    if (this.#bytes.length - this.#end < line.length * 3) {
+      const grown = Buffer.allocUnsafe(2 * this.#bytes.length + line.length * 3)
+      this.#bytes.copy(grown, 0, 0, this.#end)
+      this.#bytes = grown
+    }
+    this.#end += this.#bytes.write(line, this.#end)
+  }
+
+  bytes(): Buffer {
+    return this.#bytes.subarray(0, this.#end)
+  }
 }
 
 interface Same {

@@ -4,9 +4,9 @@
  */
 import type { RejectedMessage } from '../runtime/log/log.ts'
 import { showInstant } from '../schemas/window.ts'
-import { type AcceptedBatch, type AcceptedMark, type AcceptedReading, eventColumns } from './accept.ts'
+import { type AcceptedBatch, type AcceptedMark, eventColumns, type ReadPart } from './accept.ts'
 import { chunksOf, type ReadKey, readParams } from './reads.ts'
-import { cellOf, newToken, touchCells } from './rollups.ts'
+import { Cells, newToken, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
 
 const readColumns = [
@@ -57,16 +57,6 @@ const rejectColumns = [
   'sha256',
 ] as const
 
-/**
- * Readings seen of a read whose mark has not come yet: it may begin in one batch and end in a later one. One that
- * came twice makes the count or the digest differ from the mark's, and then the ledger itself is asked.
- */
-interface OpenRead {
-  readonly subjects: Set<string>
-  readings: number
-  digest: bigint
-}
-
 /** Open reads that are remembered at most; one that was forgotten is only checked in the ledger instead. */
 const openReadsMax = 10_000
 
@@ -107,7 +97,11 @@ type Replaced = Pick<StoredRead, 'source' | 'start_s' | 'subjects'>
 export class Ledger {
   readonly #store: Store
   readonly #log: string
-  readonly #open = new Map<string, OpenRead>()
+  /**
+   * Readings seen of reads whose mark has not come yet: one may begin in one batch and end in a later one. A reading
+   * that came twice makes the count or the digest differ from the mark's, and then the ledger itself is asked.
+   */
+  readonly #open = new Map<string, ReadPart>()
   readonly #next = new Map<number, bigint>()
 
   constructor(store: Store, log: string) {
@@ -144,26 +138,28 @@ export class Ledger {
    * events, reads and rejected, is in every answer, and the positions say so: the log may be told.
    */
   async put(batches: readonly AcceptedBatch[]): Promise<void> {
-    for (const batch of batches) for (const reading of batch.readings) this.#remember(reading)
+    for (const batch of batches) for (const [read, part] of batch.reads) this.#remember(read, part)
     // Readings count for nothing before their mark, so they may go in while the marks are looked at.
     const [{ cells, known, unknown }] = await Promise.all([
       this.#announce(batches.flatMap(batch => batch.marks)),
-      this.#store.insert(
+      this.#store.insertBytes(
         'events',
         eventColumns,
-        batches.flatMap(batch => batch.readings.map(reading => reading.line)),
+        batches.map(batch => batch.rows),
       ),
     ])
     await this.#verify(unknown)
-    const found = cellsOf(unknown)
+    const found = new Cells()
+    addCells(found, unknown)
     await touchCells(this.#store, found, newToken())
+    addCells(cells, unknown)
     await this.#store.insert(
       'reads',
       readColumns,
       [...known, ...unknown].map(verdict => this.#readLine(verdict)),
     )
     await Promise.all([
-      touchCells(this.#store, cells.union(found), newToken()),
+      touchCells(this.#store, cells, newToken()),
       this.#store.insert(
         'rejected',
         rejectColumns,
@@ -184,10 +180,10 @@ export class Ledger {
   /** Judges the marks, and marks the cells stale that they are about to change, as far as they are known. */
   async #announce(marks: readonly AcceptedMark[]) {
     const { known, unknown, replaced } = await this.#judge(marks)
-    const cells = cellsOf(known)
+    const cells = new Cells()
+    addCells(cells, known)
     // A replaced read's readings may be of other subjects and lie in other cells: those change too.
-    for (const { source, start_s, subjects } of replaced)
-      for (const subject of subjects) cells.add(cellOf(source, subject, start_s * 1000))
+    for (const { source, start_s, subjects } of replaced) cells.add(source, start_s * 1000, subjects)
     await touchCells(this.#store, cells, newToken())
     return { cells, known, unknown }
   }
@@ -203,7 +199,7 @@ export class Ledger {
       first.toString(),
       batch.last.toString(),
       batch.messages,
-      batch.readings.length,
+      batch.readings,
       batch.marks.length,
       batch.duplicates,
       0,
@@ -344,7 +340,7 @@ export class Ledger {
                  {starts:Array(UInt32)}, {readats:Array(Int64)}, {keys:Array(UInt32)})) as r)) as wanted
            on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
              and r_readat = toUnixTimestamp64Milli(readat)
-         where toDate(start) in (select toDate(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+         where toStartOfHour(start) in (select toStartOfHour(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
          group by key`,
         { keys: some.map((_, index) => index), ...readParams(some.map(readOf)) },
       )
@@ -359,17 +355,19 @@ export class Ledger {
     }
   }
 
-  #remember(reading: AcceptedReading): void {
-    let open = this.#open.get(reading.read)
+  #remember(read: string, part: ReadPart): void {
+    const open = this.#open.get(read)
     if (!open) {
       const [oldest] = this.#open.keys()
       if (this.#open.size >= openReadsMax && oldest !== undefined) this.#open.delete(oldest)
-      open = { subjects: new Set(), readings: 0, digest: 0n }
-      this.#open.set(reading.read, open)
+      this.#open.set(read, part)
+      return
     }
-    open.readings += 1
-    open.digest = BigInt.asUintN(64, open.digest + reading.content)
-    open.subjects.add(reading.subject)
+    this.#open.set(read, {
+      subjects: open.subjects.union(part.subjects),
+      readings: open.readings + part.readings,
+      digest: BigInt.asUintN(64, open.digest + part.digest),
+    })
   }
 
   #readLine(verdict: Verdict): string {
@@ -431,13 +429,10 @@ function isAt(readatMs: number): (read: StoredRead) => boolean {
   return read => Number(read.readat_ms) === readatMs
 }
 
-/** The cells that change where these marks are held. */
-function cellsOf(verdicts: readonly Verdict[]): Set<string> {
-  const cells = new Set<string>()
+/** Adds the cells that change where these marks are held. */
+function addCells(cells: Cells, verdicts: readonly Verdict[]): void {
   for (const { mark, held, changes, subjects } of verdicts)
-    if (held && changes)
-      for (const subject of subjects) cells.add(cellOf(mark.event.source, subject, mark.window.startMs))
-  return cells
+    if (held && changes) cells.add(mark.event.source, mark.window.startMs, subjects)
 }
 
 function windowKey(source: string, scope: string, startMs: number): string {

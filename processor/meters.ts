@@ -5,8 +5,8 @@ import type { Meter } from '../schemas/meters.ts'
 import type { Params } from './store.ts'
 
 export interface MeterSql {
-  /** An Array(String) of the meter's dims, in the order of `dimNames`. */
-  readonly dims: string
+  /** The meter's dims in the order of `dimNames`, each a String. */
+  readonly dims: readonly string[]
   /** The Decimal(38, 12) that is aggregated. */
   readonly value: string
   /** Has an event this value at all? */
@@ -76,7 +76,7 @@ export function meterSql(meter: Meter, name = 'measure'): MeterSql {
       `${pathSql(meter, meter.groupBy[name] ?? name, `filter${index}`, params)} = {wanted${index}:String}`,
     )
   })
-  return { dims: `[${dims.join(', ')}]::Array(String)`, value, has, where: where.join(' and '), params }
+  return { dims, value, has, where: where.join(' and '), params }
 }
 
 const attributes: Readonly<Record<string, string>> = {

@@ -122,7 +122,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     for (const { partition, last, messages, readings, marks, duplicates } of accepted) {
       positions.set(partition, last + 1n)
       taken += BigInt(messages)
-      messagesTotal.inc({ outcome: 'reading' }, readings.length)
+      messagesTotal.inc({ outcome: 'reading' }, readings)
       messagesTotal.inc({ outcome: 'mark' }, marks.length)
       messagesTotal.inc({ outcome: 'duplicate' }, duplicates)
     }

@@ -9,26 +9,39 @@ import { familyKey, meterSql } from './meters.ts'
 import { currentReads } from './reads.ts'
 import type { Store } from './store.ts'
 
-const staleColumns = ['source', 'subject', 'hour', 'token', 'done'] as const
+const staleColumns = ['source', 'hour', 'token', 'subjects', 'done'] as const
 
 /** Tokens are never ordered, only told apart. */
 export function newToken(): bigint {
   return randomBytes(8).readBigUInt64BE()
 }
 
-/** A cell as one text: its line in `stale` but for the token. */
-export function cellOf(source: string, subject: string, startMs: number): string {
-  return JSON.stringify([source, subject, Math.floor(startMs / hourMs) * (hourMs / 1000)])
+/** Cells (source, subject, hour), gathered by source and hour: that is how they come and how they are stored. */
+export class Cells {
+  readonly #subjects = new Map<string, Set<string>>()
+
+  add(source: string, startMs: number, subjects: Iterable<string>): void {
+    const key = JSON.stringify([source, Math.floor(startMs / hourMs) * (hourMs / 1000)])
+    let all = this.#subjects.get(key)
+    if (!all) {
+      all = new Set()
+      this.#subjects.set(key, all)
+    }
+    for (const subject of subjects) all.add(subject)
+  }
+
+  /** Rows of `stale`, as lines of its columns. */
+  lines(token: bigint): readonly string[] {
+    return Array.from(
+      this.#subjects,
+      ([key, subjects]) => `${key.slice(0, -1)},"${token}",${JSON.stringify(Array.from(subjects))},0]`,
+    )
+  }
 }
 
 /** Marks cells stale: until a recompute that saw the token, answers for them come from the ledger. */
-export async function touchCells(store: Store, cells: ReadonlySet<string>, token: bigint): Promise<void> {
-  const tail = `,"${token}",0]`
-  await store.insert(
-    'stale',
-    staleColumns,
-    Array.from(cells, cell => cell.slice(0, -1) + tail),
-  )
+export async function touchCells(store: Store, cells: Cells, token: bigint): Promise<void> {
+  await store.insert('stale', staleColumns, cells.lines(token))
 }
 
 /** The name of a meter's rollups: a changed definition is another meter to them. */
@@ -54,8 +67,9 @@ export async function registerMeters(
     added.map(meter => JSON.stringify([rollupKey(meter), JSON.stringify(meter), state]))
   await store.insert('rollup_meters', columns, lines(false))
   await store.run(
-    `insert into stale (source, subject, hour, token, done)
-     select distinct source, subject, toStartOfHour(start), {token:UInt64}, 0 from events`,
+    `insert into stale (source, hour, token, subjects, done)
+     select source, toStartOfHour(start) as hour, {token:UInt64}, groupUniqArray(subject), 0
+     from events group by source, hour`,
     { token: newToken().toString() },
   )
   await store.insert('rollup_meters', columns, lines(true))
@@ -68,7 +82,8 @@ export async function readyMeters(store: Store): Promise<ReadonlySet<string>> {
 }
 
 /**
- * Recomputes up to `cellsMax` stale cells of every registered meter. Resolves to how many it took on.
+ * Recomputes stale cells of every registered meter, whole hours of a source, the oldest first, until they are
+ * `cellsMax`. Resolves to how many it took on.
  *
  * The order matters: tokens are seen first, then the meters and the ledger are read, then the rows are written, and
  * only then are exactly those tokens finished. Whatever touches a cell in between leaves a token of its own. A row's
@@ -80,15 +95,19 @@ export async function recompute(
 ): Promise<number> {
   const run = options.run.toString()
   await store.run(
-    `insert into recomputes (run, source, subject, hour, token)
-     select {run:UInt64}, source, subject, hour, token from stale final
-     where not done and (source, subject, hour) in (
-       select source, subject, hour from stale final where not done
-       group by source, subject, hour order by hour, source, subject limit {cellsMax:UInt32})`,
+    `insert into recomputes (run, source, hour, token, subjects)
+     select {run:UInt64}, source, hour, token, subjects from stale final
+     where not done and (source, hour) in (
+       select source, hour from (
+         select source, hour, uniqExactArray(subjects) as cells,
+           sum(cells) over (order by hour, source rows between unbounded preceding and current row) as upto
+         from stale final where not done group by source, hour)
+       where upto - cells < {cellsMax:UInt32})`,
     { run, cellsMax: options.cellsMax },
   )
   const [taken] = await store.rows<{ cells: string }>(
-    'select uniqExact(source, subject, hour) as cells from recomputes where run = {run:UInt64}',
+    `select sum(subjects) as cells from (
+       select uniqExactArray(subjects) as subjects from recomputes where run = {run:UInt64} group by source, hour)`,
     { run },
   )
   if (!taken || taken.cells === '0') return 0
@@ -101,8 +120,8 @@ export async function recompute(
   )
   for (const family of families.values()) await recomputeFamily(store, run, family)
   await store.run(
-    `insert into stale (source, subject, hour, token, done)
-     select source, subject, hour, token, 1 from recomputes where run = {run:UInt64}`,
+    `insert into stale (source, hour, token, subjects, done)
+     select source, hour, token, [], 1 from recomputes where run = {run:UInt64}`,
     { run },
   )
   return Number(taken.cells)
@@ -121,50 +140,56 @@ async function recomputeFamily(
   }))
   const [first] = parts
   if (!first) return
-  const cells = 'select source, subject, hour from recomputes where run = {run:UInt64}'
+  const cells =
+    'select source, subject, hour from recomputes array join subjects as subject where run = {run:UInt64}'
+  const hours = 'select hour from recomputes where run = {run:UInt64}'
   const days = 'select toDate(hour) from recomputes where run = {run:UInt64}'
   const each = (text: (part: { index: number; value: string; has: string }) => string) =>
     parts.map(({ index, sql: { value, has } }) => text({ index, value, has })).join(',\n')
-  const lists = ['dims', 'sums', 'counts', 'mins', 'maxs']
-  const perMeter = lists.map(
-    list => `[${parts.map(({ index }) => `a.${list}${index}`).join(', ')}] as ${list}`,
+  const dims = first.sql.dims.map((_, index) => `dim${index}`)
+  // The groups of a cell are (dims, then sum, count, min and max of each meter): a meter has those that it counted.
+  const groupsOf = (index: number) => `arrayFilter(g -> g.${4 * index + 3} > 0, groups)`
+  const columnsOf = (index: number) => [1, 2, 3, 4, 5].map(at => `g${index}.${at === 1 ? 1 : 4 * index + at}`)
+  const lists = ['dims', 'sums', 'counts', 'mins', 'maxs'].map(
+    (list, at) => `[${parts.map(({ index }) => columnsOf(index)[at]).join(', ')}] as ${list}`,
   )
+  // One `group by` over three kinds of rows: the tokens seen, what the rollups have, and what the ledger has. The
+  // defaults give the first two the columns of the third.
+  const none = each(
+    ({ index: i }) =>
+      `toDecimal256(0, 12) as sum${i}, toUInt64(0) as count${i}, toDecimal128(0, 12) as min${i}, toDecimal128(0, 12) as max${i}`,
+  )
+  const all = each(({ index: i }) => `sum${i}, count${i}, min${i}, max${i}`)
   await store.run(
     `insert into rollups (meter, source, subject, hour, version, dims, sums, counts, mins, maxs)
-     select meter, c.source, c.subject, c.hour, c.version, ${lists.join(', ')}
+     select meter, source, subject, hour, version, dims, sums, counts, mins, maxs
      from (
-       select source, subject, hour, max(previous) as before, before + uniqExactIf(token, seen) as version
+       select source, subject, hour, max(previous) as before, before + uniqExactIf(token, kind = 1) as version,
+         groupArrayIf((dims, ${all}), kind = 3) as groups, ${each(({ index }) => `${groupsOf(index)} as g${index}`)}
        from (
-         select source, subject, hour, token, true as seen, toUInt64(0) as previous
-         from recomputes where run = {run:UInt64}
+         select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
+         from recomputes array join subjects as subject where run = {run:UInt64}
          union all
-         select source, subject, hour, toUInt64(0) as token, false as seen, version as previous
+         select source, subject, hour, 2, toUInt64(0), version, []::Array(String), ${none}
          from rollups final
-         where meter in ({keys:Array(String)}) and toDate(hour) in (${days}) and (source, subject, hour) in (${cells}))
-       group by source, subject, hour
-     ) as c
-     left join (
-       select source, subject, hour,
-         ${each(
-           ({ index: i }) => `groupArrayIf(group_dims, count${i} > 0) as dims${i},
-         groupArrayIf(sum${i}, count${i} > 0) as sums${i}, groupArrayIf(count${i}, count${i} > 0) as counts${i},
-         groupArrayIf(min${i}, count${i} > 0) as mins${i}, groupArrayIf(max${i}, count${i} > 0) as maxs${i}`,
-         )}
-       from (
-         select source, subject, toStartOfHour(start) as hour, ${first.sql.dims} as group_dims,
-           ${each(
-             ({ index: i, value, has }) => `sumIf(toDecimal256(${value}, 12), ${has}) as sum${i},
-           countIf(${has}) as count${i}, minIf(${value}, ${has}) as min${i}, maxIf(${value}, ${has}) as max${i}`,
-           )}
-         from events final
-         where toDate(start) in (${days}) and (source, subject, toStartOfHour(start)) in (${cells})
-           and ${first.sql.where}
-           and (source, scope, start, readat) in (${currentReads(`toDate(start) in (${days})`)})
-         group by source, subject, hour, group_dims)
-       group by source, subject, hour
-     ) as a on a.source = c.source and a.subject = c.subject and a.hour = c.hour
-     array join {keys:Array(String)} as meter, ${perMeter.join(', ')}
-     where notEmpty(dims) or c.before > 0`,
+         where meter in ({keys:Array(String)}) and toDate(hour) in (${days}) and (source, subject, hour) in (${cells})
+         union all
+         select source, subject, hour, 3, toUInt64(0), toUInt64(0), [${dims.join(', ')}]::Array(String), ${all}
+         from (
+           select source, subject, toStartOfHour(start) as hour,
+             ${first.sql.dims.map((sql, index) => `${sql} as dim${index}, `).join('')}
+             ${each(
+               ({ index: i, value, has }) => `sumIf(toDecimal256(${value}, 12), ${has}) as sum${i},
+             countIf(${has}) as count${i}, minIf(${value}, ${has}) as min${i}, maxIf(${value}, ${has}) as max${i}`,
+             )}
+           from events final
+           where toStartOfHour(start) in (${hours}) and (source, subject, toStartOfHour(start)) in (${cells})
+             and ${first.sql.where}
+             and (source, scope, start, readat) in (${currentReads(`toStartOfHour(start) in (${hours})`)})
+           group by ${['source', 'subject', 'hour', ...dims].join(', ')}))
+       group by source, subject, hour)
+     array join {keys:Array(String)} as meter, ${lists.join(', ')}
+     where notEmpty(dims) or before > 0`,
     { ...Object.assign({}, ...parts.map(({ sql }) => sql.params)), run, keys: parts.map(({ key }) => key) },
   )
 }

@@ -94,15 +94,17 @@ export class Store implements AsyncDisposable {
 
   /** Inserts lines of JSONCompactEachRow, already serialised, for the columns named. Acknowledged means durable. */
   async insert(table: string, columns: readonly string[], lines: readonly string[]): Promise<void> {
-    if (lines.length > 0) await this.insertBytes(table, columns, Buffer.from(lines.join('\n')))
+    await this.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
   }
 
-  /** As `insert`, with the lines as one body. */
-  async insertBytes(table: string, columns: readonly string[], body: Buffer): Promise<void> {
+  /** As `insert`, with the lines in one body or several, one behind the other. */
+  async insertBytes(table: string, columns: readonly string[], bodies: readonly Buffer[]): Promise<void> {
+    const some = bodies.filter(body => body.length > 0)
+    if (some.length === 0) return
     const query = `insert into ${table} (${columns.join(', ')}) format JSONCompactEachRow`
     // `insert` of the client would serialise objects again; `exec` takes the bytes as they are.
     const result = await faulted(
-      this.#client.exec({ query, values: Readable.from([body], { objectMode: false }) }),
+      this.#client.exec({ query, values: Readable.from(some, { objectMode: false }) }),
     )
     await faulted(finished(result.stream.resume()))
   }

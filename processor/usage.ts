@@ -156,8 +156,6 @@ async function aggregateSql(
   const fresh = ready ? await freshness(store, query, params) : { rollups: 'false', ledger: 'true' }
   const hourRange = 'hour >= fromUnixTimestamp({from:UInt32}) and hour < fromUnixTimestamp({to:UInt32})'
   const startRange = 'start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})'
-  const days =
-    'toDate(start) >= toDate(fromUnixTimestamp({from:UInt32})) and toDate(start) <= toDate(fromUnixTimestamp({to:UInt32}))'
   const and = (conditions: readonly string[]) => conditions.map(condition => ` and ${condition}`).join('')
   const sql = `
     select roundDown(toUnixTimestamp(hour), {starts:Array(UInt32)}) as window_s, source, subject,
@@ -172,11 +170,11 @@ async function aggregateSql(
           and toDate(hour) <= toDate(fromUnixTimestamp({to:UInt32})) and ${hourRange}${and(filters)}
           and ${fresh.rollups})
       union all
-      select source, subject, toStartOfHour(start) as hour, ${dims} as all_dims, sum(toDecimal256(${value}, 12)),
+      select source, subject, toStartOfHour(start) as hour, [${dims.join(', ')}]::Array(String) as all_dims, sum(toDecimal256(${value}, 12)),
         count(), min(${value}), max(${value})
       from events final
-      where ${days} and ${startRange}${and(filters)} and ${where} and ${has} and ${fresh.ledger}
-        and (source, scope, start, readat) in (${currentReads(`${days} and ${startRange}`)})
+      where ${startRange}${and(filters)} and ${where} and ${has} and ${fresh.ledger}
+        and (source, scope, start, readat) in (${currentReads(startRange)})
       group by source, subject, hour, all_dims
     )
     where true${and(dimFilters)}
@@ -195,7 +193,8 @@ async function freshness(
     query.subjects ? ' and subject in ({subjects:Array(String)})' : ''
   }`
   const cells = await store.rows<{ source: string; subject: string; hour_s: number }>(
-    `select distinct source, subject, toUnixTimestamp(hour) as hour_s from stale final where ${range}
+    `select distinct source, subject, toUnixTimestamp(hour) as hour_s
+     from stale final array join subjects as subject where ${range}
      limit ${staleNamedMax + 1}`,
     params,
   )
@@ -212,7 +211,7 @@ async function freshness(
     }
   }
   const hours = await store.rows<{ hour_s: number }>(
-    `select distinct toUnixTimestamp(hour) as hour_s from stale final where ${range}`,
+    `select distinct toUnixTimestamp(hour) as hour_s from stale final array join subjects as subject where ${range}`,
     params,
   )
   params.staleHours = hours.map(hour => Number(hour.hour_s))

@@ -38,9 +38,7 @@ interface InstanceSum {
  */
 async function instanceRows(store: Store, { startMs, endMs }: Window): Promise<readonly NcpRow[]> {
   // Edges inside an hour or a window are no matter here: a reading belongs to the instant at which its window starts.
-  const range = `toDate(start) >= toDate(fromUnixTimestamp({from:UInt32})) and
-    toDate(start) <= toDate(fromUnixTimestamp({to:UInt32})) and
-    start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})`
+  const range = 'start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})'
   const sums = await store.rows<InstanceSum>(
     `select argMax(labels['organization'], newest) as organization, labels['profile_type'] as profile_type,
        labels['profile'] as profile, if(resource_name = '', resource_id, resource_name) as instance,

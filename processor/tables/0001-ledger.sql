@@ -1,6 +1,7 @@
 -- The ledger: every reading ever accepted. The key ends in the identity of the reading and its readat, so a replay
 -- replaces itself (the first position wins: `rank` falls with the offset) and the history of re-reads stays.
--- The day comes first in the key, so that one hour of all subjects reads one day's rows and not the month's.
+-- The hour comes first in the key: a recompute reads the rows of its hours and no others, and parts of later hours
+-- stand behind those of earlier ones, so that reading them together needs no merge.
 create table events (
   source LowCardinality(String),
   scope String,
@@ -27,7 +28,7 @@ create table events (
 )
 engine = ReplacingMergeTree(rank)
 partition by toYYYYMM(start)
-order by (toDate(start), type, source, subject, start, identity, readat)
+order by (toStartOfHour(start), type, source, subject, start, identity, readat)
 settings fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- The marks. `content_readat` is the read that holds the readings: its own, or the one a mark-only re-read repeats.
@@ -59,7 +60,7 @@ create table reads (
 )
 engine = ReplacingMergeTree(version)
 partition by toYYYYMM(start)
-order by (source, scope, start, readat)
+order by (start, source, scope, readat)
 settings fsync_after_insert = 1, fsync_part_directory = 1;
 
 -- What became of each span of each partition of the log; written after its rows, in the same store. A start resumes

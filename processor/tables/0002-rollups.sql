@@ -9,19 +9,20 @@ engine = ReplacingMergeTree
 order by (meter, ready)
 settings fsync_after_insert = 1, fsync_part_directory = 1;
 
--- Cells (source, subject, hour) whose rollups do not stand for the ledger. Each touch has a token of its own; a
--- recompute finishes exactly the tokens that it saw before it read the ledger. A cell with an unfinished token is
--- answered from the ledger. Finished rows go after an hour; one that comes back only costs a recompute.
+-- Cells (source, subject, hour) whose rollups do not stand for the ledger, all of one touch in a row. Each touch has a
+-- token of its own; a recompute finishes exactly the tokens that it saw before it read the ledger. A cell with an
+-- unfinished token is answered from the ledger. Finished rows go after an hour; one that comes back only costs a
+-- recompute.
 create table stale (
   source LowCardinality(String),
-  subject String,
   hour DateTime('UTC'),
   token UInt64,
+  subjects Array(String) codec(ZSTD(1)),
   done UInt8,
   at DateTime('UTC') default now()
 )
 engine = ReplacingMergeTree(done)
-order by (source, subject, hour, token)
+order by (source, hour, token)
 ttl at + interval 1 hour delete where done = 1
 settings fsync_after_insert = 1, fsync_part_directory = 1;
 
@@ -29,13 +30,13 @@ settings fsync_after_insert = 1, fsync_part_directory = 1;
 create table recomputes (
   run UInt64,
   source LowCardinality(String),
-  subject String,
   hour DateTime('UTC'),
   token UInt64,
+  subjects Array(String) codec(ZSTD(1)),
   at DateTime('UTC') default now()
 )
 engine = MergeTree
-order by (run, source, subject, hour)
+order by (run, source, hour)
 ttl at + interval 1 hour;
 
 -- One row a cell and meter, its groups side by side, so that a recompute replaces a cell whole: a group that

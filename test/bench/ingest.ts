@@ -5,7 +5,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
-import { accept, eventColumns } from '../../processor/accept.ts'
+import { type AcceptedBatch, accept, eventColumns } from '../../processor/accept.ts'
 import { Store } from '../../processor/store.ts'
 import { type KafkaConfig, kafkaLanes, structuredHeaders } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
@@ -45,7 +45,7 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
   }
 
   const bodies: Buffer[] = []
-  let lines: string[] = []
+  let rows: Buffer[] = []
   let messages = 0
   let readings = 0
   let bytes = 0
@@ -59,18 +59,18 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
         messages += 1
         bytes += value.length
       }
-      for (const line of rowLines(read)) lines.push(line)
-      if (lines.length >= batchRows) {
-        bodies.push(Buffer.from(lines.join('\n')))
-        readings += lines.length
-        lines = []
+      const accepted = rowsOf(read)
+      rows.push(accepted.rows)
+      readings += accepted.readings
+      if (readings >= (bodies.length + 1) * batchRows) {
+        bodies.push(Buffer.concat(rows))
+        rows = []
       }
       if (messages % 5000 < 100) await sendAll(queues, lanes)
     }
     await sendAll(queues, lanes)
   }
-  bodies.push(Buffer.from(lines.join('\n')))
-  readings += lines.length
+  bodies.push(Buffer.concat(rows))
   console.log(
     `${readings} readings in ${messages} messages of ${Math.round(bytes / messages)} bytes on average`,
   )
@@ -115,7 +115,7 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
     throw new Error(`the ledger holds ${held?.readings} of ${readings} readings`)
 }
 
-function rowLines(read: readonly (ReadingEvent | MarkEvent)[]): string[] {
+function rowsOf(read: readonly (ReadingEvent | MarkEvent)[]): AcceptedBatch {
   const messages = read.map((event, index) => ({
     offset: BigInt(index),
     key: event.partitionkey,
@@ -123,7 +123,7 @@ function rowLines(read: readonly (ReadingEvent | MarkEvent)[]): string[] {
     headers: structuredHeaders,
     appendedMs: 0,
   }))
-  return accept({ partition: 0, messages }, 'bare').readings.map(reading => reading.line)
+  return accept({ partition: 0, messages }, 'bare')
 }
 
 async function sendAll(
@@ -146,7 +146,7 @@ async function bareInsert(store: Store, bodies: readonly Buffer[], connections: 
   await Promise.all(
     Array.from({ length: connections }, async () => {
       for (let body = bodies[next++]; body; body = bodies[next++])
-        await store.insertBytes(table, eventColumns, body)
+        await store.insertBytes(table, eventColumns, [body])
     }),
   )
   const seconds = (performance.now() - startedMs) / 1000

@@ -1,7 +1,7 @@
 /** What becomes of a batch of messages: readings, marks, duplicates and rejects, and nothing between. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { accept, messageBytesMax } from '../../processor/accept.ts'
+import { accept, eventColumns, messageBytesMax } from '../../processor/accept.ts'
 import type { LogMessage } from '../../runtime/log/log.ts'
 import { hourMs } from '../../schemas/window.ts'
 import { batchOf, headers, instance, readEvents } from '../reads.ts'
@@ -30,9 +30,25 @@ function message(value: Buffer | null, more: Record<string, string> = headers): 
 test('a whole read is taken apart into its readings and its mark', () => {
   const accepted = accept(batchOf(events, 5), 'log')
   expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, duplicates: 0, rejects: [] })
-  expect(accepted.readings.map(reading => reading.subject)).toEqual(['a', 'b'])
+  expect(accepted.readings).toBe(2)
+  const rows = accepted.rows.toString().split('\n')
+  expect(rows.pop(), 'each row ends its line').toBe('')
+  const subjectAt = eventColumns.indexOf('subject')
+  expect(rows.map(row => JSON.parse(row)[subjectAt])).toEqual(['a', 'b'])
+  expect(JSON.parse(rows[0]!)).toHaveLength(eventColumns.length)
   expect(accepted.marks).toHaveLength(1)
-  expect(new Set([...accepted.readings, ...accepted.marks].map(item => item.read)).size).toBe(1)
+  expect(accepted.reads).toEqual(
+    new Map([
+      [
+        accepted.marks[0]!.read,
+        {
+          subjects: new Set(['a', 'b']),
+          readings: 2,
+          digest: BigInt(`0x${accepted.marks[0]!.event.data.digest}`),
+        },
+      ],
+    ]),
+  )
 })
 
 test('the same event twice in a batch is one event and a duplicate', () => {
@@ -134,7 +150,7 @@ const rejects: [string, LogMessage, string, RegExp][] = [
 test.each(rejects)('%s is rejected with its reason, and the rest goes on', (_, bad, code, reason) => {
   const good = batchOf(events, 8).messages
   const accepted = accept({ partition: 3, messages: [bad, ...good] }, 'log')
-  expect(accepted.readings).toHaveLength(2)
+  expect(accepted.readings).toBe(2)
   expect(accepted.rejects).toHaveLength(1)
   const [reject] = accepted.rejects
   expect(reject).toMatchObject({ partition: 3, offset: 7n, code, bytes: bad.value?.length ?? 0 })
@@ -173,7 +189,7 @@ test('whatever comes, every message is in exactly one of readings, marks, duplic
       }))
       const accepted = accept({ partition: 0, messages }, 'log')
       const { readings, marks, duplicates, rejects: refused } = accepted
-      expect(readings.length + marks.length + duplicates + refused.length).toBe(items.length)
+      expect(readings + marks.length + duplicates + refused.length).toBe(items.length)
     }),
     { numRuns: 2000 },
   )

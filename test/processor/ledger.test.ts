@@ -267,6 +267,7 @@ describe('a crash between any two steps', () => {
         return result
       }
     wrapped.insert = guarded(store.insert)
+    wrapped.insertBytes = guarded(store.insertBytes)
     wrapped.rows = guarded(store.rows) as Store['rows']
     wrapped.run = guarded(store.run)
     return { store: wrapped, reached: () => count >= at }
