@@ -173,7 +173,7 @@ async function relayTo(
   const talk = kafkaTalk(log)
   while (!signal.aborted) {
     try {
-      await using lanes = await kafkaLanes(kafka, { talk })
+      await using lanes = await kafkaLanes(kafka, { talk, signal })
       health.report('log', undefined)
       await relay({
         outbox,
@@ -333,8 +333,8 @@ export async function startRoles(
     if (kafka) {
       const { kafkaEventLog } = await import('../runtime/log/kafka-event-log.ts')
       const { kafkaRejectLog } = await import('../runtime/log/kafka.ts')
-      eventLog = opening.use(await kafkaEventLog(kafka, { onFault, talk: kafkaTalk(log) }))
-      rejects = opening.use(await kafkaRejectLog(kafka))
+      eventLog = opening.use(await kafkaEventLog(kafka, { onFault, talk: kafkaTalk(log), signal }))
+      rejects = opening.use(await kafkaRejectLog(kafka, { signal }))
     } else {
       const { embeddedLog } = await import('../runtime/log/embedded.ts')
       if (!outbox) throw new Fault('INTERNAL', 'the embedded log is the outbox')

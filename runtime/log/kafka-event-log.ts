@@ -3,7 +3,6 @@
  * committed. Fetching goes on, within a bound, while a batch is being worked on; sending is kafka.ts.
  */
 import { strict as assert } from 'node:assert'
-import { setTimeout as sleep } from 'node:timers/promises'
 import {
   type Admin,
   type Cluster,
@@ -16,18 +15,20 @@ import { Counter } from 'prom-client'
 import { Fault } from '../../schemas/fault.ts'
 import { registry } from '../metrics.ts'
 import {
-  backoffMs,
   ensureTopics,
+  inTime,
+  type KafkaCallOptions,
   type KafkaConfig,
   type KafkaTalk,
   kafkaClient,
   logFault,
+  patiently,
   topicId,
   within,
 } from './kafka.ts'
 import type { EventLog, LogBatch, LogMessage, LogState } from './log.ts'
 
-export interface KafkaEventLogOptions {
+export interface KafkaEventLogOptions extends KafkaCallOptions {
   /** Told of LOG_TRUNCATED: messages the ledger lacks are gone from the log; reading goes on where it begins. */
   readonly onFault?: (fault: Fault) => void
   /** After how long without a sign of the brokers `batches` throws LOG_UNREACHABLE. */
@@ -37,7 +38,6 @@ export interface KafkaEventLogOptions {
   readonly bytesMax?: number
   /** How much may be fetched ahead of the batch being worked on. */
   readonly aheadBytesMax?: number
-  readonly talk?: KafkaTalk
 }
 
 type ResumeAt = (partition: number) => Promise<bigint | undefined>
@@ -59,6 +59,8 @@ const closeLimitMs = 5_000
 const handsLimitMs = 10_000
 /** How long the log may look shorter than the ledger knows it, as after a change of leader. */
 const unsafeLimitMs = 10_000
+/** How long one question may take. */
+const answerLimitMs = 30_000
 
 const commitFailures = new Counter({
   name: 'meterline_log_commit_failures_total',
@@ -71,15 +73,19 @@ export async function kafkaEventLog(
   config: KafkaConfig,
   options: KafkaEventLogOptions = {},
 ): Promise<EventLog> {
-  await ensureTopics(config, options.talk)
-  const admin = kafkaClient(config, options.talk).admin()
-  const cluster = clusterOf(config, options.talk)
+  await ensureTopics(config, options)
+  const id = await patiently(() => idOf(config, options.talk), {
+    limitMs: ({ code }) =>
+      code === 'LOG_UNSAFE' ? 0 : (options.unreachableAfterMs ?? defaults.unreachableAfterMs),
+    ...(options.signal && { signal: options.signal }),
+  })
+  return new KafkaEventLog(config, options, id)
+}
+
+async function idOf(config: KafkaConfig, talk?: KafkaTalk): Promise<string> {
+  const cluster = clusterOf(config, talk)
   try {
-    await admin.connect()
-    return new KafkaEventLog(config, options, admin, await topicId(cluster, config.topic))
-  } catch (error) {
-    await within(closeLimitMs, admin.disconnect())
-    throw logFault(error)
+    return await inTime(answerLimitMs, topicId(cluster, config.topic))
   } finally {
     await within(closeLimitMs, cluster.disconnect())
   }
@@ -105,15 +111,15 @@ class KafkaEventLog implements EventLog {
   readonly id: string
   readonly #config: KafkaConfig
   readonly #options: KafkaEventLogOptions
-  readonly #admin: Admin
+  readonly #questions: Questions
   readonly #closing = new AbortController()
   #session: Session | undefined
 
-  constructor(config: KafkaConfig, options: KafkaEventLogOptions, admin: Admin, id: string) {
+  constructor(config: KafkaConfig, options: KafkaEventLogOptions, id: string) {
     this.id = id
     this.#config = config
     this.#options = options
-    this.#admin = admin
+    this.#questions = new Questions(config, options.talk)
   }
 
   async *batches(options: {
@@ -122,7 +128,7 @@ class KafkaEventLog implements EventLog {
   }): AsyncGenerator<LogBatch> {
     assert(!this.#session, 'a log is read once at a time')
     const signal = AbortSignal.any([options.signal, this.#closing.signal])
-    const session = new Session(this.#config, this.#options, this.#admin, this.id, options.resumeAt)
+    const session = new Session(this.#config, this.#options, this.#questions, this.id, options.resumeAt)
     this.#session = session
     try {
       session.start()
@@ -147,7 +153,50 @@ class KafkaEventLog implements EventLog {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort()
-    await within(closeLimitMs, this.#admin.disconnect())
+    await this.#questions[Symbol.asyncDispose]()
+  }
+}
+
+/** One admin client for many questions; after one that failed, another: a client can be knotted for good. */
+class Questions implements AsyncDisposable {
+  readonly #config: KafkaConfig
+  readonly #talk: KafkaTalk | undefined
+  #admin: { readonly client: Admin; readonly connected: Promise<void> } | undefined
+  #closed = false
+
+  constructor(config: KafkaConfig, talk: KafkaTalk | undefined) {
+    this.#config = config
+    this.#talk = talk
+  }
+
+  /** @throws Fault LOG_UNREACHABLE also where there is no answer in time */
+  async ask<T>(question: (admin: Admin) => Promise<T>): Promise<T> {
+    if (this.#closed) throw new Fault('ABORTED', 'the log is closed')
+    if (!this.#admin) {
+      const client = kafkaClient(this.#config, this.#talk).admin()
+      this.#admin = { client, connected: client.connect() }
+    }
+    const admin = this.#admin
+    try {
+      return await inTime(
+        answerLimitMs,
+        admin.connected.then(() => question(admin.client)),
+      )
+    } catch (error) {
+      if (this.#admin === admin) {
+        this.#admin = undefined
+        // Others whose question is under way are told, and ask again.
+        void within(closeLimitMs, admin.client.disconnect())
+      }
+      throw logFault(error, { topic: this.#config.topic })
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true
+    const admin = this.#admin
+    this.#admin = undefined
+    if (admin) await within(closeLimitMs, admin.client.disconnect())
   }
 }
 
@@ -176,19 +225,20 @@ interface Part {
 class Session {
   readonly #config: KafkaConfig
   readonly #options: KafkaEventLogOptions & typeof defaults
-  readonly #admin: Admin
+  readonly #questions: Questions
   readonly #id: string
   readonly #resumeAt: ResumeAt
-  readonly #consumer: Consumer
-  readonly #cluster: Cluster
   readonly #heartbeatMs: number
+  /** Made at the start; another one until one has subscribed. */
+  #consumer!: Consumer
+  #cluster!: Cluster
   #parts = new Map<number, Part>()
   /** Parts with chunks, the one that waits longest first. */
   #filled: Part[] = []
   #aheadBytes = 0
   readonly #hands = new Map<LogBatch, Hand>()
   #failure: Fault | undefined
-  #stopped = false
+  readonly #stopping = new AbortController()
   #aliveMs = performance.now()
   #watch: NodeJS.Timeout | undefined
   /** Woken at every change; each waiter looks for itself. */
@@ -197,59 +247,25 @@ class Session {
   constructor(
     config: KafkaConfig,
     options: KafkaEventLogOptions,
-    admin: Admin,
+    questions: Questions,
     id: string,
     resumeAt: ResumeAt,
   ) {
     this.#config = config
     this.#options = { ...defaults, ...options }
-    this.#admin = admin
+    this.#questions = questions
     this.#id = id
     this.#resumeAt = resumeAt
     this.#heartbeatMs = Math.max(100, Math.floor(config.sessionTimeoutMs / 3))
-    let cluster: Cluster | undefined
-    this.#consumer = kafkaClient(config, options.talk).consumer({
-      groupId: config.groupId,
-      sessionTimeout: config.sessionTimeoutMs,
-      rebalanceTimeout: Math.max(10_000, config.sessionTimeoutMs),
-      heartbeatInterval: this.#heartbeatMs,
-      maxBytes: fetchBytesMax,
-      maxBytesPerPartition: fetchPartitionBytesMax,
-      minBytes: 1,
-      maxWaitTimeInMs: fetchWaitMs,
-      allowAutoTopicCreation: false,
-      // A restart that comes due while the session stops would bring up a member that nobody knows of.
-      retry: { retries: 5, restartOnFailure: async () => !this.#stopped },
-      partitionAssigners: [
-        given => {
-          cluster = given.cluster
-          return PartitionAssigners.roundRobin(given)
-        },
-      ],
-    })
-    assert(cluster, 'an assigner is made with its consumer')
-    this.#cluster = cluster
   }
 
   start(): void {
-    const { GROUP_JOIN, HEARTBEAT, CRASH } = this.#consumer.events
-    this.#consumer.on(GROUP_JOIN, event => {
-      this.#assign(event.payload.memberAssignment[this.#config.topic] ?? [])
-    })
-    this.#consumer.on(HEARTBEAT, () => {
-      this.#aliveMs = performance.now()
-    })
-    this.#consumer.on(CRASH, event => {
-      // A restart joins the group anew, which brings a new assignment; kafkajs ends quietly where there is none.
-      this.#drop()
-      if (!event.payload.restart) this.#fail(logFault(event.payload.error, { groupId: this.#config.groupId }))
-    })
     this.#watch = setInterval(() => this.#watchBrokers(), 1_000)
     this.#watch.unref()
     const running = (async () => {
-      await this.#consumer.connect()
-      // Where even kafkajs decides for itself (an offset that the log no longer has), it begins at the log's start.
-      await this.#consumer.subscribe({ topic: this.#config.topic, fromBeginning: true })
+      await this.#patiently(() => this.#subscribe())
+      // Stopped meanwhile, it must not join the group any more.
+      if (this.#stopping.signal.aborted) return await within(closeLimitMs, this.#consumer.disconnect())
       await this.#consumer.run({
         autoCommit: false,
         eachBatchAutoResolve: false,
@@ -259,8 +275,55 @@ class Session {
     running.catch(error => this.#fail(logFault(error, { groupId: this.#config.groupId })))
   }
 
+  async #subscribe(): Promise<void> {
+    const { groupId, sessionTimeoutMs, topic } = this.#config
+    let cluster: Cluster | undefined
+    const consumer = kafkaClient(this.#config, this.#options.talk).consumer({
+      groupId,
+      sessionTimeout: sessionTimeoutMs,
+      rebalanceTimeout: Math.max(10_000, sessionTimeoutMs),
+      heartbeatInterval: this.#heartbeatMs,
+      maxBytes: fetchBytesMax,
+      maxBytesPerPartition: fetchPartitionBytesMax,
+      minBytes: 1,
+      maxWaitTimeInMs: fetchWaitMs,
+      allowAutoTopicCreation: false,
+      // A restart that comes due while the session stops would bring up a member that nobody knows of.
+      retry: { retries: 5, restartOnFailure: async () => !this.#stopping.signal.aborted },
+      partitionAssigners: [
+        given => {
+          cluster = given.cluster
+          return PartitionAssigners.roundRobin(given)
+        },
+      ],
+    })
+    assert(cluster, 'an assigner is made with its consumer')
+    this.#consumer = consumer
+    this.#cluster = cluster
+    const { GROUP_JOIN, HEARTBEAT, CRASH } = consumer.events
+    consumer.on(GROUP_JOIN, event => {
+      this.#assign(event.payload.memberAssignment[topic] ?? [])
+    })
+    consumer.on(HEARTBEAT, () => {
+      this.#aliveMs = performance.now()
+    })
+    consumer.on(CRASH, event => {
+      // A restart joins the group anew, which brings a new assignment; kafkajs ends quietly where there is none.
+      this.#drop()
+      if (!event.payload.restart) this.#fail(logFault(event.payload.error, { groupId }))
+    })
+    try {
+      await consumer.connect()
+      // Where even kafkajs decides for itself (an offset that the log no longer has), it begins at the log's start.
+      await consumer.subscribe({ topic, fromBeginning: true })
+    } catch (error) {
+      await within(closeLimitMs, consumer.disconnect())
+      throw error
+    }
+  }
+
   async stop(): Promise<void> {
-    this.#stopped = true
+    this.#stopping.abort()
     clearInterval(this.#watch)
     this.#drop()
     await within(closeLimitMs, this.#consumer.disconnect())
@@ -328,10 +391,10 @@ class Session {
   async state(): Promise<LogState> {
     const parts = [...this.#parts.values()]
     if (parts.length === 0) return { lag: 0n, partitions: [] }
-    const bounds = await this.#bounds()
+    const bounds = await this.#patiently(() => this.#bounds())
     let lag = 0n
     for (const part of parts) {
-      const { low, high } = bounds.get(part.partition)!
+      const { low, high } = bounds(part.partition)
       const behind = high - (part.given ?? low)
       if (behind > 0n) lag += behind
     }
@@ -343,7 +406,7 @@ class Session {
   #assign(partitions: readonly number[]): void {
     this.#aliveMs = performance.now()
     this.#drop()
-    if (this.#stopped) return
+    if (this.#stopping.signal.aborted) return
     for (const partition of partitions)
       this.#parts.set(partition, {
         partition,
@@ -385,7 +448,7 @@ class Session {
 
   /** A topic made anew under the same name starts its offsets anew: the ledger's record does not speak of it. */
   async #holdTopic(): Promise<void> {
-    const id = await this.#patiently(() => topicId(this.#cluster, this.#config.topic))
+    const id = await this.#patiently(() => inTime(answerLimitMs, topicId(this.#cluster, this.#config.topic)))
     if (id !== this.#id)
       throw new Fault(
         'LOG_UNSAFE',
@@ -418,7 +481,7 @@ class Session {
     const { partition } = part
     // A new leader may know the end of the log only a moment later.
     const { low } = await this.#patiently(async () => {
-      const bounds = (await this.#bounds()).get(partition)!
+      const bounds = (await this.#bounds())(partition)
       if (wanted !== undefined && wanted > bounds.high)
         throw new Fault(
           'LOG_UNSAFE',
@@ -435,10 +498,10 @@ class Session {
 
   /** A ledger that knows nothing of a partition which someone has acknowledged before is not the one of that time. */
   async #wasCommitted(partition: number): Promise<boolean> {
-    const topics = await this.#admin.fetchOffsets({
-      groupId: this.#config.groupId,
-      topics: [this.#config.topic],
-    })
+    const { groupId, topic } = this.#config
+    const topics = await this.#patiently(() =>
+      this.#questions.ask(admin => admin.fetchOffsets({ groupId, topics: [topic] })),
+    )
     const found = topics[0]?.partitions.find(one => one.partition === partition)
     return found !== undefined && Number(found.offset) >= 0
   }
@@ -453,29 +516,24 @@ class Session {
     )
   }
 
-  /** The first and the next offset of each partition. */
-  async #bounds(): Promise<Map<number, { readonly low: bigint; readonly high: bigint }>> {
-    try {
-      const found = await this.#admin.fetchTopicOffsets(this.#config.topic)
-      return new Map(found.map(one => [one.partition, { low: BigInt(one.low), high: BigInt(one.high) }]))
-    } catch (error) {
-      throw logFault(error, { topic: this.#config.topic })
+  /** The first and the next offset of each partition. Nobody can tell them while one of the leaders is gone. */
+  async #bounds(): Promise<(partition: number) => { readonly low: bigint; readonly high: bigint }> {
+    const { topic } = this.#config
+    const found = await this.#questions.ask(admin => admin.fetchTopicOffsets(topic))
+    return partition => {
+      const one = found.find(bounds => bounds.partition === partition)
+      if (!one)
+        throw new Fault('LOG_UNREACHABLE', `no broker knows of partition ${partition}`, { topic, partition })
+      return { low: BigInt(one.low), high: BigInt(one.high) }
     }
   }
 
-  /** Tries again for a while: in a fail-over a question may find nobody, or somebody who does not know yet. */
+  /** In a fail-over a question may find nobody, or somebody who does not know yet. */
   async #patiently<T>(ask: () => Promise<T>): Promise<T> {
-    const sinceMs = performance.now()
-    for (let failures = 0; ; failures += 1) {
-      try {
-        return await ask()
-      } catch (error) {
-        const isUnsafe = logFault(error).code === 'LOG_UNSAFE'
-        const limitMs = Math.min(isUnsafe ? unsafeLimitMs : Infinity, this.#options.unreachableAfterMs)
-        if (this.#stopped || performance.now() - sinceMs > limitMs) throw error
-        await sleep(backoffMs(failures))
-      }
-    }
+    const { unreachableAfterMs } = this.#options
+    const limitMs = ({ code }: Fault) =>
+      code === 'LOG_UNSAFE' ? Math.min(unsafeLimitMs, unreachableAfterMs) : unreachableAfterMs
+    return await patiently(ask, { limitMs, signal: this.#stopping.signal })
   }
 
   // -- fetching
@@ -534,7 +592,8 @@ class Session {
    */
   async #isGapReal(part: Part, first: bigint): Promise<boolean> {
     const wanted = part.next!
-    const { low } = (await this.#bounds()).get(part.partition)!
+    // Not patiently: the group hears nothing of this member meanwhile. kafkajs fetches again, and asks again.
+    const { low } = (await this.#bounds())(part.partition)
     if (!this.#isCurrent(part)) return false
     if (low > wanted) {
       this.#tellTruncated(part.partition, wanted, low)

@@ -17,6 +17,7 @@ import {
 import { Counter } from 'prom-client'
 import { asFault, Fault } from '../../schemas/fault.ts'
 import { registry } from '../metrics.ts'
+import { rest } from '../rest.ts'
 import type { RejectedMessage, RejectLog } from './log.ts'
 
 export interface KafkaConfig {
@@ -50,11 +51,15 @@ const requestTimeoutMs = 10_000
 const produceTimeoutMs = 8_000
 const closeLimitMs = 5_000
 const topicLimitMs = 30_000
+/** How long brokers may not agree who leads: by default a dead one is named as a leader for 9 s. */
+const failOverLimitMs = 30_000
+/** How long they may hang up: those that die do so once, those that want a login or TLS each time. */
+const hangUpLimitMs = 5_000
 
 export function kafkaClient(config: Pick<KafkaConfig, 'brokers' | 'ssl' | 'sasl'>, talk?: KafkaTalk): Kafka {
   const options: KafkaJsConfig = {
     clientId: 'meterline',
-    brokers: [...config.brokers],
+    brokers: inTurn(config.brokers),
     connectionTimeout: 5_000,
     requestTimeout: requestTimeoutMs,
     retry: { initialRetryTime: 200, maxRetryTime: 5_000, retries: 5 },
@@ -72,21 +77,81 @@ export function kafkaClient(config: Pick<KafkaConfig, 'brokers' | 'ssl' | 'sasl'
   return new Kafka(options)
 }
 
-/** Runs `work` with an admin client; what it throws becomes a Fault. */
+let begun = Math.trunc(Math.random() * 1_000)
+/**
+ * kafkajs begins with the first broker of its list, and goes on to the next only where that one takes no connection. One
+ * that takes it and says nothing would hold up every client for as long as it likes: so each begins at another.
+ */
+function inTurn(brokers: readonly string[]): string[] {
+  begun += 1
+  const at = begun % brokers.length
+  return [...brokers.slice(at), ...brokers.slice(0, at)]
+}
+
+export interface KafkaCallOptions {
+  readonly talk?: KafkaTalk
+  /** Ends the patience with brokers in a fail-over; what is thrown then is what they answered last. */
+  readonly signal?: AbortSignal
+}
+
+/**
+ * Runs `work` with an admin client. Where brokers are there and a fail-over spoils the work, it runs again with a new
+ * client, which knows of nothing old: kafkajs tries one broker only, and that may be the dead one.
+ * @throws Fault
+ */
 export async function withAdmin<T>(
-  config: KafkaConfig,
+  config: Pick<KafkaConfig, 'brokers' | 'ssl' | 'sasl'>,
   work: (admin: Admin) => Promise<T>,
-  talk?: KafkaTalk,
+  { talk, signal }: KafkaCallOptions = {},
 ): Promise<T> {
-  const admin = kafkaClient(config, talk).admin()
-  try {
-    await admin.connect()
-    return await work(admin)
-  } catch (error) {
-    throw logFault(error, { brokers: config.brokers.join(',') })
-  } finally {
-    await within(closeLimitMs, admin.disconnect())
+  let isThere = false
+  const attempt = async () => {
+    const admin = kafkaClient(config, talk).admin()
+    try {
+      isThere = false
+      await admin.connect()
+      isThere = true
+      return await work(admin)
+    } catch (error) {
+      throw logFault(error, { brokers: config.brokers.join(',') })
+    } finally {
+      await within(closeLimitMs, admin.disconnect())
+    }
   }
+  const limitMs = (fault: Fault) => {
+    if (!isThere || !isPassing(fault)) return 0
+    return fault.facts.type === 'KafkaJSConnectionClosedError' ? hangUpLimitMs : failOverLimitMs
+  }
+  return await patiently(attempt, { limitMs, ...(signal && { signal }) })
+}
+
+/** Asks again, ever more slowly, until a fault has lasted for its `limitMs` since the first try: that one is thrown. */
+export async function patiently<T>(
+  ask: () => Promise<T>,
+  end: { readonly limitMs: (fault: Fault) => number; readonly signal?: AbortSignal },
+): Promise<T> {
+  const signal = end.signal ?? new AbortController().signal
+  const sinceMs = performance.now()
+  for (let failures = 0; ; failures += 1) {
+    try {
+      return await ask()
+    } catch (error) {
+      const fault = logFault(error)
+      if (signal.aborted || performance.now() - sinceMs >= end.limitMs(fault)) throw fault
+      await rest(backoffMs(failures), signal)
+    }
+  }
+}
+
+/**
+ * Is it what a fail-over makes of a question? By kafkajs's own rule, all that is not marked otherwise: it wraps the errors
+ * that it marks, and trips over itself (a TypeError, a bare Error) where no broker answers or one is not connected yet.
+ */
+function isPassing(error: unknown): boolean {
+  let first = error
+  while (first instanceof Error && first.cause instanceof Error) first = first.cause
+  if (first instanceof Fault) return false
+  return !(first instanceof Error && 'retriable' in first && first.retriable === false)
 }
 
 export function logFault(error: unknown, facts: Record<string, string | number> = {}): Fault {
@@ -107,15 +172,27 @@ function typeOf(error: unknown): string {
   return found
 }
 
-/** Waits for something that nobody needs, but not long: kafkajs can wait for ever on a connection that is gone. */
-export async function within(limitMs: number, work: Promise<unknown>): Promise<void> {
-  const quiet = work.then(
-    () => {},
-    () => {},
-  )
+/**
+ * Waits, but not long: kafkajs can wait for ever on a connection that is gone.
+ * @throws Fault LOG_UNREACHABLE where there is no answer in time
+ */
+export async function inTime<T>(limitMs: number, work: Promise<T>): Promise<T> {
   const timer = new AbortController()
-  await Promise.race([quiet, sleep(limitMs, undefined, { signal: timer.signal }).catch(() => {})])
-  timer.abort()
+  const late = sleep(limitMs, undefined, { signal: timer.signal }).then(() => {
+    throw new Fault('LOG_UNREACHABLE', `no answer of the brokers for ${limitMs / 1000} s`, {
+      type: 'UNANSWERED',
+    })
+  })
+  try {
+    return await Promise.race([work, late])
+  } finally {
+    timer.abort()
+  }
+}
+
+/** Waits in time for something whose outcome nobody needs. */
+export async function within(limitMs: number, work: Promise<unknown>): Promise<void> {
+  await inTime(limitMs, work).catch(() => {})
 }
 
 // -- topics
@@ -169,13 +246,13 @@ function isEnough(name: string, found: string, wanted: string): boolean {
  * Makes both topics where they are missing, and compares them with the config where they are there.
  * @throws Fault LOG_UNSAFE that names each value with the one of the config | LOG_UNREACHABLE
  */
-export async function ensureTopics(config: KafkaConfig, talk?: KafkaTalk): Promise<void> {
+export async function ensureTopics(config: KafkaConfig, options: KafkaCallOptions = {}): Promise<void> {
   await withAdmin(
     config,
     async admin => {
       for (const topic of [config.topic, config.rejectedTopic]) await ensureTopic(admin, config, topic)
     },
-    talk,
+    options,
   )
 }
 
@@ -293,6 +370,8 @@ export async function topicId(cluster: Cluster, topic: string): Promise<string> 
       response: { decode: async payload => payload, parse: async payload => topicIdIn(payload, topic) },
     })
   } catch (error) {
+    // What is known of the brokers may be minutes old, and name one that is gone since: the next try knows better.
+    await within(closeLimitMs, cluster.refreshMetadata())
     throw logFault(error, { topic })
   }
 }
@@ -415,9 +494,9 @@ const sendsRejected = new Counter({
  */
 export async function kafkaLanes(
   config: KafkaConfig,
-  options: { readonly topic?: string; readonly talk?: KafkaTalk } = {},
+  options: KafkaCallOptions & { readonly topic?: string } = {},
 ): Promise<KafkaLanes> {
-  await ensureTopics(config, options.talk)
+  await ensureTopics(config, options)
   return new Lanes(config, options.topic ?? config.topic, options.talk)
 }
 
@@ -612,7 +691,7 @@ const rejectedReasonMax = 4096
 /** Puts messages that could not be accepted into `rejectedTopic`, by the same lanes. */
 export async function kafkaRejectLog(
   config: KafkaConfig,
-  options: { readonly talk?: KafkaTalk; readonly unreachableAfterMs?: number } = {},
+  options: KafkaCallOptions & { readonly unreachableAfterMs?: number } = {},
 ): Promise<RejectLog> {
   const lanes = await kafkaLanes(config, { ...options, topic: config.rejectedTopic })
   return new KafkaRejectLog(lanes, options.unreachableAfterMs ?? 60_000)

@@ -1,7 +1,7 @@
 /** Topics of a test's own on the rig's Kafka: fresh names, small sizes, and a way to put messages in and look at them. */
 import { randomUUID } from 'node:crypto'
 import { type Admin, Kafka, logLevel } from 'kafkajs'
-import { type KafkaConfig, kafkaLanes, type LaneRow } from '../../runtime/log/kafka.ts'
+import { type KafkaConfig, kafkaLanes, type LaneRow, withAdmin } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
 import type { KafkaRig } from './kafka.ts'
 
@@ -23,14 +23,9 @@ export function freshConfig(rig: KafkaRig, changes: Partial<KafkaConfig> = {}): 
   }
 }
 
+/** Runs `work` with an admin client; again, with a new one, where it meets a fail-over that the test has made. */
 export async function asAdmin<T>(rig: KafkaRig, work: (admin: Admin) => Promise<T>): Promise<T> {
-  const admin = new Kafka({ brokers: [...rig.brokers], logLevel: logLevel.NOTHING }).admin()
-  await admin.connect()
-  try {
-    return await work(admin)
-  } finally {
-    await admin.disconnect()
-  }
+  return await withAdmin({ brokers: rig.brokers, ...rig.access }, work)
 }
 
 /** Deletes a partition's messages before `offset` (-1: all), as retention would. */

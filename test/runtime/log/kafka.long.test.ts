@@ -5,6 +5,7 @@ import { afterAll, expect, test } from 'vitest'
 import { relay } from '../../../collector/relay.ts'
 import { type KafkaConfig, kafkaLanes } from '../../../runtime/log/kafka.ts'
 import { kafkaEventLog } from '../../../runtime/log/kafka-event-log.ts'
+import type { EventLog } from '../../../runtime/log/log.ts'
 import type { SqliteOutbox } from '../../../runtime/log/outbox.ts'
 import {
   drained,
@@ -18,7 +19,7 @@ import {
 import { hourAfterJune1, readOf } from '../../reads.ts'
 import { type AckProxy, ackProxy } from '../../rig/ack-proxy.ts'
 import { type KafkaRig, startKafka } from '../../rig/kafka.ts'
-import { asAdmin, freshConfig } from '../../rig/kafka-topics.ts'
+import { asAdmin, freshConfig, sendAll, truncate } from '../../rig/kafka-topics.ts'
 
 const dirs: string[] = []
 afterAll(() => {
@@ -35,6 +36,28 @@ function load(outbox: SqliteOutbox, signal: AbortSignal): Promise<void> {
       await sleep(15)
     }
   })()
+}
+
+/** Reads without a ledger, in the background; `read` is when so many messages have come. */
+function readAll(log: EventLog, count: number): { readonly read: Promise<void>; stop(): Promise<void> } {
+  const stop = new AbortController()
+  const all = Promise.withResolvers<void>()
+  let seen = 0
+  const done = (async () => {
+    for await (const batch of log.batches({ resumeAt: async () => undefined, signal: stop.signal })) {
+      seen += batch.messages.length
+      await log.commit(batch)
+      if (seen >= count) all.resolve()
+    }
+  })()
+  done.catch(all.reject)
+  return {
+    read: all.promise,
+    stop: async () => {
+      stop.abort()
+      await done
+    },
+  }
 }
 
 async function leaders(rig: KafkaRig, config: KafkaConfig): Promise<number[]> {
@@ -104,6 +127,52 @@ test('three nodes whose leaders are killed with -9 under load: nothing acknowled
   stop.abort()
   await running
   console.log(`4 leaders killed: ${storedRows(dir).length} rows, ${duplicates} duplicates, 0 lost`)
+}, 400_000)
+
+test('while a leader dies, processors that start find their topic and their place, and the lag is answered', async () => {
+  await using rig = await startKafka({ nodes: 3 })
+  const config = freshConfig(rig, { partitions: 6, replicationFactor: 3, minInSyncReplicas: 2 })
+  const rows = Array.from({ length: 600 }, (_, at) => ({ key: `k${at}`, value: Buffer.from(`${at}`) }))
+  await sendAll(config, rows)
+  // Where the log does not begin at 0, a reader without a ledger asks the coordinator of its group too.
+  for (let partition = 0; partition < 6; partition += 1) await truncate(rig, config.topic, partition, 1)
+  await using log = await kafkaEventLog(config)
+  const reader = readAll(log, 594)
+  await reader.read
+
+  const answersMs: number[] = []
+  const lagNow = async () => {
+    const sinceMs = performance.now()
+    const { lag } = await log.state()
+    answersMs.push(performance.now() - sinceMs)
+    return lag
+  }
+  for (let kill = 0; kill < 3; kill += 1) {
+    const victim = (await leaders(rig, config))[kill]!
+    await rig.kill(victim)
+    const asked: Promise<unknown>[] = []
+    for (let at = 0; at < 6; at += 1) {
+      const groupId = `${config.groupId}-${kill}-${at}`
+      asked.push(Promise.all([startedReader({ ...config, groupId }), lagNow()]))
+      asked.at(-1)?.catch(() => {})
+      await sleep(500)
+    }
+    await Promise.all(asked)
+    await rig.restart(victim)
+    await allInSync(rig, config)
+    // It may read all again meanwhile: it has no ledger, and the coordinator of its group may have died.
+    for (let waitedMs = 0; (await lagNow()) !== 0n && waitedMs < 20_000; waitedMs += 200) await sleep(200)
+    expect(await lagNow()).toBe(0n)
+  }
+  await reader.stop()
+  console.log(`18 starts in fail-overs; the lag took up to ${Math.round(Math.max(...answersMs))} ms`)
+
+  async function startedReader(its: KafkaConfig): Promise<void> {
+    await using other = await kafkaEventLog(its)
+    const reading = readAll(other, 594)
+    await reading.read
+    await reading.stop()
+  }
 }, 400_000)
 
 test('a third of the acknowledgements never arrive, and the relay is killed meanwhile: nothing is lost', async () => {
