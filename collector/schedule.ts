@@ -50,6 +50,11 @@ export function expectedFromMs(scope: ScopeLife, fromMs = Number.NEGATIVE_INFINI
   return Math.max(scope.sinceMs ?? scope.expectedMs, fromMs)
 }
 
+/** From when on nothing is expected of a scope: its provider ended it, or a person did. */
+function endMs({ endedMs, endedByHandMs }: ScopeLife): number {
+  return Math.min(endedMs ?? Number.POSITIVE_INFINITY, endedByHandMs ?? Number.POSITIVE_INFINITY)
+}
+
 /** How many of the planned re-reads a read that begins at this time serves. */
 export function rereadsServed(window: Window, rereadAfterMs: readonly number[], atMs: number): number {
   return rereadAfterMs.filter(afterMs => window.endMs + afterMs <= atMs).length
@@ -135,7 +140,7 @@ export function* askedWindows(input: {
     for (const scope of scopes)
       for (const window of hourWindows(scope, plan, atMs)) {
         if (window.endMs <= Math.max(input.span.startMs, scope.sinceMs ?? Number.NEGATIVE_INFINITY)) continue
-        if (window.startMs >= Math.min(input.span.endMs, scope.endedMs ?? Number.POSITIVE_INFINITY)) continue
+        if (window.startMs >= Math.min(input.span.endMs, endMs(scope))) continue
         if (window.endMs > nowMs) continue
         const rereadIndex = rereadsServed(window, plan.rereadAfterMs, nowMs)
         yield {
@@ -171,7 +176,7 @@ export function* openWindows(
     }
     for (const window of hourWindows(scope, plan, atMs)) {
       if (window.endMs <= expectedMs || window.startMs < knowableMs) continue
-      if (scope.endedMs !== undefined && window.startMs >= scope.endedMs) return
+      if (window.startMs >= endMs(scope)) return
       const settled =
         window.endMs <= settledMsMax &&
         scope.settled.some(held => held.startMs <= window.startMs && held.endMs >= window.endMs)

@@ -45,7 +45,10 @@ export interface ScopeLife {
   readonly sinceMs?: number
   /** Since when it is expected otherwise: it was first seen, or asked for by hand. */
   readonly expectedMs: number
+  /** When its provider ended it. */
   readonly endedMs?: number
+  /** From when on a person says that nothing is expected of it; no listing changes that. */
+  readonly endedByHandMs?: number
 }
 
 /** All that is known of one scope. */
@@ -106,6 +109,9 @@ create table grids (
 ) strict, without rowid;
 `
 
+/** The second migration. */
+export const endedByHand = 'alter table scopes add column ended_by_hand_ms integer;'
+
 interface WindowRow {
   start_ms: number
   end_ms: number
@@ -128,6 +134,7 @@ interface ScopeRow {
   since_ms: number | null
   expected_ms: number
   ended_ms: number | null
+  ended_by_hand_ms: number | null
   announced: number
 }
 
@@ -208,6 +215,13 @@ export class CollectorMemory {
         expected_ms = min(expected_ms, excluded.expected_ms)`)
     for (const { scope, sinceMs, endedMs } of seen)
       upsert.run(source, scope, sinceMs ?? null, endedMs ?? null, expectedMs)
+  }
+
+  /** A person ends a scope, known here or not. Call it inside a transaction. */
+  end(source: string, scope: string, fromMs: number): void {
+    this.#prepare(`
+      insert into scopes (source, scope, expected_ms, ended_by_hand_ms) values (?1, ?2, ?3, ?3)
+      on conflict do update set ended_by_hand_ms = excluded.ended_by_hand_ms`).run(source, scope, fromMs)
   }
 
   /** These scopes have been named in a listing's mark. Call it inside the transaction of that mark. */
@@ -380,6 +394,7 @@ function lifeOf(row: ScopeRow): ScopeLife {
     ...(row.since_ms !== null && { sinceMs: row.since_ms }),
     expectedMs: row.expected_ms,
     ...(row.ended_ms !== null && { endedMs: row.ended_ms }),
+    ...(row.ended_by_hand_ms !== null && { endedByHandMs: row.ended_by_hand_ms }),
   }
 }
 

@@ -2,6 +2,7 @@
  * The collector's durable outbox: one SQLite file with the events on their way to the log and the collector's memory of
  * its reads. Owns the file, its lock and its bounds; how rows travel on is relay.ts (Kafka) or embedded.ts.
  */
+import assert from 'node:assert'
 import { randomUUID } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -9,9 +10,16 @@ import { DatabaseSync, type StatementSync } from 'node:sqlite'
 import type { ReadIdentity } from '../../schemas/event.ts'
 import { idHash } from '../../schemas/event.ts'
 import { asFault, Fault } from '../../schemas/fault.ts'
-import { dayMs } from '../../schemas/window.ts'
+import { dayMs, type Window } from '../../schemas/window.ts'
 import type { OutboxRow } from './log.ts'
-import { CollectorMemory, memoryTables, preparedOnce, type ReadRecord, type SeenScope } from './memory.ts'
+import {
+  CollectorMemory,
+  endedByHand,
+  memoryTables,
+  preparedOnce,
+  type ReadRecord,
+  type SeenScope,
+} from './memory.ts'
 
 export const outboxBytesMaxDefault = 2 * 1024 ** 3
 export const outboxRetentionMsDefault = 7 * dayMs
@@ -25,8 +33,11 @@ const soonBytesMax = 4 * 1024 ** 2
 export interface OutboxOptions {
   /** The directory of outbox.db and its lock. */
   readonly dir: string
-  /** `append`: the one writer of reads, which locks others out. `drain`: takes rows away from the side. */
-  readonly access: 'append' | 'drain'
+  /**
+   * `append`: the one writer of reads, which locks other such writers out. Beside it, in as many processes as like:
+   * `drain` takes rows away; `push` stores pushed events and ends scopes, and stores no reads.
+   */
+  readonly access: 'append' | 'drain' | 'push'
   /** How keys are dealt to the log's partitions; all to partition 0 when embedded. */
   readonly partitions?: { readonly count: number; readonly of: (key: string) => number }
   /** How many bytes may wait; released rows are kept as far as they fit beside them. */
@@ -58,6 +69,29 @@ export interface NewRead {
   readonly record: ReadRecord
   /** Scopes that the mark of a listing names. */
   readonly announces?: readonly string[]
+}
+
+/** A released row, for holding it against what the ledger has. */
+export interface ReleasedRow {
+  readonly seq: number
+  readonly offset: bigint
+  readonly source: string
+  readonly id: string
+  /** As of `idHash`: unsigned. */
+  readonly idHash: bigint
+  readonly releasedMs: number
+}
+
+/**
+ * What the log was given of a window of a scope: how many events, and the sum of their id hashes mod 2^64. Of pushed
+ * events, which have no scope, it is of a source and the UTC hour of their `time`, undefined where they have none.
+ */
+export interface ReleasedSum {
+  readonly source: string
+  readonly scope?: string
+  readonly startMs?: number
+  readonly events: number
+  readonly sum: bigint
 }
 
 /** A row as the embedded log reads it. */
@@ -110,6 +144,9 @@ create table totals (
 ) strict;
 insert into totals values (1, 0, 0, 0, 0, 0);
 ${memoryTables}`,
+  `
+create index rows_sent on rows (partition, log_offset) where log_offset is not null;
+${endedByHand}`,
 ]
 
 interface Totals {
@@ -125,6 +162,7 @@ export class SqliteOutbox implements Disposable {
   readonly bytesMax: number
   readonly #db: DatabaseSync
   readonly #lock: DatabaseSync | undefined
+  readonly #access: OutboxOptions['access']
   readonly #partitions: { readonly count: number; readonly of: (key: string) => number }
   readonly #retentionMs: number
   readonly #nowMs: () => number
@@ -145,6 +183,7 @@ export class SqliteOutbox implements Disposable {
   }
 
   private constructor(options: OutboxOptions) {
+    this.#access = options.access
     this.bytesMax = options.bytesMax ?? outboxBytesMaxDefault
     this.#retentionMs = options.retentionMs ?? outboxRetentionMsDefault
     this.#partitions = options.partitions ?? { count: 1, of: () => 0 }
@@ -158,7 +197,8 @@ export class SqliteOutbox implements Disposable {
     let db: DatabaseSync | undefined
     try {
       db = new DatabaseSync(join(options.dir, 'outbox.db'), { timeout: 10_000 })
-      db.exec('pragma journal_mode = wal; pragma synchronous = full; pragma journal_size_limit = 67108864')
+      inWalMode(db)
+      db.exec('pragma synchronous = full; pragma journal_size_limit = 67108864')
       migrate(db)
       if (options.fileBytesMax !== undefined) {
         const { page_size } = db.prepare('pragma page_size').get() as { page_size: number }
@@ -186,6 +226,7 @@ export class SqliteOutbox implements Disposable {
    * @throws Fault OUTBOX_FULL | GRID_OVERLAP; then nothing was stored.
    */
   append(...reads: readonly NewRead[]): void {
+    assert(this.#access === 'append', 'reads are stored by the one process that has the lock')
     this.#transaction(() => {
       for (const { identity, key, readings, mark, record, announces } of reads) {
         const { source, scope, window, readatMs } = identity
@@ -212,11 +253,13 @@ export class SqliteOutbox implements Disposable {
   }
 
   /**
-   * Stores pushed events, all or none, durable when it returns.
-   * @throws Fault OUTBOX_FULL
+   * Stores pushed events, all or none, durable when it returns. The reader of the outbox sees them at once in this
+   * process, within its poll in another.
+   * @throws Fault OUTBOX_FULL | OUTBOX_LOCKED, or LOG_UNSAFE where the collector deals keys to another count of partitions
    */
   push(events: readonly PushedEvent[]): void {
     this.#transaction(() => {
+      if (this.#access === 'push') this.#sharePartitions()
       for (const event of events) this.#insert(event.source, event.key, [null, null, null, null], [event])
     })
     this.#wake()
@@ -225,6 +268,14 @@ export class SqliteOutbox implements Disposable {
   /** Takes note of the scopes a provider lists; `expectedMs` counts where it does not say since when. */
   see(source: string, seen: readonly SeenScope[], expectedMs: number): void {
     this.#undurable(() => this.memory.see(source, seen, expectedMs))
+  }
+
+  /**
+   * A person ends a scope: windows that start from then on are not due, whatever its provider lists. Replaces an
+   * earlier end by hand. A collector that runs takes note when it next lists, so within a window.
+   */
+  end(source: string, scope: string, fromMs: number): void {
+    this.#transaction(() => this.memory.end(source, scope, fromMs))
   }
 
   /** Lets go of what is remembered of open windows that the provider no longer answers for. */
@@ -271,6 +322,83 @@ export class SqliteOutbox implements Disposable {
       ).run(reason, seq)
       this.#statement('update totals set quarantined_rows = quarantined_rows + ?').run(changes)
     })
+  }
+
+  /** Released rows of a partition from an offset on, in the order of their offsets. */
+  releasedRows(partition: number, fromOffset: bigint, limit: number): ReleasedRow[] {
+    const select = this.#statement(`
+      select seq, log_offset, source, id, id_hash, released_ms from rows indexed by rows_sent
+      where partition = ? and log_offset >= ? and log_offset is not null order by log_offset limit ?`)
+    select.setReadBigInts(true)
+    const rows = select.all(partition, fromOffset, limit) as unknown as {
+      seq: bigint
+      log_offset: bigint
+      source: string
+      id: string
+      id_hash: bigint
+      released_ms: bigint
+    }[]
+    return rows.map(row => ({
+      seq: Number(row.seq),
+      offset: row.log_offset,
+      source: row.source,
+      id: row.id,
+      idHash: BigInt.asUintN(64, row.id_hash),
+      releasedMs: Number(row.released_ms),
+    }))
+  }
+
+  /**
+   * Puts released rows back to waiting, to be sent again: the log lost them. They may go beyond `bytesMax`; then reading
+   * stops until they are out. Returns how many there were; rows that were purged meanwhile are not.
+   */
+  resend(seqs: readonly number[]): number {
+    const update = this.#statement(`
+      update rows set log_offset = null, released_ms = null where seq = ? and log_offset is not null returning bytes`)
+    const rows = this.#transaction(() => {
+      const again = seqs.flatMap(seq => (update.get(seq) as { bytes: number } | undefined) ?? [])
+      const bytes = again.reduce((sum, row) => sum + row.bytes, 0)
+      if (again.length > 0) this.#moveToKept(-again.length, -bytes)
+      return again.length
+    })
+    this.#wake()
+    return rows
+  }
+
+  /**
+   * What the log was given of the windows that start in a span, in order of source, scope and start: of released rows
+   * that are still kept. One pass over the whole file.
+   */
+  sums(span: Window): ReleasedSum[] {
+    // A sum of 64-bit numbers overflows in SQLite, which throws; of their halves it does not, up to 2^31 rows.
+    const halves = `count(*) as events,
+      sum(id_hash >> 32 & 0xffffffff) as high, sum(id_hash & 0xffffffff) as low from rows not indexed`
+    const select = this.#statement(`
+      select source, scope, start_ms, ${halves}
+      where log_offset is not null and scope is not null and start_ms >= ?1 and start_ms < ?2
+      group by source, scope, start_ms
+      union all
+      select source, null, hour_s * 1000, events, high, low from (
+        select source, unixepoch(json_extract(cast(value as text), '$.time')) / 3600 * 3600 as hour_s, ${halves}
+        where log_offset is not null and scope is null group by source, hour_s)
+      where hour_s is null or hour_s * 1000 >= ?1 and hour_s * 1000 < ?2
+      order by 1, 2, 3`)
+    select.setReadBigInts(true)
+    const rows = select.all(span.startMs, span.endMs) as unknown as {
+      source: string
+      scope: string | null
+      start_ms: bigint | null
+      events: bigint
+      high: bigint
+      low: bigint
+    }[]
+    return rows.map(row => ({
+      source: row.source,
+      ...(row.scope !== null && { scope: row.scope }),
+      ...(row.start_ms !== null && { startMs: Number(row.start_ms) }),
+      events: Number(row.events),
+      sum: BigInt.asUintN(64, (row.high << 32n) + row.low),
+    }))
   }
 
   depth(): OutboxDepth {
@@ -503,6 +631,18 @@ export class SqliteOutbox implements Disposable {
     this.#transaction(() => this.#setMeta('partitions', String(count)))
   }
 
+  /** A pusher deals keys as the collector does; where none ever ran, the first pusher says how. */
+  #sharePartitions(): void {
+    const { count } = this.#partitions
+    const held = this.#meta('partitions') ?? this.#setMeta('partitions', String(count))
+    if (held !== String(count))
+      throw new Fault(
+        'LOG_UNSAFE',
+        `the outbox deals its keys to ${held} partitions, and the config says ${count}: start the collector once first`,
+        { held: Number(held), count },
+      )
+  }
+
   #totals(): Totals {
     return this.#statement('select * from totals').get() as unknown as Totals
   }
@@ -567,6 +707,18 @@ function holdLock(dir: string): DatabaseSync {
   }
   writeFileSync(ownerPath, `${process.pid}\n`)
   return lock
+}
+
+/** A new file that several processes open at once is busy without the wait that `timeout` gives other statements. */
+function inWalMode(db: DatabaseSync): void {
+  for (let tries = 1; ; tries += 1)
+    try {
+      db.exec('pragma journal_mode = wal')
+      return
+    } catch (error) {
+      if (primaryCode(error) !== sqliteBusy || tries === 100) throw error
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 20)
+    }
 }
 
 function migrate(db: DatabaseSync): void {

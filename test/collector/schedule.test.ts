@@ -10,7 +10,7 @@ import {
   retryAfterMs,
   settleDelayMs,
 } from '../../collector/schedule.ts'
-import { CollectorMemory, memoryTables } from '../../runtime/log/memory.ts'
+import { CollectorMemory, endedByHand, memoryTables } from '../../runtime/log/memory.ts'
 import { dayMs, gridMinutes, hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
 
 const source = 'meterline/test/one'
@@ -23,7 +23,7 @@ class Notebook {
   readonly plan: Plan
   constructor(plan: Plan, scopes: readonly string[] = ['a'], expectedMs = startMs) {
     const db = new DatabaseSync(':memory:')
-    db.exec(memoryTables)
+    db.exec(memoryTables + endedByHand)
     this.memory = new CollectorMemory(db)
     this.plan = plan
     this.see(scopes, expectedMs)
@@ -128,6 +128,22 @@ describe('when a window is due', () => {
       startMs + 9 * hourMs,
     )
     expect(hours(notebook.due(startMs + 10 * hourMs).due)).toEqual([2, 3])
+  })
+
+  test('what a person ended is not due from then on, by schedule or by hand, even if its provider still lists it', () => {
+    const notebook = new Notebook(hourly, ['a', 'b'])
+    const nowMs = startMs + 10 * hourMs
+    notebook.memory.end(source, 'a', startMs + 2 * hourMs)
+    notebook.see(['a', 'b'])
+    const ofA = (due: readonly DueWindow[]) => hours(due.filter(({ scope }) => scope === 'a'))
+    expect(ofA(notebook.due(nowMs).due)).toEqual([0, 1])
+    const span = { startMs, endMs: nowMs }
+    const asked = [...askedWindows({ plan: hourly, scopes: notebook.memory.scopes(source), span, nowMs })]
+    expect(ofA(asked)).toEqual([0, 1])
+    expect(asked).toHaveLength(12)
+    // The earlier of the two ends counts.
+    notebook.memory.see(source, [{ scope: 'a', endedMs: startMs + hourMs }], startMs)
+    expect(ofA(notebook.due(nowMs).due)).toEqual([0])
   })
 
   test('nothing before `fromMs` is expected, and nothing that begins behind the retention', () => {

@@ -169,6 +169,16 @@ test('what this process appends is there at once, without waiting for a poll', a
   expect((await take(outbox, { count: 1, pollMs: 30_000 })).tookMs).toBeLessThan(1000)
 })
 
+test('what is pushed from the side is seen within a poll', async () => {
+  const outbox = open()
+  const pusher = open({ access: 'push' })
+  const event = { source: 'their/app', key: 'k', id: 'p-1', value: Buffer.from('{"id":"p-1"}') }
+  setTimeout(() => pusher.push([event]), 100)
+  const { batches, tookMs } = await take(outbox, { count: 1, pollMs: 50 })
+  expect(batches[0]?.messages[0]?.value?.toString()).toBe('{"id":"p-1"}')
+  expect(tookMs).toBeLessThan(1000)
+})
+
 test('what another process appends is seen, and its releases too', async () => {
   const drain = open({ access: 'drain' })
   const writer = spawn(process.execPath, [join(import.meta.dirname, 'appending.ts'), dir, 'other'], {

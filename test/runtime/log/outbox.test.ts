@@ -7,7 +7,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { setTimeout as sleep } from 'node:timers/promises'
 import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
-import { type OutboxOptions, SqliteOutbox } from '../../../runtime/log/outbox.ts'
+import { type OutboxOptions, type PushedEvent, SqliteOutbox } from '../../../runtime/log/outbox.ts'
 import { idHash } from '../../../schemas/event.ts'
 import { Fault } from '../../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs } from '../../../schemas/window.ts'
@@ -58,6 +58,13 @@ function expectTotalsToAgree(outbox: SqliteOutbox): void {
   expect(depth).toEqual({ ...counted })
 }
 
+const pushed = (id: string): PushedEvent => ({
+  source: 'their/app',
+  key: 'their/app',
+  id,
+  value: Buffer.from(JSON.stringify({ id, of: 'them' })),
+})
+
 function release(outbox: SqliteOutbox, baseOffset = 0n, partition = 0): number {
   const rows = outbox.pending(partition, everything)
   outbox.release(
@@ -66,6 +73,14 @@ function release(outbox: SqliteOutbox, baseOffset = 0n, partition = 0): number {
     baseOffset,
   )
   return rows.length
+}
+
+function see(outbox: SqliteOutbox, ...scopes: string[]): void {
+  outbox.see(
+    testSource,
+    scopes.map(scope => ({ scope })),
+    clockMs,
+  )
 }
 
 describe('rows', () => {
@@ -150,26 +165,93 @@ describe('rows', () => {
     expectTotalsToAgree(outbox)
   })
 
-  test('the id hashes of a window sum, in SQL, to what the events sum to', () => {
-    const outbox = open()
-    const read = readOf({ readings: 40 })
-    outbox.append(read)
-    const db = new DatabaseSync(join(dir, 'outbox.db'), { readOnly: true, readBigInts: true })
-    const sums = db
-      .prepare(`select sum(id_hash >> 32 & 0xffffffff) as high, sum(id_hash & 0xffffffff) as low from rows
-        where source = ? and start_ms = ?`)
-      .get(testSource, hourAfterJune1(0).startMs) as { high: bigint; low: bigint }
-    db.close()
-    const expected = [...read.readings, read.mark].reduce((sum, { id }) => sum + idHash(testSource, id), 0n)
-    expect(BigInt.asUintN(64, (sums.high << 32n) + sums.low)).toBe(BigInt.asUintN(64, expected))
-  })
-
   test('one read that does not fit the grid leaves nothing of those stored with it', () => {
     const outbox = open()
     const quarter = { startMs: june1Ms, endMs: june1Ms + 15 * minuteMs }
     expect(faultOf(() => outbox.append(readOf({}), readOf({ window: quarter }))).code).toBe('GRID_OVERLAP')
     expect(outbox.depth()).toMatchObject({ rows: 0, bytes: 0 })
     expect(outbox.memory.nextReadatMs(testSource, 'org/profile', hourAfterJune1(0), 0)).toBe(0)
+  })
+})
+
+describe('what the log was given', () => {
+  const june = { startMs: june1Ms, endMs: june1Ms + 30 * dayMs }
+  const sumOf = (source: string, ...events: readonly { readonly id: string }[]) =>
+    BigInt.asUintN(
+      64,
+      events.reduce((sum, { id }) => sum + idHash(source, id), 0n),
+    )
+
+  test('a window has the count and the sum of the id hashes of its released rows', () => {
+    const outbox = open()
+    const first = readOf({ readings: 400 })
+    const again = readOf({ readings: 3, readatMs: first.identity.readatMs + 1 })
+    const other = readOf({ window: hourAfterJune1(1), readings: 0 })
+    outbox.append(first, again, readOf({ scope: 'other', readings: 1 }), other)
+    release(outbox)
+    const waiting = readOf({ window: hourAfterJune1(2) })
+    outbox.append(waiting)
+    const window = { source: testSource, scope: 'org/profile' }
+    const sums = outbox.sums(june)
+    expect(sums).toEqual([
+      {
+        ...window,
+        startMs: june1Ms,
+        events: 405,
+        sum: sumOf(testSource, ...first.readings, first.mark, ...again.readings, again.mark),
+      },
+      { ...window, startMs: june1Ms + hourMs, events: 1, sum: sumOf(testSource, other.mark) },
+      { source: testSource, scope: 'other', startMs: june1Ms, events: 2, sum: expect.any(BigInt) },
+    ])
+    // Beyond what a signed 64-bit sum holds: SQLite's own would have thrown.
+    expect(sums[0]!.events * Number(2n ** 62n)).toBeGreaterThan(2 ** 64)
+    expect(outbox.sums({ startMs: june1Ms + hourMs, endMs: june.endMs })).toEqual([sums[1]])
+  })
+
+  test('pushed events have a sum for each source and hour of their time, whatever its offset', () => {
+    const outbox = open()
+    const times = ['2025-06-01T00:10:00Z', '2025-06-01T02:30:00.123+02:00', '2025-06-01T01:00:00Z', undefined]
+    const events = times.map((time, index) => ({
+      ...pushed(`p-${index}`),
+      value: Buffer.from(JSON.stringify({ id: `p-${index}`, time })),
+    }))
+    outbox.push(events)
+    release(outbox)
+    const sum = (...at: readonly number[]) => sumOf('their/app', ...at.map(index => events[index]!))
+    expect(outbox.sums(june)).toEqual([
+      { source: 'their/app', events: 1, sum: sum(3) },
+      { source: 'their/app', startMs: june1Ms, events: 2, sum: sum(0, 1) },
+      { source: 'their/app', startMs: june1Ms + hourMs, events: 1, sum: sum(2) },
+    ])
+  })
+
+  test('released rows are listed by the offsets they got, and put back to waiting to be sent again', () => {
+    const outbox = open({ partitions: { count: 2, of: key => (key.endsWith('b') ? 1 : 0) } })
+    const read = readOf({ scope: 'a', readings: 4 })
+    outbox.append(read, readOf({ scope: 'b' }))
+    const offset = 9_007_199_254_740_993n
+    release(outbox, offset)
+    release(outbox, 0n, 1)
+    const found = outbox.releasedRows(0, offset + 1n, 3)
+    expect(found.map(row => [row.offset, row.id, row.idHash])).toEqual(
+      read.readings
+        .slice(1, 4)
+        .map(({ id }, index) => [offset + BigInt(index + 1), id, idHash(testSource, id)]),
+    )
+    expect(outbox.releasedRows(0, offset, 100)).toHaveLength(5)
+    expect(outbox.releasedRows(1, 0n, 100)).toHaveLength(3)
+
+    expect(outbox.resend(found.slice(1).map(row => row.seq))).toBe(2)
+    expect(outbox.resend([...found.slice(1).map(row => row.seq), 999])).toBe(0)
+    expect(outbox.pending(0, everything).map(row => JSON.parse(row.value.toString()).id)).toEqual(
+      found.slice(1).map(row => row.id),
+    )
+    expectTotalsToAgree(outbox)
+    release(outbox, offset + 100n)
+    expect(outbox.releasedRows(0, offset + 5n, 100).map(row => row.id)).toEqual(
+      found.slice(1).map(row => row.id),
+    )
+    expectTotalsToAgree(outbox)
   })
 })
 
@@ -313,6 +395,59 @@ describe('one writer', () => {
     expectTotalsToAgree(writer)
   })
 
+  test('several processes push beside the writer, whose reader sees every row in its order, and end scopes', {
+    timeout: 60_000,
+  }, async () => {
+    const program = join(import.meta.dirname, 'pushing.ts')
+    const pushers = ['a', 'b', 'c'].map(name =>
+      spawn(process.execPath, [program, dir, name, '40'], { stdio: ['ignore', 'ignore', 'inherit'] }),
+    )
+    const ends = pushers.map(pusher => new Promise(resolve => pusher.once('exit', resolve)))
+    // They began before any outbox was there.
+    await sleep(150)
+    const writer = open()
+    const ending = Promise.all(ends)
+    let done = false
+    ending.finally(() => {
+      done = true
+    })
+    let nextSeq = 1
+    const seen: string[] = []
+    for (let hours = 0; !done || writer.bounds().nextSeq > nextSeq; hours += 1) {
+      writer.append(readOf({ window: hourAfterJune1(hours), readings: 0 }))
+      await writer.appended({ signal: AbortSignal.timeout(1000), timeoutMs: 10 })
+      for (const row of writer.rowsFrom(nextSeq, everything)) {
+        expect(row.seq).toBe(nextSeq)
+        nextSeq += 1
+        const event = JSON.parse(row.value.toString())
+        if (event.of) seen.push(event.id)
+      }
+    }
+    expect(await ending).toEqual([0, 0, 0])
+    for (const name of ['a', 'b', 'c'])
+      expect(seen.filter(id => id.startsWith(name))).toEqual(
+        Array.from({ length: 80 }, (_, index) => `${name}-${index}`),
+      )
+    expectTotalsToAgree(writer)
+    expect(
+      writer.memory.scopes(testSource).map(({ scope, endedByHandMs }) => [scope, endedByHandMs]),
+    ).toEqual(['a', 'b', 'c'].map(scope => [scope, june1Ms]))
+  })
+
+  test('a pusher does not lock the writer out, deals keys as it does, and stores no reads', () => {
+    const pusher = open({ access: 'push', partitions: { count: 2, of: () => 1 } })
+    const writer = open({ partitions: { count: 2, of: () => 1 } })
+    pusher.push([pushed('p-1')])
+    expect(writer.pending(1, everything)).toHaveLength(1)
+    expect(() => pusher.append(readOf({}))).toThrow(/the one process that has the lock/)
+    const other = open({ access: 'push', partitions: { count: 3, of: () => 2 } })
+    expect(faultOf(() => other.push([pushed('p-2')]))).toMatchObject({ code: 'LOG_UNSAFE' })
+    expect(writer.depth().rows).toBe(1)
+    // The first to come says how keys are dealt, pusher or not.
+    writer[Symbol.dispose]()
+    expect(faultOf(() => open({ partitions: { count: 3, of: () => 2 } })).code).toBe('LOG_UNSAFE')
+  })
+
   test('another count of partitions is refused while rows wait, and taken once they are gone', () => {
     const two = { count: 2, of: () => 1 }
     const before = open({ partitions: two })
@@ -325,6 +460,20 @@ describe('one writer', () => {
     release(same, 0n, 1)
     same[Symbol.dispose]()
     open({ partitions: { count: 3, of: () => 2 } }).append(readOf({ scope: 'other' }))
+  })
+
+  test('an outbox of the version before is brought up to date with all it holds', () => {
+    const before = open()
+    before.append(readOf({}))
+    see(before, 'a')
+    release(before)
+    before[Symbol.dispose]()
+    const old = new DatabaseSync(join(dir, 'outbox.db'))
+    old.exec('drop index rows_sent; alter table scopes drop column ended_by_hand_ms; pragma user_version = 1')
+    old.close()
+    const after = open()
+    expect(after.releasedRows(0, 0n, 10)).toHaveLength(3)
+    expect(after.memory.scope(testSource, 'a')).toMatchObject({ expectedMs: june1Ms })
   })
 
   test('a file that is no outbox is refused, not overwritten', () => {
@@ -386,12 +535,6 @@ describe('kill -9', () => {
 
 describe('memory', () => {
   const scopeOf = (outbox: SqliteOutbox, scope = 'org/profile') => outbox.memory.scope(testSource, scope)
-  const see = (outbox: SqliteOutbox, ...scopes: string[]) =>
-    outbox.see(
-      testSource,
-      scopes.map(scope => ({ scope })),
-      clockMs,
-    )
 
   test('a scope once seen stays, listed or not, and is expected from the earliest that was said', () => {
     const outbox = open()
@@ -408,6 +551,27 @@ describe('memory', () => {
       { scope: 'b', expectedMs: june1Ms - hourMs, sinceMs: june1Ms - dayMs },
     ])
     expect(outbox.memory.scopes('meterline/rafay/other')).toEqual([])
+  })
+
+  test('a person ends a scope: that stays through listings, apart from what the provider says', () => {
+    const outbox = open()
+    see(outbox, 'a')
+    outbox.end(testSource, 'a', june1Ms + dayMs)
+    see(outbox, 'a')
+    outbox.see(testSource, [{ scope: 'a', endedMs: june1Ms + 9 * dayMs }], clockMs)
+    expect(scopeOf(outbox, 'a')).toMatchObject({
+      endedMs: june1Ms + 9 * dayMs,
+      endedByHandMs: june1Ms + dayMs,
+    })
+    see(outbox, 'a')
+    expect(scopeOf(outbox, 'a')).toMatchObject({ endedByHandMs: june1Ms + dayMs })
+    expect(scopeOf(outbox, 'a')?.endedMs).toBeUndefined()
+    outbox.end(testSource, 'a', june1Ms + 2 * dayMs)
+    outbox.end(testSource, 'never listed', june1Ms)
+    outbox[Symbol.dispose]()
+    const again = open()
+    expect(scopeOf(again, 'a')?.endedByHandMs).toBe(june1Ms + 2 * dayMs)
+    expect(scopeOf(again, 'never listed')?.endedByHandMs).toBe(june1Ms)
   })
 
   test('what changes about a scope is to be announced again, what does not is not', () => {
