@@ -16,7 +16,7 @@ import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
-import { dayMs, parseInstant, secondMs } from '../schemas/window.ts'
+import { dayMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
 
 /** What every command gets from the command line and the process. */
 export interface Settings {
@@ -213,6 +213,10 @@ async function runningProcessor(
     store,
     log: eventLog,
     meters: config.meters,
+    suspect: {
+      percent: config.suspect.percent,
+      confirmAfterMs: config.suspect.confirmAfterMinutes * minuteMs,
+    },
     signal,
     say: line => log.warn(line),
     ...(rejects && { rejects }),

@@ -5,35 +5,69 @@ import { hash } from 'node:crypto'
 import type { LogBatch, LogMessage, RejectedMessage } from '../runtime/log/log.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
 import { decodeKafka, structuredType } from '../schemas/cloudevents.ts'
+import { decimalPlacesMax } from '../schemas/decimal.ts'
 import {
   checkBounds,
   contentHash,
   contentText,
+  DecisionEvent,
+  decisionType,
   MarkEvent,
   markType,
   partitionKey,
   ReadingEvent,
 } from '../schemas/event.ts'
 import { asFault, Fault, type FaultCode } from '../schemas/fault.ts'
+import type { MeasureName } from '../schemas/measures.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
+import type { Totals } from './judge.ts'
 
 /** What a batch has of one read's readings, as far as the mark will ask for it. */
 export interface ReadPart {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+  readonly readatMs: number
   readonly subjects: ReadonlySet<string>
   readonly readings: number
   /** The sum of their content hashes mod 2^64. */
   readonly digest: bigint
+  readonly totals: Totals
+  /** Where their rows begin and end in `rows`: from and to, in turns. */
+  readonly spans: readonly number[]
 }
 
 export interface AcceptedMark {
   readonly partition: number
   readonly offset: bigint
+  readonly message: LogMessage
   readonly event: MarkEvent
   readonly window: Window
+  readonly readatMs: number
   readonly read: string
+  /** 64 bits of what it says. */
+  readonly content: bigint
 }
 
-/** A batch with every message in exactly one of readings, marks, duplicates and rejects. */
+export interface AcceptedDecision {
+  readonly partition: number
+  readonly offset: bigint
+  readonly event: DecisionEvent
+  readonly window: Window
+}
+
+/** A message whose source and id the ledger has already: it says the same, or something else. */
+export interface PassedMessage {
+  readonly partition: number
+  readonly offset: bigint
+  readonly fate: 'duplicate' | 'conflict'
+  readonly source: string
+  readonly id: string
+  /** Of a conflict: what it says, as text. */
+  readonly value: string
+}
+
+/** A batch with every message in exactly one of readings, marks, decisions, passed and rejects. */
 export interface AcceptedBatch {
   readonly partition: number
   readonly first: bigint
@@ -45,7 +79,9 @@ export interface AcceptedBatch {
   /** By source, scope, window start and readat as one text: `read` of the mark that will come. */
   readonly reads: ReadonlyMap<string, ReadPart>
   readonly marks: readonly AcceptedMark[]
-  readonly duplicates: number
+  readonly decisions: readonly AcceptedDecision[]
+  /** Known from within the batch: what the ledger has already is found when it is put. */
+  readonly passed: readonly PassedMessage[]
   readonly rejects: readonly RejectedMessage[]
 }
 
@@ -55,6 +91,7 @@ export const messageBytesMax = 1024 * 1024
 
 const isReading = validator(ReadingEvent)
 const isMark = validator(MarkEvent)
+const isDecision = validator(DecisionEvent)
 
 /** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
 export function accept(batch: LogBatch, log: string): AcceptedBatch {
@@ -68,13 +105,16 @@ export class Accepting {
   readonly #batch: LogBatch
   readonly #place: string
   readonly #rows: Rows
-  readonly #reads = new Map<string, OpenPart>()
+  readonly #reads = new Map<string, Part>()
   readonly #marks: AcceptedMark[] = []
+  readonly #decisions: AcceptedDecision[] = []
+  readonly #passed: PassedMessage[] = []
   readonly #rejects: RejectedMessage[] = []
-  readonly #seen = new Set<string>()
+  /** Where the row of a reading begins, or which mark or decision it was: to tell the same from something else. */
+  readonly #seenRows = new Map<string, number>()
+  readonly #seenOthers = new Map<string, bigint>()
   readonly #same = new SameRead()
   #readings = 0
-  #duplicates = 0
   #next = 0
 
   constructor(batch: LogBatch, log: string) {
@@ -101,40 +141,88 @@ export class Accepting {
 
   #takeOne(message: LogMessage): void {
     const event = eventOf(message)
-    const same = this.#same.of(event)
-    if (this.#seen.has(event.id)) {
-      this.#duplicates += 1
+    if (event.type === decisionType) {
+      this.#takeDecision(event as DecisionEvent, message.offset)
       return
     }
-    if (event.type === markType)
-      this.#marks.push({
-        partition: this.#batch.partition,
-        offset: message.offset,
-        event: event as MarkEvent,
-        window: same.window,
-        read: same.read,
-      })
+    const same = this.#same.of(event as ReadingEvent | MarkEvent)
+    if (event.type === markType) this.#takeMark(event as MarkEvent, same, message)
     else this.#takeReading(event as ReadingEvent, same, message.offset)
-    this.#seen.add(event.id)
+  }
+
+  #takeMark(event: MarkEvent, { window, read, readatMs }: Same, message: LogMessage): void {
+    const { offset } = message
+    const value = JSON.stringify(event.data)
+    const content = textHash(value)
+    if (this.#wasSeen(event, content, value, offset)) return
+    this.#marks.push({
+      partition: this.#batch.partition,
+      offset,
+      message,
+      event,
+      window,
+      readatMs,
+      read,
+      content,
+    })
+  }
+
+  #takeDecision(event: DecisionEvent, offset: bigint): void {
+    const value = JSON.stringify(event.data)
+    const { action, readat, window } = event.data
+    const startMs = instantMs(window.start)
+    const endMs = instantMs(window.end)
+    if (startMs === undefined || endMs === undefined || startMs > endMs)
+      throw new Fault('EVENT_DATA_INVALID', `/data/window: ${window.start}/${window.end} is no span`)
+    if (event.partitionkey !== partitionKey(event.source, event.scope))
+      throw new Fault('EVENT_DATA_INVALID', '/partitionkey is not the source and the scope')
+    if ((action === 'confirm') !== (readat !== undefined))
+      throw new Fault('EVENT_DATA_INVALID', '/data/readat names the read that is confirmed, and only that')
+    if (this.#wasSeen(event, textHash(value), value, offset)) return
+    this.#decisions.push({ partition: this.#batch.partition, offset, event, window: { startMs, endMs } })
+  }
+
+  #wasSeen(event: MarkEvent | DecisionEvent, content: bigint, value: string, offset: bigint): boolean {
+    const before = this.#seenOthers.get(`${event.source} ${event.id}`)
+    if (before === undefined) this.#seenOthers.set(`${event.source} ${event.id}`, content)
+    else this.#pass(event, before === content ? 'duplicate' : 'conflict', value, offset)
+    return before !== undefined
   }
 
   /** Nothing of a reading is kept but its row and its share in its read: whole ones would be a heap of small objects. */
-  #takeReading(event: ReadingEvent, { window, read, sender }: Same, offset: bigint): void {
+  #takeReading(event: ReadingEvent, same: Same, offset: bigint): void {
+    const { window, read, sender } = same
     checkBounds(event, (window.endMs - window.startMs) / secondMs)
     checkInterval(event, window)
     const text = contentText(event)
     const content = contentHash(event, text)
+    const before = this.#seenRows.get(event.id)
+    if (before !== undefined) {
+      const isSame = rowContent(this.#rows.lineAt(before)) === content
+      this.#pass(event, isSame ? 'duplicate' : 'conflict', text, offset)
+      return
+    }
     const identity = BigInt(`0x${event.id.slice(0, 32)}`)
+    const from = this.#rows.end
     this.#rows.add(`${text.slice(0, -1)},${sender},"${identity}","${content}",${this.#place},"${offset}"]\n`)
     let part = this.#reads.get(read)
     if (!part) {
-      part = { subjects: new Set(), readings: 0, digest: 0n }
+      part = new Part(event, same)
       this.#reads.set(read, part)
     }
-    part.subjects.add(event.subject)
-    part.readings += 1
-    part.digest = BigInt.asUintN(64, part.digest + content)
+    part.take(event, content, from, this.#rows.end)
     this.#readings += 1
+    this.#seenRows.set(event.id, from)
+  }
+
+  #pass(
+    { source, id }: { readonly source: string; readonly id: string },
+    fate: PassedMessage['fate'],
+    value: string,
+    offset: bigint,
+  ): void {
+    const { partition } = this.#batch
+    this.#passed.push({ partition, offset, fate, source, id, value: fate === 'conflict' ? value : '' })
   }
 
   accepted(): AcceptedBatch {
@@ -149,7 +237,8 @@ export class Accepting {
       rows: this.#rows.bytes(),
       reads: this.#reads,
       marks: this.#marks,
-      duplicates: this.#duplicates,
+      decisions: this.#decisions,
+      passed: this.#passed,
       rejects: this.#rejects,
     }
   }
@@ -160,7 +249,7 @@ export class Accepting {
  * schema of readings, which knows every attribute, fits the rules of CloudEvents as well. What does not is decoded
  * by those rules, for its mode, or for the reason why it is none.
  */
-function eventOf(message: LogMessage): ReadingEvent | MarkEvent {
+function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent {
   const { value, headers } = message
   if (value && value.length > messageBytesMax)
     throw new Fault('EVENT_TOO_LARGE', `${value.length} bytes are more than ${messageBytesMax}`)
@@ -172,9 +261,9 @@ function eventOf(message: LogMessage): ReadingEvent | MarkEvent {
   const { type, source } = event as { type: string; source: string }
   if (!source.startsWith('meterline/'))
     throw new Fault('EVENT_INVALID', `source "${source.slice(0, 100)}": only meterline/… sources are taken`)
-  const validate = type === markType ? isMark : isReading
+  const validate = type === markType ? isMark : type === decisionType ? isDecision : isReading
   if (!validate(event)) throw misfit(validate.errors)
-  return event as ReadingEvent | MarkEvent
+  return event as ReadingEvent | MarkEvent | DecisionEvent
 }
 
 function readingIn(value: Buffer): ReadingEvent | undefined {
@@ -213,16 +302,92 @@ export const eventColumns = [
   'offset',
 ] as const
 
-interface OpenPart extends ReadPart {
-  readonly subjects: Set<string>
-  readings: number
-  digest: bigint
+/** The text of a row's columns; numbers of 64 bits and more are text in it. */
+export type RowValues = readonly unknown[]
+
+const contentAt = eventColumns.indexOf('content')
+
+function rowContent(line: string): bigint {
+  return BigInt((JSON.parse(line) as RowValues)[contentAt] as string)
+}
+
+function textHash(text: string): bigint {
+  return BigInt(`0x${hash('sha256', text, 'hex').slice(0, 16)}`)
+}
+
+class Part implements ReadPart {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+  readonly readatMs: number
+  readonly subjects = new Set<string>()
+  readonly spans: number[] = []
+  readings = 0
+  digest = 0n
+  readonly #sums = new Map<string, Sum>()
+
+  constructor(event: ReadingEvent, { window, readatMs }: Same) {
+    this.source = event.source
+    this.scope = event.scope
+    this.window = window
+    this.readatMs = readatMs
+  }
+
+  take(event: ReadingEvent, content: bigint, from: number, to: number): void {
+    this.subjects.add(event.subject)
+    this.readings += 1
+    this.digest = BigInt.asUintN(64, this.digest + content)
+    for (const name in event.data.measures) {
+      let sum = this.#sums.get(name)
+      if (!sum) {
+        sum = new Sum()
+        this.#sums.set(name, sum)
+      }
+      sum.add(event.data.measures[name as MeasureName] ?? '0')
+    }
+    if (this.spans.at(-1) === from) this.spans[this.spans.length - 1] = to
+    else this.spans.push(from, to)
+  }
+
+  get totals(): Totals {
+    return new Map(Array.from(this.#sums, ([name, sum]) => [name, sum.total()]))
+  }
+}
+
+/** Adds up decimals of up to 12 places. Nearly all are whole, and small enough to be added as such. */
+class Sum {
+  #small = 0
+  #whole = 0n
+  #parts = 0n
+
+  add(value: string): void {
+    const point = value.indexOf('.')
+    if (point < 0 && value.length < 12) {
+      this.#small += Number(value)
+      // Whole numbers below 2^53 are exact: carried over long before that.
+      if (this.#small > 1e15) this.#carry()
+    } else if (point < 0) this.#whole += BigInt(value)
+    else {
+      this.#whole += BigInt(value.slice(0, point))
+      this.#parts += BigInt(value.slice(point + 1).padEnd(decimalPlacesMax, '0'))
+    }
+  }
+
+  total(): bigint {
+    this.#carry()
+    return this.#whole * 10n ** BigInt(decimalPlacesMax) + this.#parts
+  }
+
+  #carry(): void {
+    this.#whole += BigInt(this.#small)
+    this.#small = 0
+  }
 }
 
 /** Lines behind each other in one buffer, which grows where they are longer than was thought. */
 class Rows {
   #bytes: Buffer
-  #end = 0
+  end = 0
 
   constructor(size: number) {
     this.#bytes = Buffer.allocUnsafe(size)
@@ -230,21 +395,26 @@ class Rows {
 
   add(line: string): void {
     // No unit of UTF-16 takes more than three bytes of UTF-8.
-    if (this.#bytes.length - this.#end < line.length * 3) {
+    if (this.#bytes.length - this.end < line.length * 3) {
       const grown = Buffer.allocUnsafe(2 * this.#bytes.length + line.length * 3)
-      this.#bytes.copy(grown, 0, 0, this.#end)
+      this.#bytes.copy(grown, 0, 0, this.end)
       this.#bytes = grown
     }
-    this.#end += this.#bytes.write(line, this.#end)
+    this.end += this.#bytes.write(line, this.end)
+  }
+
+  lineAt(from: number): string {
+    return this.#bytes.toString('utf8', from, this.#bytes.indexOf(10, from))
   }
 
   bytes(): Buffer {
-    return this.#bytes.subarray(0, this.#end)
+    return this.#bytes.subarray(0, this.end)
   }
 }
 
 interface Same {
   readonly window: Window
+  readonly readatMs: number
   readonly read: string
   /** Source, scope and readat, as they stand in a line. */
   readonly sender: string
@@ -269,6 +439,7 @@ class SameRead {
     if (!again || this.#shared === undefined) {
       this.#shared = {
         window: checkShared(event),
+        readatMs: Date.parse(event.readat),
         read: `${event.partitionkey} ${event.time} ${event.readat}`,
         sender: `${JSON.stringify(event.source)},${JSON.stringify(event.scope)},"${event.readat}"`,
       }
@@ -328,7 +499,8 @@ function misfit(errors: typeof isReading.errors): Fault {
   return new Fault(code, `${path} ${message}`.slice(0, 500))
 }
 
-function rejected(partition: number, message: LogMessage, fault: Fault): RejectedMessage {
+/** A message with the reason why it was not taken: the first 64 KiB of it, and the length and sha256 of the whole. */
+export function rejected(partition: number, message: LogMessage, fault: Fault): RejectedMessage {
   const value = message.value ?? Buffer.alloc(0)
   return {
     partition,

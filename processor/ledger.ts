@@ -1,11 +1,32 @@
 /**
- * The ledger's side of a batch: readings in, marks held against what is there, cells marked stale, positions written.
- * Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
+ * The ledger's side of a batch: readings in, marks held against what is there and judged, cells marked stale, positions
+ * written. Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
  */
 import type { RejectedMessage } from '../runtime/log/log.ts'
-import { showInstant } from '../schemas/window.ts'
-import { type AcceptedBatch, type AcceptedMark, eventColumns, type ReadPart } from './accept.ts'
-import { chunksOf, type ReadKey, readParams } from './reads.ts'
+import { decimalPlacesMax } from '../schemas/decimal.ts'
+import { idHash } from '../schemas/event.ts'
+import { Fault } from '../schemas/fault.ts'
+import { hourMs, showWindow, type Window } from '../schemas/window.ts'
+import {
+  type AcceptedBatch,
+  type AcceptedDecision,
+  type AcceptedMark,
+  eventColumns,
+  type PassedMessage,
+  type ReadPart,
+  type RowValues,
+  rejected,
+} from './accept.ts'
+import {
+  currentOf,
+  isSuspect,
+  type JudgedRead,
+  overlapped,
+  type SuspectRule,
+  suspectDefault,
+  type Totals,
+} from './judge.ts'
+import { chunksOf, namedReads, type ReadKey, readParams } from './reads.ts'
 import { Cells, newToken, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
 
@@ -21,6 +42,7 @@ const readColumns = [
   'events',
   'digest',
   'subjects',
+  'totals',
   'settled',
   'estimated',
   'bad',
@@ -30,6 +52,10 @@ const readColumns = [
   'log',
   'partition',
   'offset',
+  'suspect',
+  'counts_from',
+  'content',
+  'id_hash',
   'version',
 ] as const
 
@@ -44,6 +70,27 @@ const positionColumns = [
   'duplicates',
   'conflicts',
   'rejects',
+  'decisions',
+] as const
+
+const passedColumns = ['log', 'partition', 'offset', 'fate', 'source', 'id', 'id_hash', 'value'] as const
+
+const decisionColumns = [
+  'source',
+  'scope',
+  'start',
+  'end',
+  'action',
+  'readat',
+  'subject',
+  'author',
+  'reason',
+  'decided',
+  'id',
+  'id_hash',
+  'log',
+  'partition',
+  'offset',
 ] as const
 
 const rejectColumns = [
@@ -59,54 +106,79 @@ const rejectColumns = [
 
 /** Open reads that are remembered at most; one that was forgotten is only checked in the ledger instead. */
 const openReadsMax = 10_000
+/** `counts_from` of a read that does not count. */
+const never = 2n ** 64n - 1n
 
-/** The mark of a read as `reads` has it. */
-interface StoredRead {
+/** A read as `reads` has it, or as a mark of this batch will leave it there. */
+interface KnownRead extends JudgedRead {
   readonly source: string
   readonly scope: string
-  readonly start_s: number
-  readonly readat_ms: string
-  readonly content_ms: string
-  readonly outcome: string
-  readonly held: boolean
-  readonly estimated: boolean
+  isHeld: boolean
+  isSuspect: boolean
+  countsFrom: bigint
   readonly events: number
-  readonly digest: string
-  readonly subjects: readonly string[]
-  readonly log: string
-  readonly partition: number
-  readonly offset: string
-  readonly version: string
-}
-
-interface Verdict {
-  readonly mark: AcceptedMark
-  readonly contentMs: number
-  readonly version: bigint
-  /** Does another content count from now on? */
-  readonly changes: boolean
-  held: boolean
+  readonly digest: bigint
   /** Those of its readings. */
   subjects: Iterable<string>
+  totals: Totals
+  readonly content: bigint
+  readonly log: string
+  readonly partition: number
+  readonly offset: bigint
+  version: bigint
 }
 
-/** A read that no longer counts, as far as its cells go. */
-type Replaced = Pick<StoredRead, 'source' | 'start_s' | 'subjects'>
+/** A read whose row is to be written, from its mark. */
+interface Verdict {
+  readonly mark: AcceptedMark
+  readonly read: KnownRead
+}
+
+/** What a mark's readings are, where memory or the ledger shows that they are all there. */
+interface Grounds {
+  readonly subjects: Iterable<string>
+  readonly totals: Totals
+}
+
+/** What became of the messages of the batches beyond what `accept` knew. */
+export interface PutOutcome {
+  readonly readings: number
+  readonly marks: number
+  readonly decisions: number
+  readonly duplicates: number
+  readonly conflicts: number
+  readonly rejects: readonly RejectedMessage[]
+}
+
+/** One batch on its way in, with what was found out about it. */
+interface Putting {
+  readonly batch: AcceptedBatch
+  readonly passed: PassedMessage[]
+  readonly rejects: RejectedMessage[]
+  /** Where rows begin and end that the ledger has from elsewhere, in turns. */
+  readonly dropped: number[]
+  droppedRows: number
+  droppedMarks: number
+  droppedDecisions: number
+}
 
 /** Writes accepted batches of one log. One `put` at a time. */
 export class Ledger {
   readonly #store: Store
   readonly #log: string
+  readonly #rule: SuspectRule | null
   /**
-   * Readings seen of reads whose mark has not come yet: one may begin in one batch and end in a later one. A reading
-   * that came twice makes the count or the digest differ from the mark's, and then the ledger itself is asked.
+   * Readings seen of reads whose mark has not come yet: one may begin in one batch and end in a later one. Where they do
+   * not agree with the mark the ledger itself is asked.
    */
-  readonly #open = new Map<string, ReadPart>()
+  readonly #open = new Map<string, ReadGist>()
   readonly #next = new Map<number, bigint>()
 
-  constructor(store: Store, log: string) {
+  /** @param suspect when a complete read has to wait; null where none ever has. */
+  constructor(store: Store, log: string, suspect: SuspectRule | null = suspectDefault) {
     this.#store = store
     this.#log = log
+    this.#rule = suspect
   }
 
   /**
@@ -135,60 +207,495 @@ export class Ledger {
 
   /**
    * Takes batches in, of one partition or of several. When it resolves every message of them is durable in one of
-   * events, reads and rejected, is in every answer, and the positions say so: the log may be told.
+   * events, reads, decisions, passed and rejected, is in every answer, and the positions say so: the log may be told.
    */
-  async put(batches: readonly AcceptedBatch[]): Promise<void> {
-    for (const batch of batches) for (const [read, part] of batch.reads) this.#remember(read, part)
-    // Readings count for nothing before their mark, so they may go in while the marks are looked at.
-    const [{ cells, known, unknown }] = await Promise.all([
-      this.#announce(batches.flatMap(batch => batch.marks)),
-      this.#store.insertBytes(
-        'events',
-        eventColumns,
-        batches.map(batch => batch.rows),
-      ),
+  async put(batches: readonly AcceptedBatch[]): Promise<PutOutcome> {
+    const puttings = batches.map(newPutting)
+    const marks = batches.flatMap(batch => batch.marks)
+    const decisions = batches.flatMap(batch => batch.decisions)
+    const [known, prior, before] = await Promise.all([
+      this.#knownReads([...marks, ...decisions].map(windowOf)),
+      this.#readsWithRows(batches),
+      this.#knownDecisions(decisions),
     ])
-    await this.#verify(unknown)
-    const found = new Cells()
-    addCells(found, unknown)
-    await touchCells(this.#store, found, newToken())
-    addCells(cells, unknown)
+    await this.#dropKnownRows(puttings, prior)
+    for (const { batch } of puttings) for (const [name, part] of batch.reads) this.#remember(name, part)
+    for (const { batch, dropped } of puttings)
+      if (dropped.length > 0) for (const name of readsOf(batch, dropped)) this.#open.delete(name)
+    await this.#store.insertBytes('events', eventColumns, puttings.flatMap(keptRows))
+
+    // Readings count for nothing before their mark, so only now is anything marked stale.
+    const grounds = await this.#groundsOf(marks, known)
+    const outcome = this.#judge(puttings, { known, grounds, before })
+    await touchCells(this.#store, outcome.cells, newToken())
+    await this.#store.insert(
+      'decisions',
+      decisionColumns,
+      outcome.decisions.map(one => this.#decisionLine(one)),
+    )
     await this.#store.insert(
       'reads',
       readColumns,
-      [...known, ...unknown].map(verdict => this.#readLine(verdict)),
+      outcome.verdicts.map(verdict => this.#readLine(verdict)),
     )
+    await this.#confirm(outcome.confirmed)
     await Promise.all([
-      touchCells(this.#store, cells, newToken()),
+      touchCells(this.#store, outcome.cells, newToken()),
+      this.#store.insert(
+        'passed',
+        passedColumns,
+        puttings.flatMap(({ passed }) => passed.map(message => this.#passedLine(message))),
+      ),
       this.#store.insert(
         'rejected',
         rejectColumns,
-        batches.flatMap(batch => batch.rejects.map(reject => this.#rejectLine(reject))),
+        puttings.flatMap(({ rejects }) => rejects.map(reject => this.#rejectLine(reject))),
       ),
     ])
     await this.#store.insert(
       'positions',
       positionColumns,
-      batches.map(batch => this.#positionLine(batch)),
+      puttings.map(putting => this.#positionLine(putting)),
     )
-    for (const { marks, partition, last } of batches) {
-      for (const mark of marks) this.#open.delete(mark.read)
+    for (const { marks: done, partition, last } of batches) {
+      for (const mark of done) this.#open.delete(mark.read)
       this.#next.set(partition, last + 1n)
     }
+    return outcomeOf(puttings)
   }
 
-  /** Judges the marks, and marks the cells stale that they are about to change, as far as they are known. */
-  async #announce(marks: readonly AcceptedMark[]) {
-    const { known, unknown, replaced } = await this.#judge(marks)
-    const cells = new Cells()
-    addCells(cells, known)
-    // A replaced read's readings may be of other subjects and lie in other cells: those change too.
-    for (const { source, start_s, subjects } of replaced) cells.add(source, start_s * 1000, subjects)
-    await touchCells(this.#store, cells, newToken())
-    return { cells, known, unknown }
+  // -- readings
+
+  /** Which reads of these batches have rows in the ledger already, or come in several of them. */
+  async #readsWithRows(batches: readonly AcceptedBatch[]): Promise<ReadonlySet<string>> {
+    const parts = new Map<string, ReadPart>()
+    const found = new Set<string>()
+    for (const { reads } of batches)
+      for (const [name, part] of reads) {
+        if (parts.has(name)) found.add(name)
+        parts.set(name, part)
+      }
+    const names = new Map(Array.from(parts, ([name, part]) => [keyOf(keyFrom(part)), name]))
+    for (const some of chunksOf(Array.from(parts.values(), keyFrom))) {
+      const rows = await this.#store.rows<NamedRow>(
+        `select distinct source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms
+         from events where ${namedReads}`,
+        readParams(some),
+      )
+      for (const row of rows) {
+        const name = names.get(keyOf(keyFromRow(row)))
+        if (name !== undefined) found.add(name)
+      }
+    }
+    return found
   }
 
-  #positionLine(batch: AcceptedBatch): string {
+  /**
+   * Finds rows of these reads that the ledger has from another message. The first message of an identity and readat
+   * counts: what says the same later is a duplicate, what says something else a conflict, and so is a reading that
+   * comes after a mark which was complete without it.
+   */
+  async #dropKnownRows(puttings: readonly Putting[], names: ReadonlySet<string>): Promise<void> {
+    if (names.size === 0) return
+    const parts = new Map<string, ReadPart>()
+    for (const { batch } of puttings)
+      for (const [name, part] of batch.reads) if (names.has(name)) parts.set(name, part)
+    const keys = Array.from(parts.values(), keyFrom)
+    const held = await this.#heldRows(keys)
+    const marks = await this.#knownReads(Array.from(parts.values()))
+    for (const putting of puttings)
+      for (const [name, part] of putting.batch.reads) {
+        if (!names.has(name)) continue
+        const rows = held.get(keyOf(keyFrom(part))) ?? new Map<string, HeldRow>()
+        held.set(keyOf(keyFrom(part)), rows)
+        const mark = marks.get(part)?.find(read => read.readatMs === part.readatMs)
+        for (const line of linesOf(putting.batch.rows, part.spans))
+          this.#dropIfKnown(putting, line, rows, mark)
+      }
+  }
+
+  #dropIfKnown(
+    putting: Putting,
+    line: RowLine,
+    rows: Map<string, HeldRow>,
+    mark: KnownRead | undefined,
+  ): void {
+    const mine = heldRow(line.values)
+    const first = rows.get(mine.identity)
+    const drop = (fate: PassedMessage['fate']) => {
+      putting.dropped.push(line.from, line.to)
+      putting.droppedRows += 1
+      const { source, id } = nameOf(line.values)
+      const value = fate === 'conflict' ? line.text : ''
+      putting.passed.push({ partition: mine.partition, offset: mine.offset, fate, source, id, value })
+    }
+    const fateAgainst = (other: HeldRow) => (other.content === mine.content ? 'duplicate' : 'conflict')
+    if (first === undefined) {
+      const isStranger = mark?.isHeld === true && !isAt(mark, mine) && isBehind(mine, mark)
+      if (isStranger) {
+        drop('conflict')
+        return
+      }
+    } else if (isAt(first, mine)) return
+    else if (first.log !== mine.log || first.partition !== mine.partition || first.offset < mine.offset) {
+      drop(fateAgainst(first))
+      return
+    } else {
+      // The same partition was read on from a later offset before: that row gives way to this one.
+      const { source, id } = nameOf(line.values)
+      putting.passed.push({
+        partition: first.partition,
+        offset: first.offset,
+        fate: fateAgainst(first),
+        source,
+        id,
+        value: '',
+      })
+    }
+    rows.set(mine.identity, mine)
+  }
+
+  /** The rows that the ledger has of these reads, by read and identity. */
+  async #heldRows(keys: readonly ReadKey[]): Promise<Map<string, Map<string, HeldRow>>> {
+    const held = new Map<string, Map<string, HeldRow>>()
+    for (const some of chunksOf(keys)) {
+      const rows = await this.#store.rows<
+        NamedRow & { identity: string; content: string; log: string; partition: number; offset: string }
+      >(
+        `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
+           toString(identity) as identity, content, log, partition, offset
+         from events final where ${namedReads}`,
+        readParams(some),
+      )
+      for (const row of rows) {
+        const key = keyOf(keyFromRow(row))
+        const list = held.get(key) ?? new Map<string, HeldRow>()
+        held.set(key, list)
+        list.set(row.identity, {
+          identity: row.identity,
+          content: row.content,
+          log: row.log,
+          partition: Number(row.partition),
+          offset: BigInt(row.offset),
+        })
+      }
+    }
+    return held
+  }
+
+  #remember(name: string, part: ReadPart): void {
+    const open = this.#open.get(name)
+    if (!open) {
+      const [oldest] = this.#open.keys()
+      if (this.#open.size >= openReadsMax && oldest !== undefined) this.#open.delete(oldest)
+      // Not the part itself, which would keep its spans.
+      const { subjects, readings, digest, totals } = part
+      this.#open.set(name, { subjects, readings, digest, totals })
+      return
+    }
+    this.#open.set(name, {
+      subjects: open.subjects.union(part.subjects),
+      readings: open.readings + part.readings,
+      digest: BigInt.asUintN(64, open.digest + part.digest),
+      totals: added(open.totals, part.totals),
+    })
+  }
+
+  // -- marks
+
+  /** The marks there are of the hours of these windows, in their scopes. */
+  async #knownReads(windows: readonly ScopeWindow[]): Promise<KnownReads> {
+    const known = new KnownReads()
+    const byHour = new Map<number, ScopeWindow[]>()
+    for (const one of windows) {
+      const hour = hourOf(one.window)
+      const list = byHour.get(hour)
+      if (list) list.push(one)
+      else byHour.set(hour, [one])
+    }
+    for (const hours of chunksOf(Array.from(byHour.keys()))) {
+      const asked = hours.flatMap(hour => byHour.get(hour) ?? [])
+      for (const scopes of chunksOf(Array.from(new Set(asked.map(one => one.scope))))) {
+        const rows = await this.#store.rows<StoredRead>(
+          `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
+             toUnixTimestamp64Milli(readat) as readat_ms, toUnixTimestamp64Milli(content_readat) as content_ms, outcome,
+             held, suspect, estimated, events, digest, subjects, totals, content, log, partition, offset, counts_from,
+             version
+           from reads final
+           where toStartOfHour(start) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))
+             and start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})
+             and source in ({sources:Array(String)}) and scope in ({scopes:Array(String)})`,
+          {
+            hours: hours.map(hour => hour / 1000),
+            from: Math.min(...hours) / 1000,
+            to: (Math.max(...hours) + hourMs) / 1000,
+            sources: Array.from(new Set(asked.map(one => one.source))),
+            scopes,
+          },
+        )
+        for (const row of rows) known.add(fromStored(row))
+      }
+    }
+    return known
+  }
+
+  /** For each mark what its readings are, where all are there; what memory cannot tell the events themselves do. */
+  async #groundsOf(
+    marks: readonly AcceptedMark[],
+    known: KnownReads,
+  ): Promise<ReadonlyMap<AcceptedMark, Grounds>> {
+    const grounds = new Map<AcceptedMark, Grounds>()
+    const unknown: AcceptedMark[] = []
+    for (const mark of marks) {
+      if (mark.event.data.outcome === 'failed') continue
+      const found = this.#remembered(mark, known)
+      if (found) grounds.set(mark, found)
+      else unknown.push(mark)
+    }
+    for (const some of chunksOf(unknown)) {
+      const rows = await this.#store.rows<{
+        key: number
+        readings: string
+        digest: string
+        subjects: readonly string[]
+        totals: readonly (readonly [string, string])[]
+      }>(
+        `select key, count() as readings, sum(content) as digest, groupUniqArray(subject) as subjects,
+           arrayZip((sumMap(arrayMap(name -> toString(name), mapKeys(measures)),
+             arrayMap(value -> toDecimal256(value, 12), mapValues(measures))) as sums).1, sums.2) as totals
+         from events final
+         join (select r.1 as r_source, r.2 as r_scope, r.3 as r_start, r.4 as r_readat, r.5 as key
+               from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
+                 {starts:Array(UInt32)}, {readats:Array(Int64)}, {keys:Array(UInt32)})) as r)) as wanted
+           on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
+             and r_readat = toUnixTimestamp64Milli(readat)
+         where toStartOfHour(start) in (select toStartOfHour(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+         group by key`,
+        {
+          keys: some.map((_, index) => index),
+          ...readParams(
+            some.map(mark => ({
+              ...windowOf(mark),
+              startMs: mark.window.startMs,
+              readatMs: contentOf(mark),
+            })),
+          ),
+        },
+      )
+      const found = new Map(rows.map(row => [row.key, row]))
+      some.forEach((mark, index) => {
+        const { events, digest } = mark.event.data
+        const row = found.get(index)
+        const isWhole =
+          BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
+        if (isWhole)
+          grounds.set(mark, {
+            subjects: row?.subjects ?? [],
+            totals: new Map(row?.totals.map(([name, value]) => [name, scaled(value)])),
+          })
+      })
+    }
+    return grounds
+  }
+
+  /** From memory and `reads`; undefined where only the events can tell. */
+  #remembered(mark: AcceptedMark, known: KnownReads): Grounds | undefined {
+    const { data } = mark.event
+    const digest = BigInt(`0x${data.digest}`)
+    const others = known.of(windowOf(mark))
+    const same = others.find(read => read.readatMs === mark.readatMs)
+    // The same message again, after a crash: it was judged when its readings were in.
+    if (same?.isHeld === true && isAt(same, { log: this.#log, ...mark })) return same
+    if (data.repeats !== undefined) {
+      const repeated = others.find(read => read.readatMs === contentOf(mark))
+      const agrees =
+        repeated?.isHeld === true && repeated.digest === digest && repeated.events === data.events
+      return agrees ? repeated : undefined
+    }
+    const open = this.#open.get(mark.read)
+    const isWhole =
+      same === undefined && (open?.readings ?? 0) === data.events && (open?.digest ?? 0n) === digest
+    return isWhole ? (open ?? { subjects: [], totals: new Map() }) : undefined
+  }
+
+  /** Marks and decisions one after the other as the log has them, each against what was before it. */
+  #judge(
+    puttings: readonly Putting[],
+    given: {
+      readonly known: KnownReads
+      readonly grounds: ReadonlyMap<AcceptedMark, Grounds>
+      readonly before: ReadonlyMap<string, KnownDecision>
+    },
+  ): Judged {
+    const judged: Judged = { verdicts: [], confirmed: [], decisions: [], cells: new Cells() }
+    const seen = new Map(given.before)
+    for (const putting of puttings) {
+      const { marks, decisions } = putting.batch
+      const inOrder = [...marks, ...decisions].sort((a, b) => (a.offset < b.offset ? -1 : 1))
+      for (const one of inOrder)
+        if ('read' in one) this.#judgeMark(putting, one, given, judged)
+        else this.#judgeDecision(putting, one, { known: given.known, seen }, judged)
+    }
+    return judged
+  }
+
+  #judgeMark(
+    putting: Putting,
+    mark: AcceptedMark,
+    { known, grounds }: { known: KnownReads; grounds: ReadonlyMap<AcceptedMark, Grounds> },
+    judged: Judged,
+  ): void {
+    const { event, window, readatMs, partition, offset, content } = mark
+    const { data } = event
+    const crossed = overlapped(window, known.ofHour(windowOf(mark)))
+    if (crossed) {
+      const message = `${event.source} ${event.scope}: ${showWindow(window)} overlaps ${showWindow(crossed.window)}, which was read`
+      putting.rejects.push(rejected(partition, mark.message, new Fault('GRID_OVERLAP', message)))
+      putting.droppedMarks += 1
+      return
+    }
+    const others = known.of(windowOf(mark))
+    const same = others.find(read => read.readatMs === readatMs)
+    const isReplay = same !== undefined && isAt(same, { log: this.#log, partition, offset })
+    if (same && !isReplay) {
+      const isConflict = same.content !== 0n && same.content !== content
+      const value = isConflict ? JSON.stringify(data) : ''
+      const fate = isConflict ? 'conflict' : 'duplicate'
+      putting.passed.push({ partition, offset, fate, source: event.source, id: event.id, value })
+      putting.droppedMarks += 1
+      // A mark that comes again with readings that were lost heals its read.
+      if (isConflict || same.isHeld) return
+    }
+    const found = grounds.get(mark)
+    const contentMs = contentOf(mark)
+    const before = currentOf(others)
+    const read: KnownRead = {
+      source: event.source,
+      scope: event.scope,
+      window,
+      readatMs,
+      contentMs,
+      isComplete: data.outcome === 'complete',
+      isHeld: found !== undefined,
+      isSuspect: false,
+      isEstimated: data.estimated,
+      events: data.events,
+      digest: BigInt(`0x${data.digest}`),
+      subjects: found ? Array.from(found.subjects) : [],
+      totals: found?.totals ?? new Map(),
+      content,
+      // The first message of a readat has its place, whatever healed it later.
+      log: same?.log ?? this.#log,
+      partition: same?.partition ?? partition,
+      offset: same?.offset ?? offset,
+      countsFrom: offset,
+      version: (same?.version ?? 0n) + 1n,
+    }
+    if (isReplay && same.isHeld) {
+      // It was judged by what was there before it; by now there may be more.
+      read.isSuspect = same.isSuspect
+      read.countsFrom = same.countsFrom
+    } else if (
+      isSuspect(
+        read,
+        others.filter(other => other !== same),
+        this.#rule,
+      )
+    ) {
+      read.isSuspect = true
+      read.countsFrom = never
+    }
+    // Where the repeated content counts already, nothing changes but the time of its confirmation. A mark that was
+    // here before may have died between its row and the touch behind it: then all that it changed is touched again.
+    const changes =
+      read.isComplete &&
+      read.isHeld &&
+      !read.isSuspect &&
+      (same !== undefined || before?.contentMs !== contentMs)
+    if (changes) {
+      judged.cells.add(read.source, window.startMs, read.subjects)
+      // A replaced read's readings may be of other subjects and lie in other cells: those change too.
+      for (const other of same ? others : before ? [before] : [])
+        if (other.isHeld && other.isComplete && other.contentMs !== contentMs)
+          judged.cells.add(other.source, window.startMs, other.subjects)
+    }
+    known.add(read, same)
+    judged.verdicts.push({ mark, read })
+  }
+
+  // -- decisions
+
+  async #knownDecisions(decisions: readonly AcceptedDecision[]): Promise<ReadonlyMap<string, KnownDecision>> {
+    const known = new Map<string, KnownDecision>()
+    for (const some of chunksOf(decisions)) {
+      const rows = await this.#store.rows<{
+        source: string
+        id: string
+        log: string
+        partition: number
+        offset: string
+      }>(`select source, id, log, partition, offset from decisions final where id in ({ids:Array(String)})`, {
+        ids: some.map(({ event }) => event.id),
+      })
+      for (const row of rows)
+        known.set(`${row.source} ${row.id}`, {
+          log: row.log,
+          partition: Number(row.partition),
+          offset: BigInt(row.offset),
+        })
+    }
+    return known
+  }
+
+  #judgeDecision(
+    putting: Putting,
+    decision: AcceptedDecision,
+    { known, seen }: { known: KnownReads; seen: Map<string, KnownDecision> },
+    judged: Judged,
+  ): void {
+    const { event, partition, offset } = decision
+    const name = `${event.source} ${event.id}`
+    const first = seen.get(name)
+    const mine = { log: this.#log, partition, offset }
+    if (first && !isAt(first, mine)) {
+      const { source, id } = event
+      putting.passed.push({ partition, offset, fate: 'duplicate', source, id, value: '' })
+      putting.droppedDecisions += 1
+      return
+    }
+    seen.set(name, mine)
+    judged.decisions.push(decision)
+    if (event.data.action !== 'confirm' || event.data.readat === undefined) return
+    const readatMs = Date.parse(event.data.readat)
+    const others = known.of(windowOf(decision))
+    const read = others.find(other => other.readatMs === readatMs)
+    if (!read || !(read.isSuspect || read.countsFrom === offset)) return
+    const before = currentOf(others.filter(other => other !== read))
+    for (const other of before ? [read, before] : [read])
+      judged.cells.add(other.source, other.window.startMs, other.subjects)
+    read.isSuspect = false
+    read.countsFrom = offset
+    read.version += 1n
+    if (!judged.verdicts.some(verdict => verdict.read === read)) judged.confirmed.push(read)
+  }
+
+  /** Rows of reads that were suspect, written again as confirmed. */
+  async #confirm(reads: readonly KnownRead[]): Promise<void> {
+    for (const some of chunksOf(reads))
+      await this.#store.run(
+        `insert into reads select * replace (false as suspect, version + 1 as version,
+           {offsets:Array(UInt64)}[indexOf({readats:Array(Int64)}, toUnixTimestamp64Milli(readat))] as counts_from)
+         from reads final where ${namedReads}`,
+        {
+          ...readParams(some.map(read => ({ ...read, startMs: read.window.startMs }))),
+          offsets: some.map(read => read.countsFrom.toString()),
+        },
+      )
+  }
+
+  // -- rows
+
+  #positionLine({ batch, passed, rejects, droppedRows, droppedMarks, droppedDecisions }: Putting): string {
     // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
     // being less than the span.
     const next = this.#next.get(batch.partition)
@@ -199,11 +706,12 @@ export class Ledger {
       first.toString(),
       batch.last.toString(),
       batch.messages,
-      batch.readings,
-      batch.marks.length,
-      batch.duplicates,
-      0,
-      batch.rejects.length,
+      batch.readings - droppedRows,
+      batch.marks.length - droppedMarks,
+      passed.filter(({ fate }) => fate === 'duplicate').length,
+      passed.filter(({ fate }) => fate === 'conflict').length,
+      rejects.length,
+      batch.decisions.length - droppedDecisions,
     ])
   }
 
@@ -220,221 +728,326 @@ export class Ledger {
     ])
   }
 
-  /** Sorts the marks into those that memory and `reads` can judge and those only the events can. */
-  async #judge(
-    marks: readonly AcceptedMark[],
-  ): Promise<{ known: Verdict[]; unknown: Verdict[]; replaced: Replaced[] }> {
-    const known: Verdict[] = []
-    const unknown: Verdict[] = []
-    const replaced: Replaced[] = []
-    if (marks.length === 0) return { known, unknown, replaced }
-    const stored = await this.#storedReads(marks)
-    for (const mark of marks) {
-      const { data } = mark.event
-      const readatMs = Date.parse(mark.event.readat)
-      const contentMs = data.repeats === undefined ? readatMs : Date.parse(data.repeats)
-      const others = stored.get(windowKey(mark.event.source, mark.event.scope, mark.window.startMs)) ?? []
-      const before = currentOf(others)
-      const same = others.find(isAt(readatMs))
-      const version = same ? BigInt(same.version) + 1n : 1n
-      // Where the repeated content counts already, nothing changes but the time of its confirmation. A mark that was
-      // here before may have died between its row and the touch behind it: then all that it changed is touched again.
-      const isOther = (read: StoredRead) => isCurrentable(read) && Number(read.content_ms) !== contentMs
-      const changes =
-        data.outcome === 'complete' && (same !== undefined || Number(before?.content_ms) !== contentMs)
-      if (changes) replaced.push(...(same ? others : before ? [before] : []).filter(isOther))
-      const verdict: Verdict = { mark, contentMs, version, changes, held: false, subjects: [] }
-      const grounds =
-        data.outcome === 'failed' ? 'none' : this.#grounds(mark, same, others.find(isAt(contentMs)))
-      if (grounds === undefined) unknown.push(verdict)
-      else known.push(grounds === 'none' ? verdict : { ...verdict, held: true, subjects: grounds })
-      // A later mark of the same window in this batch must see this one.
-      others.push({
-        source: mark.event.source,
-        scope: mark.event.scope,
-        start_s: mark.window.startMs / 1000,
-        readat_ms: String(readatMs),
-        content_ms: String(contentMs),
-        outcome: data.outcome,
-        held: Array.isArray(grounds),
-        subjects: Array.isArray(grounds) ? grounds : [],
-        estimated: data.estimated,
-        events: data.events,
-        digest: BigInt(`0x${data.digest}`).toString(),
-        log: this.#log,
-        partition: mark.partition,
-        offset: mark.offset.toString(),
-        version: version.toString(),
-      })
-      stored.set(windowKey(mark.event.source, mark.event.scope, mark.window.startMs), others)
-    }
-    return { known, unknown, replaced }
+  #passedLine({ partition, offset, fate, source, id, value }: PassedMessage): string {
+    const identity = idHash(source, id).toString()
+    return JSON.stringify([this.#log, partition, offset.toString(), fate, source, id, identity, value])
   }
 
-  /**
-   * The subjects of a mark's readings where memory and `reads` show that the ledger holds them whole; undefined where
-   * only the events can tell.
-   */
-  #grounds(
-    mark: AcceptedMark,
-    same: StoredRead | undefined,
-    repeated: StoredRead | undefined,
-  ): readonly string[] | undefined {
-    const { data } = mark.event
-    const digest = BigInt(`0x${data.digest}`)
-    // The same message again, after a crash: it was judged when its readings were in.
-    if (same?.held === true && isOf(same, mark, this.#log)) return same.subjects
-    if (data.repeats !== undefined) {
-      const agrees =
-        repeated?.held === true && BigInt(repeated.digest) === digest && repeated.events === data.events
-      return agrees ? repeated.subjects : undefined
-    }
-    const open = this.#open.get(mark.read)
-    const whole =
-      same === undefined && (open?.readings ?? 0) === data.events && (open?.digest ?? 0n) === digest
-    return whole ? Array.from(open?.subjects ?? []) : undefined
-  }
-
-  /** The marks there are of these windows: all of a start's, since naming each (scope, start) would be longer. */
-  async #storedReads(marks: readonly AcceptedMark[]): Promise<Map<string, StoredRead[]>> {
-    const stored = new Map<string, StoredRead[]>()
-    const wanted = new Set(
-      marks.map(mark => windowKey(mark.event.source, mark.event.scope, mark.window.startMs)),
-    )
-    const sources = Array.from(new Set(marks.map(mark => mark.event.source)))
-    const starts = Array.from(new Set(marks.map(mark => mark.window.startMs / 1000)))
-    for (const some of chunksOf(starts)) {
-      const rows = await this.#store.rows<StoredRead>(
-        `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
-           toUnixTimestamp64Milli(content_readat) as content_ms, outcome, held, estimated, events, digest, subjects, log,
-           partition, offset, version
-         from reads final
-         where source in ({sources:Array(String)}) and toUnixTimestamp(start) in ({starts:Array(UInt32)})
-           and start >= fromUnixTimestamp({from:UInt32}) and start <= fromUnixTimestamp({to:UInt32})`,
-        { sources, starts: some, from: Math.min(...some), to: Math.max(...some) },
-      )
-      for (const row of rows) {
-        const key = windowKey(row.source, row.scope, Number(row.start_s) * 1000)
-        if (!wanted.has(key)) continue
-        const list = stored.get(key)
-        if (list) list.push(row)
-        else stored.set(key, [row])
-      }
-    }
-    return stored
-  }
-
-  /** Sets `held` where the ledger has exactly what the mark says: as many readings, of that content. */
-  async #verify(verdicts: readonly Verdict[]): Promise<void> {
-    for (const some of chunksOf(verdicts)) {
-      const rows = await this.#store.rows<{
-        key: number
-        readings: string
-        digest: string
-        subjects: readonly string[]
-      }>(
-        `select key, count() as readings, sum(content) as digest, groupUniqArray(subject) as subjects
-         from events final
-         join (select r.1 as r_source, r.2 as r_scope, r.3 as r_start, r.4 as r_readat, r.5 as key
-               from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
-                 {starts:Array(UInt32)}, {readats:Array(Int64)}, {keys:Array(UInt32)})) as r)) as wanted
-           on r_source = toString(source) and r_scope = scope and r_start = toUnixTimestamp(start)
-             and r_readat = toUnixTimestamp64Milli(readat)
-         where toStartOfHour(start) in (select toStartOfHour(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
-         group by key`,
-        { keys: some.map((_, index) => index), ...readParams(some.map(readOf)) },
-      )
-      const found = new Map(rows.map(row => [row.key, row]))
-      some.forEach((verdict, index) => {
-        const { events, digest } = verdict.mark.event.data
-        const row = found.get(index)
-        verdict.held =
-          BigInt(row?.readings ?? 0) === BigInt(events) && BigInt(row?.digest ?? 0) === BigInt(`0x${digest}`)
-        if (verdict.held) verdict.subjects = row?.subjects ?? []
-      })
-    }
-  }
-
-  #remember(read: string, part: ReadPart): void {
-    const open = this.#open.get(read)
-    if (!open) {
-      const [oldest] = this.#open.keys()
-      if (this.#open.size >= openReadsMax && oldest !== undefined) this.#open.delete(oldest)
-      this.#open.set(read, part)
-      return
-    }
-    this.#open.set(read, {
-      subjects: open.subjects.union(part.subjects),
-      readings: open.readings + part.readings,
-      digest: BigInt.asUintN(64, open.digest + part.digest),
-    })
-  }
-
-  #readLine(verdict: Verdict): string {
-    const { event, window, partition, offset } = verdict.mark
-    const { data } = event
+  #decisionLine({ event, window, partition, offset }: AcceptedDecision): string {
+    const { action, readat, subject, author, reason } = event.data
     return JSON.stringify([
       event.source,
       event.scope,
       window.startMs / 1000,
       window.endMs / 1000,
-      event.readat,
-      data.repeats ?? event.readat,
+      action,
+      readat ?? '1970-01-01T00:00:00.000Z',
+      subject ?? '',
+      author,
+      reason,
+      event.time,
+      event.id,
+      idHash(event.source, event.id).toString(),
+      this.#log,
+      partition,
+      offset.toString(),
+    ])
+  }
+
+  #readLine({ mark, read }: Verdict): string {
+    const { data } = mark.event
+    return JSON.stringify([
+      read.source,
+      read.scope,
+      read.window.startMs / 1000,
+      read.window.endMs / 1000,
+      mark.event.readat,
+      data.repeats ?? mark.event.readat,
       data.outcome,
-      verdict.held,
-      data.events,
-      BigInt(`0x${data.digest}`).toString(),
-      Array.from(verdict.subjects),
+      read.isHeld,
+      read.events,
+      read.digest.toString(),
+      Array.from(read.subjects),
+      Object.fromEntries(Array.from(read.totals, ([name, sum]) => [name, showScaled(sum)])),
       data.settled,
       data.estimated,
       data.bad && data.bad.length > 0 ? JSON.stringify(data.bad) : '',
       data.scopes && data.scopes.length > 0 ? JSON.stringify(data.scopes) : '',
       data.fault?.code ?? '',
       data.fault?.message ?? '',
-      this.#log,
-      partition,
-      offset.toString(),
-      verdict.version.toString(),
+      read.log,
+      read.partition,
+      read.offset.toString(),
+      read.isSuspect,
+      read.countsFrom.toString(),
+      read.content.toString(),
+      idHash(read.source, mark.event.id).toString(),
+      read.version.toString(),
     ])
   }
 }
 
-function readOf(verdict: Verdict): ReadKey {
-  const { event, window } = verdict.mark
-  return { source: event.source, scope: event.scope, startMs: window.startMs, readatMs: verdict.contentMs }
+// -- readings of a batch
+
+type ReadGist = Pick<ReadPart, 'subjects' | 'readings' | 'digest' | 'totals'>
+
+interface HeldRow {
+  readonly identity: string
+  readonly content: string
+  readonly log: string
+  readonly partition: number
+  readonly offset: bigint
 }
 
-/** The newest complete read that is held whole; one with estimates only where there is none without. */
-function currentOf(reads: readonly StoredRead[]): StoredRead | undefined {
-  let current: StoredRead | undefined
-  for (const read of reads) {
-    if (!isCurrentable(read)) continue
-    const newer = current === undefined || Number(read.readat_ms) > Number(current.readat_ms)
-    const better = current?.estimated === true && !read.estimated
-    const worse = current?.estimated === false && read.estimated
-    if (better || (newer && !worse)) current = read
+interface RowLine {
+  readonly from: number
+  readonly to: number
+  readonly text: string
+  readonly values: RowValues
+}
+
+function newPutting(batch: AcceptedBatch): Putting {
+  return {
+    batch,
+    passed: [...batch.passed],
+    rejects: [...batch.rejects],
+    dropped: [],
+    droppedRows: 0,
+    droppedMarks: 0,
+    droppedDecisions: 0,
   }
-  return current
 }
 
-function isCurrentable(read: StoredRead): boolean {
-  return read.held && read.outcome === 'complete'
+function* linesOf(rows: Buffer, spans: readonly number[]): Generator<RowLine> {
+  for (let at = 0; at < spans.length; at += 2)
+    for (let from = spans[at] ?? 0; from < (spans[at + 1] ?? 0); ) {
+      const end = rows.indexOf(10, from)
+      const text = rows.toString('utf8', from, end)
+      yield { from, to: end + 1, text, values: JSON.parse(text) }
+      from = end + 1
+    }
 }
 
-function isOf(read: StoredRead, mark: AcceptedMark, log: string): boolean {
-  return read.log === log && read.partition === mark.partition && read.offset === mark.offset.toString()
+const [identityAt, contentAt, logAt, partitionAt, offsetAt, sourceAt, readatAt] = (
+  ['identity', 'content', 'log', 'partition', 'offset', 'source', 'readat'] as const
+).map(name => eventColumns.indexOf(name)) as [number, number, number, number, number, number, number]
+
+function heldRow(values: RowValues): HeldRow {
+  return {
+    identity: String(values[identityAt]),
+    content: String(values[contentAt]),
+    log: String(values[logAt]),
+    partition: Number(values[partitionAt]),
+    offset: BigInt(values[offsetAt] as string),
+  }
 }
 
-function isAt(readatMs: number): (read: StoredRead) => boolean {
-  return read => Number(read.readat_ms) === readatMs
+/** Source and id of the event that a row was made from. */
+function nameOf(values: RowValues): { source: string; id: string } {
+  const identity = BigInt(values[identityAt] as string)
+    .toString(16)
+    .padStart(32, '0')
+  return { source: String(values[sourceAt]), id: `${identity}@${String(values[readatAt])}` }
 }
 
-/** Adds the cells that change where these marks are held. */
-function addCells(cells: Cells, verdicts: readonly Verdict[]): void {
-  for (const { mark, held, changes, subjects } of verdicts)
-    if (held && changes) cells.add(mark.event.source, mark.window.startMs, subjects)
+/** The rows of a batch without those that were dropped. */
+function keptRows({ batch, dropped }: Putting): readonly Buffer[] {
+  if (dropped.length === 0) return [batch.rows]
+  const kept: Buffer[] = []
+  let from = 0
+  const spans = Array.from({ length: dropped.length / 2 }, (_, at) => [
+    dropped[2 * at] ?? 0,
+    dropped[2 * at + 1] ?? 0,
+  ])
+  for (const [start, end] of spans.sort(([a = 0], [b = 0]) => a - b) as [number, number][]) {
+    if (start > from) kept.push(batch.rows.subarray(from, start))
+    from = end
+  }
+  kept.push(batch.rows.subarray(from))
+  return kept
 }
 
-function windowKey(source: string, scope: string, startMs: number): string {
-  return `${source} ${scope} ${showInstant(startMs)}`
+/** The reads of which a row was dropped: what memory would say of them is not what the ledger has. */
+function readsOf(batch: AcceptedBatch, dropped: readonly number[]): string[] {
+  const names: string[] = []
+  for (const [name, { spans }] of batch.reads)
+    for (let at = 0; at < dropped.length; at += 2) {
+      const from = dropped[at] ?? 0
+      if (spans.some((start, index) => index % 2 === 0 && start <= from && from < (spans[index + 1] ?? 0))) {
+        names.push(name)
+        break
+      }
+    }
+  return names
+}
+
+function outcomeOf(puttings: readonly Putting[]): PutOutcome {
+  const sum = (of: (putting: Putting) => number) => puttings.reduce((total, one) => total + of(one), 0)
+  const passed = puttings.flatMap(putting => putting.passed)
+  return {
+    readings: sum(({ batch, droppedRows }) => batch.readings - droppedRows),
+    marks: sum(({ batch, droppedMarks }) => batch.marks.length - droppedMarks),
+    decisions: sum(({ batch, droppedDecisions }) => batch.decisions.length - droppedDecisions),
+    duplicates: passed.filter(({ fate }) => fate === 'duplicate').length,
+    conflicts: passed.filter(({ fate }) => fate === 'conflict').length,
+    rejects: puttings.flatMap(({ rejects }) => rejects),
+  }
+}
+
+function added(a: Totals, b: Totals): Totals {
+  const sum = new Map(a)
+  for (const [name, value] of b) sum.set(name, (sum.get(name) ?? 0n) + value)
+  return sum
+}
+
+// -- reads of the ledger
+
+interface Judged {
+  readonly verdicts: Verdict[]
+  readonly confirmed: KnownRead[]
+  readonly decisions: AcceptedDecision[]
+  readonly cells: Cells
+}
+
+interface Place {
+  readonly log: string
+  readonly partition: number
+  readonly offset: bigint
+}
+
+type KnownDecision = Place
+
+interface ScopeWindow {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+}
+
+/** The mark of a read as `reads` has it. */
+interface StoredRead extends NamedRow {
+  readonly end_s: number
+  readonly content_ms: string
+  readonly outcome: string
+  readonly held: boolean
+  readonly suspect: boolean
+  readonly estimated: boolean
+  readonly events: number
+  readonly digest: string
+  readonly subjects: readonly string[]
+  readonly totals: Readonly<Record<string, string>>
+  readonly content: string
+  readonly log: string
+  readonly partition: number
+  readonly offset: string
+  readonly counts_from: string
+  readonly version: string
+}
+
+interface NamedRow {
+  readonly source: string
+  readonly scope: string
+  readonly start_s: number
+  readonly readat_ms: string
+}
+
+/** Reads by scope and hour: those of a window, and those whose windows may cross it. */
+class KnownReads {
+  readonly #byHour = new Map<string, KnownRead[]>()
+
+  add(read: KnownRead, instead?: KnownRead): void {
+    const key = hourKey(read)
+    const list = (this.#byHour.get(key) ?? []).filter(other => other !== instead)
+    list.push(read)
+    this.#byHour.set(key, list)
+  }
+
+  ofHour(window: ScopeWindow): readonly KnownRead[] {
+    return this.#byHour.get(hourKey(window)) ?? []
+  }
+
+  of(window: ScopeWindow): readonly KnownRead[] {
+    return this.ofHour(window).filter(read => read.window.startMs === window.window.startMs)
+  }
+
+  get(window: ScopeWindow): readonly KnownRead[] | undefined {
+    return this.of(window)
+  }
+}
+
+function hourKey({ source, scope, window }: ScopeWindow): string {
+  return JSON.stringify([source, scope, hourOf(window)])
+}
+
+function hourOf(window: Window): number {
+  return Math.floor(window.startMs / hourMs) * hourMs
+}
+
+function windowOf({ event, window }: AcceptedMark | AcceptedDecision): ScopeWindow {
+  return { source: event.source, scope: event.scope, window }
+}
+
+/** When the read was made whose readings a mark speaks of. */
+function contentOf({ event, readatMs }: AcceptedMark): number {
+  return event.data.repeats === undefined ? readatMs : Date.parse(event.data.repeats)
+}
+
+function keyFrom({ source, scope, window, readatMs }: ReadPart): ReadKey {
+  return { source, scope, startMs: window.startMs, readatMs }
+}
+
+function keyFromRow(row: NamedRow): ReadKey {
+  return {
+    source: row.source,
+    scope: row.scope,
+    startMs: Number(row.start_s) * 1000,
+    readatMs: Number(row.readat_ms),
+  }
+}
+
+function keyOf({ source, scope, startMs, readatMs }: ReadKey): string {
+  return JSON.stringify([source, scope, startMs, readatMs])
+}
+
+function isAt(one: Place, other: Place): boolean {
+  return one.log === other.log && one.partition === other.partition && one.offset === other.offset
+}
+
+/** Does it stand behind the other in the log? In another log or partition it is taken to. */
+function isBehind(one: Place, other: Place): boolean {
+  return one.log !== other.log || one.partition !== other.partition || one.offset > other.offset
+}
+
+function fromStored(row: StoredRead): KnownRead {
+  return {
+    source: row.source,
+    scope: row.scope,
+    window: { startMs: Number(row.start_s) * 1000, endMs: Number(row.end_s) * 1000 },
+    readatMs: Number(row.readat_ms),
+    contentMs: Number(row.content_ms),
+    isComplete: row.outcome === 'complete',
+    isHeld: row.held,
+    isSuspect: row.suspect,
+    isEstimated: row.estimated,
+    events: row.events,
+    digest: BigInt(row.digest),
+    subjects: row.subjects,
+    totals: new Map(Object.entries(row.totals).map(([name, value]) => [name, scaled(value)])),
+    content: BigInt(row.content),
+    log: row.log,
+    partition: Number(row.partition),
+    offset: BigInt(row.offset),
+    countsFrom: BigInt(row.counts_from),
+    version: BigInt(row.version),
+  }
+}
+
+/** A decimal in units of 10⁻¹²: quantities are never negative. */
+function scaled(value: string): bigint {
+  const [whole = '0', parts = ''] = value.split('.')
+  return BigInt(whole + parts.padEnd(decimalPlacesMax, '0'))
+}
+
+function showScaled(value: bigint): string {
+  const digits = value.toString().padStart(decimalPlacesMax + 1, '0')
+  return `${digits.slice(0, -decimalPlacesMax)}.${digits.slice(-decimalPlacesMax)}`
 }

@@ -7,6 +7,7 @@ import { rest } from '../runtime/rest.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { Meter } from '../schemas/meters.ts'
 import { type AcceptedBatch, Accepting } from './accept.ts'
+import type { SuspectRule } from './judge.ts'
 import { Ledger } from './ledger.ts'
 import { newToken, recompute, registerMeters } from './rollups.ts'
 import type { Store } from './store.ts'
@@ -39,6 +40,8 @@ export interface ProcessorOptions {
   readonly log: EventLog
   readonly rejects?: RejectLog
   readonly meters: readonly Meter[]
+  /** When a complete read has to wait; null where none ever has. */
+  readonly suspect?: SuspectRule | null
   readonly signal: AbortSignal
   /** One line for the operator. */
   readonly say: (line: string) => void
@@ -82,7 +85,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   await registerMeters(store, meters, newToken)
   const stop = new AbortController()
   const running = AbortSignal.any([signal, stop.signal])
-  const ledger = new Ledger(store, log.id)
+  const ledger = new Ledger(store, log.id, options.suspect)
   const positions = new Map<number, bigint>()
   let taken = 0n
   let takenMs = Number.NEGATIVE_INFINITY
@@ -109,23 +112,25 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   async function take(batches: readonly Taken[]): Promise<void> {
     const timer = putSeconds.startTimer()
     const accepted = batches.map(batch => batch.accepted)
-    const rejects = accepted.flatMap(batch => batch.rejects)
-    const held = await insisting('ledger', async () => {
-      await ledger.put(accepted)
-      if (rejects.length > 0) await options.rejects?.put(rejects)
-      return true
+    const put = await insisting('ledger', async () => {
+      const outcome = await ledger.put(accepted)
+      if (outcome.rejects.length > 0) await options.rejects?.put(outcome.rejects)
+      return outcome
     })
     takenMs = performance.now()
-    if (!held) return
+    if (!put) return
     timer()
     for (const { batch } of batches) await log.commit(batch)
-    for (const { partition, last, messages, readings, marks, duplicates } of accepted) {
+    for (const { partition, last, messages } of accepted) {
       positions.set(partition, last + 1n)
       taken += BigInt(messages)
-      messagesTotal.inc({ outcome: 'reading' }, readings)
-      messagesTotal.inc({ outcome: 'mark' }, marks.length)
-      messagesTotal.inc({ outcome: 'duplicate' }, duplicates)
     }
+    const { rejects } = put
+    messagesTotal.inc({ outcome: 'reading' }, put.readings)
+    messagesTotal.inc({ outcome: 'mark' }, put.marks)
+    messagesTotal.inc({ outcome: 'decision' }, put.decisions)
+    messagesTotal.inc({ outcome: 'duplicate' }, put.duplicates)
+    messagesTotal.inc({ outcome: 'conflict' }, put.conflicts)
     messagesTotal.inc({ outcome: 'rejected' }, rejects.length)
     for (const reject of rejects.slice(0, 5))
       options.say(

@@ -25,12 +25,32 @@ export function readParams(reads: readonly ReadKey[]): Record<string, unknown> {
   }
 }
 
+/** A condition on `events` or `reads`: the rows of the reads that `readParams` names. */
+export const namedReads = `toStartOfHour(start) in (select toStartOfHour(fromUnixTimestamp(arrayJoin({starts:Array(UInt32)}))))
+  and (toString(source), scope, toUnixTimestamp(start), toUnixTimestamp64Milli(readat)) in (
+    select r.1, r.2, r.3, r.4 from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
+      {starts:Array(UInt32)}, {readats:Array(Int64)})) as r))`
+
+/** A place in the log: of each partition (`log/partition`) the offset behind the last message that is looked at. */
+export type Position = ReadonlyMap<string, bigint>
+
+/** The parameters of `asOfEnd`. */
+export function positionParams(asOf: Position): Record<string, unknown> {
+  return { asOfPlaces: Array.from(asOf.keys()), asOfEnds: Array.from(asOf.values(), String) }
+}
+
+/** The end of a row's partition as of the position, 0 where the position does not name it: nothing of it was there. */
+export const asOfEnd =
+  "{asOfEnds:Array(UInt64)}[indexOf({asOfPlaces:Array(String)}, concat(log, '/', toString(partition)))]"
+
 /**
- * The reads that count: of each source, scope and window the newest complete one that the ledger holds whole; one
- * with estimates only where there is none without. Nothing else of that window counts.
+ * The reads that count: of each source, scope and window the newest complete one that the ledger holds whole and that is
+ * believed; one with estimates only where there is none without. Nothing else of that window counts.
  * @param range a condition on `start`, so that only the reads of the span are looked at.
+ * @param asOf `position`: as the ledger stood there, with the parameters of `positionParams`.
  */
-export function currentReads(range: string): string {
+export function currentReads(range: string, asOf: 'now' | 'position' = 'now'): string {
+  const believed = asOf === 'now' ? 'not suspect' : `counts_from < ${asOfEnd}`
   return `select source, scope, start, argMax(content_readat, (not estimated, readat)) from reads final
-    where held and outcome = 'complete' and ${range} group by source, scope, start`
+    where held and outcome = 'complete' and ${believed} and ${range} group by source, scope, start`
 }

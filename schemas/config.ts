@@ -147,6 +147,29 @@ const StoreConfig = Type.Object(
   { ...strict, default: {}, description: 'Where the ledger is.' },
 )
 
+const Suspect = Type.Object(
+  {
+    percent: Count(
+      'A complete read that takes more than so many percent of a measure away from a window of its scope, or all of it, waits before it counts.',
+      1,
+      100,
+      10,
+    ),
+    confirmAfterMinutes: Count(
+      'A later read that agrees is believed when it was made at least so long after.',
+      1,
+      7 * 24 * 60,
+      60,
+    ),
+  },
+  {
+    ...strict,
+    default: {},
+    description:
+      'When usage that was there is gone at the next look: an outage of the provider must not lower an invoice.',
+  },
+)
+
 const Listen = Type.Object(
   {
     host: Type.String({
@@ -182,6 +205,7 @@ export const Config = Type.Object(
     outbox: Outbox,
     kafka: Type.Optional(Kafka),
     store: StoreConfig,
+    suspect: Suspect,
     catalogue: Type.Optional(
       FilePath('A YAML file with `meters`. It replaces the meters that come with Meterline.'),
     ),

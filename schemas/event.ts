@@ -175,6 +175,38 @@ export const MarkEvent = Type.Object(
 )
 export type MarkEvent = Static<typeof MarkEvent>
 
+export const decisionType = 'io.meterline.decision.v1'
+
+/** What a person decided of a span of a scope; recorded with name and reason, in the order of the scope's reads. */
+export const DecisionEvent = Type.Object(
+  {
+    specversion: own.specversion,
+    id: text('Any text that is used once.', 128),
+    source: own.source,
+    type: Type.Literal(decisionType, { description: 'A decision.' }),
+    time: utc('When it was made.'),
+    scope: own.scope,
+    partitionkey: own.partitionkey,
+    datacontenttype: own.datacontenttype,
+    data: Type.Object(
+      {
+        action: Type.Union([Type.Literal('confirm'), Type.Literal('waive'), Type.Literal('end')], {
+          description:
+            'confirm: a suspect read counts as it is. waive: invoices may close over the gap. end: nothing is expected of the scope from the start of the window on.',
+        }),
+        window: span('The windows that it is about.'),
+        readat: Type.Optional(utc('Of the read that is confirmed.')),
+        subject: Type.Optional(text('Waived is the gap of this subject alone.', 512)),
+        author: text('Who decided.', 256),
+        reason: text('Why.', 1024),
+      },
+      { additionalProperties: false, description: 'What was decided.' },
+    ),
+  },
+  { additionalProperties: false },
+)
+export type DecisionEvent = Static<typeof DecisionEvent>
+
 /** What a source says of one resource in one window, before it is sealed into an event. */
 export interface Usage {
   /** The last word of the event type: `instance` gives `io.meterline.rafay.instance.v1`. */

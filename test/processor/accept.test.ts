@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { accept, eventColumns, messageBytesMax } from '../../processor/accept.ts'
 import type { LogMessage } from '../../runtime/log/log.ts'
+import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { hourMs } from '../../schemas/window.ts'
 import { batchOf, headers, instance, readEvents } from '../reads.ts'
 
@@ -29,7 +30,7 @@ function message(value: Buffer | null, more: Record<string, string> = headers): 
 
 test('a whole read is taken apart into its readings and its mark', () => {
   const accepted = accept(batchOf(events, 5), 'log')
-  expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, duplicates: 0, rejects: [] })
+  expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, passed: [], rejects: [] })
   expect(accepted.readings).toBe(2)
   const rows = accepted.rows.toString().split('\n')
   expect(rows.pop(), 'each row ends its line').toBe('')
@@ -37,23 +38,38 @@ test('a whole read is taken apart into its readings and its mark', () => {
   expect(rows.map(row => JSON.parse(row)[subjectAt])).toEqual(['a', 'b'])
   expect(JSON.parse(rows[0]!)).toHaveLength(eventColumns.length)
   expect(accepted.marks).toHaveLength(1)
-  expect(accepted.reads).toEqual(
-    new Map([
-      [
-        accepted.marks[0]!.read,
-        {
-          subjects: new Set(['a', 'b']),
-          readings: 2,
-          digest: BigInt(`0x${accepted.marks[0]!.event.data.digest}`),
-        },
-      ],
-    ]),
-  )
+  const [mark] = accepted.marks
+  const [name, part] = [...accepted.reads][0]!
+  expect(name).toBe(mark?.read)
+  expect(part).toMatchObject({ readings: 2, digest: BigInt(`0x${mark?.event.data.digest}`) })
+  expect(part.subjects).toEqual(new Set(['a', 'b']))
+  expect(part.spans).toEqual([0, accepted.rows.length])
 })
 
 test('the same event twice in a batch is one event and a duplicate', () => {
   const accepted = accept(batchOf([...events, ...events], 0), 'log')
-  expect(accepted).toMatchObject({ messages: 6, duplicates: 3, rejects: [] })
+  expect(accepted).toMatchObject({ messages: 6, readings: 2, rejects: [] })
+  expect(accepted.passed.map(({ offset, fate }) => [offset, fate])).toEqual([
+    [3n, 'duplicate'],
+    [4n, 'duplicate'],
+    [5n, 'duplicate'],
+  ])
+})
+
+test('another content under the same id is a conflict, which keeps what it says', () => {
+  const [first, second, mark] = structuredClone(events) as [ReadingEvent, ReadingEvent, MarkEvent]
+  const other = structuredClone(first)
+  other.data.measures.instance_seconds = '7'
+  const otherMark = structuredClone(mark)
+  otherMark.data.settled = !mark.data.settled
+  const accepted = accept(batchOf([first, second, other, mark, otherMark], 0), 'log')
+  expect(accepted).toMatchObject({ messages: 5, readings: 2, rejects: [] })
+  expect(accepted.marks).toHaveLength(1)
+  expect(accepted.passed.map(({ offset, fate, id }) => [offset, fate, id])).toEqual([
+    [2n, 'conflict', first.id],
+    [4n, 'conflict', mark.id],
+  ])
+  expect(accepted.passed[0]?.value).toContain('"instance_seconds":"7"')
 })
 
 const rejects: [string, LogMessage, string, RegExp][] = [
@@ -188,8 +204,8 @@ test('whatever comes, every message is in exactly one of readings, marks, duplic
         offset: BigInt(index),
       }))
       const accepted = accept({ partition: 0, messages }, 'log')
-      const { readings, marks, duplicates, rejects: refused } = accepted
-      expect(readings + marks.length + duplicates + refused.length).toBe(items.length)
+      const { readings, marks, decisions, passed, rejects: refused } = accepted
+      expect(readings + marks.length + decisions.length + passed.length + refused.length).toBe(items.length)
     }),
     { numRuns: 2000 },
   )

@@ -49,7 +49,7 @@ async function world(): Promise<World> {
   await registerMeters(store, defaultMeters, () => ++tokens)
   const state: World = {
     store,
-    ledger: new Ledger(store, 'log'),
+    ledger: new Ledger(store, 'log', null),
     offset: 0,
     async read(scope, hour, readatMs, usages, mark) {
       const events = readEvents({ source, scope, window: hourOf(hour), readatMs }, usages, mark)
@@ -149,7 +149,7 @@ describe('a read is a snapshot', () => {
       instance('b', 'i2', '3600'),
     ])
     await at.ledger.put([accept(batchOf(events.slice(0, 1), 0), 'log')])
-    at.ledger = new Ledger(at.store, 'log')
+    at.ledger = new Ledger(at.store, 'log', null)
     expect(await at.ledger.resumeAt(0)).toBe(1n)
     await at.ledger.put([accept(batchOf(events.slice(1), 1), 'log')])
     await expectTotals(at, { a: '1', b: '1' })
@@ -224,7 +224,7 @@ describe('every step may be repeated', () => {
     ]
     for (let times = 0; times < 3; times += 1) await at.ledger.put([accept(batchOf(events, 0), 'log')])
     await expectTotals(at, { a: '0.5' })
-    const other = new Ledger(at.store, 'log')
+    const other = new Ledger(at.store, 'log', null)
     await other.put([accept(batchOf(events, 0), 'log')])
     await other.put([accept(batchOf(events.slice(2), 2), 'log')])
     await expectTotals(at, { a: '0.5' })
@@ -239,12 +239,12 @@ describe('every step may be repeated', () => {
       ])
     await at.ledger.put([accept(batchOf(read(0), 0), 'log')])
     await at.ledger.put([accept(batchOf(read(1), 2), 'log')])
-    const fresh = new Ledger(at.store, 'log')
+    const fresh = new Ledger(at.store, 'log', null)
     expect(await fresh.resumeAt(0)).toBe(4n)
     // Another process went on at 6 without knowing of 4 and 5.
-    await new Ledger(at.store, 'log').put([accept(batchOf(read(2), 6), 'log')])
-    expect(await new Ledger(at.store, 'log').resumeAt(0)).toBe(4n)
-    expect(await new Ledger(at.store, 'other').resumeAt(0)).toBeUndefined()
+    await new Ledger(at.store, 'log', null).put([accept(batchOf(read(2), 6), 'log')])
+    expect(await new Ledger(at.store, 'log', null).resumeAt(0)).toBe(4n)
+    expect(await new Ledger(at.store, 'other', null).resumeAt(0)).toBeUndefined()
   })
 })
 
@@ -286,7 +286,7 @@ describe('a crash between any two steps', () => {
         ])
         const batch = accept(batchOf(events, world_.offset), 'log')
         const broken = failing(world_.store, at, when)
-        const died = await new Ledger(broken.store, 'log').put([batch]).then(
+        const died = await new Ledger(broken.store, 'log', null).put([batch]).then(
           () => false,
           () => true,
         )
@@ -298,7 +298,7 @@ describe('a crash between any two steps', () => {
         await world_.freshen()
         const between = await world_.total()
         expect([{ a: '1', b: '1' }, { a: '0.5' }]).toContainEqual(between)
-        await new Ledger(world_.store, 'log').put([batch])
+        await new Ledger(world_.store, 'log', null).put([batch])
         expect([at, died, await world_.total()]).toEqual([at, died, { a: '0.5' }])
         await world_.freshen()
         expect([at, died, await world_.total()]).toEqual([at, died, { a: '0.5' }])

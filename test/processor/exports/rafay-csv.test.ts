@@ -25,7 +25,7 @@ afterAll(async () => {
 
 async function openWorld() {
   const store = await Store.open({ ...rig, database: `rafay_csv_${process.pid}_${databases++}` })
-  const ledger = new Ledger(store, 'log')
+  const ledger = new Ledger(store, 'log', null)
   let offset = 0
   return {
     async read(hour: number, usages: readonly Usage[], readatMs = hour, mark: Partial<MarkData> = {}) {
