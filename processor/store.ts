@@ -4,7 +4,7 @@ import { readdir, readFile } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import { type ClickHouseClient, ClickHouseError, ClickHouseLogLevel, createClient } from '@clickhouse/client'
-import { Fault } from '../schemas/fault.ts'
+import { Fault, type FaultCode } from '../schemas/fault.ts'
 
 export interface StoreAddress {
   readonly url: string
@@ -15,20 +15,59 @@ export interface StoreAddress {
 
 export type Params = Readonly<Record<string, unknown>>
 
-/** ClickHouse refuses these for a while: everything else it refuses is for a person to mend. */
+/** ClickHouse refuses these for a while: what is in none of these lists is for a person to mend. */
 const passing = new Set([
   '159', // TIMEOUT_EXCEEDED
   '202', // TOO_MANY_SIMULTANEOUS_QUERIES
   '209', // SOCKET_TIMEOUT
   '210', // NETWORK_ERROR
   '241', // MEMORY_LIMIT_EXCEEDED
-  '242', // TABLE_IS_READ_ONLY
-  '243', // NOT_ENOUGH_SPACE
   '252', // TOO_MANY_PARTS
   '319', // UNKNOWN_STATUS_OF_INSERT
   '394', // QUERY_WAS_CANCELLED
   '439', // CANNOT_SCHEDULE_TASK
 ])
+const readOnly = new Set([
+  '164', // READONLY
+  '242', // TABLE_IS_READ_ONLY
+])
+/** NOT_ENOUGH_SPACE; that of the disk itself comes under many codes, with errno 28 or 122 in its words. */
+const full = '243'
+const fullWords = /No space left on device|Disk quota exceeded/
+const readOnlyWords = /Read-only file system/
+
+/** The data of a statement is at fault, not the statement: so fuzzing what `accept` takes has found, and their kin. */
+const contentRefusals = new Set([
+  '6', // CANNOT_PARSE_TEXT
+  '25', // CANNOT_PARSE_ESCAPE_SEQUENCE
+  '26', // CANNOT_PARSE_QUOTED_STRING
+  '27', // CANNOT_PARSE_INPUT_ASSERTION_FAILED
+  '33', // CANNOT_READ_ALL_DATA
+  '38', // CANNOT_PARSE_DATE
+  '41', // CANNOT_PARSE_DATETIME
+  '53', // TYPE_MISMATCH
+  '69', // ARGUMENT_OUT_OF_BOUND
+  '70', // CANNOT_CONVERT_TYPE
+  '72', // CANNOT_PARSE_NUMBER
+  '117', // INCORRECT_DATA
+  '128', // TOO_LARGE_ARRAY_SIZE
+  '130', // CANNOT_READ_ARRAY_FROM_TEXT
+  '131', // TOO_LARGE_STRING_SIZE
+  '321', // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
+  '349', // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
+  '407', // DECIMAL_OVERFLOW
+  '457', // BAD_QUERY_PARAMETER
+  '469', // VIOLATED_CONSTRAINT
+])
+
+/** Did ClickHouse refuse what a message brought, so that the others of its batch may still be put without it? */
+export function isContentRefusal(error: unknown): error is Fault {
+  return (
+    error instanceof Fault &&
+    error.code === 'STORE_REFUSED' &&
+    contentRefusals.has(String(error.facts.clickhouse_code))
+  )
+}
 
 /** A connection to one database. Close it. */
 export class Store implements AsyncDisposable {
@@ -72,6 +111,8 @@ export class Store implements AsyncDisposable {
           date_time_input_format: 'best_effort',
           // It costs more than it gains where inserts come beside each other.
           input_format_parallel_parsing: 0,
+          // A batch may hold readings of as many months as a backfill spans; the default takes 100.
+          max_partitions_per_insert_block: 0,
         },
       }),
     )
@@ -122,7 +163,7 @@ async function faulted<T>(answer: Promise<T>): Promise<T> {
     if (error instanceof Fault) throw error
     if (error instanceof ClickHouseError)
       throw new Fault(
-        passing.has(error.code) ? 'STORE_UNREACHABLE' : 'STORE_REFUSED',
+        refusalOf(error),
         error.message.split('\n')[0]?.slice(0, 800) ?? 'refused',
         { clickhouse_code: error.code, clickhouse_type: error.type },
         { cause: error },
@@ -130,6 +171,12 @@ async function faulted<T>(answer: Promise<T>): Promise<T> {
     const message = error instanceof Error ? error.message : String(error)
     throw new Fault('STORE_UNREACHABLE', `ClickHouse: ${message.slice(0, 300)}`, {}, { cause: error })
   }
+}
+
+function refusalOf({ code, message }: ClickHouseError): FaultCode {
+  if (code === full || fullWords.test(message)) return 'STORE_FULL'
+  if (readOnly.has(code) || readOnlyWords.test(message)) return 'STORE_READONLY'
+  return passing.has(code) ? 'STORE_UNREACHABLE' : 'STORE_REFUSED'
 }
 
 /** Applies processor/tables/NNNN-*.sql in order, each once; a statement that is there already is not an error. */

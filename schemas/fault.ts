@@ -147,6 +147,21 @@ export const faults = {
     meaning: 'ClickHouse does not answer, or is too busy to.',
     remedy: 'Nothing to do: the log keeps what is not in yet. Check the server if it lasts.',
   },
+  STORE_FULL: {
+    fate: 'retry',
+    meaning: 'The disk of ClickHouse is full.',
+    remedy: 'Free it, or give it a larger one: the log keeps what is not in yet, and it goes on by itself.',
+  },
+  STORE_READONLY: {
+    fate: 'retry',
+    meaning: 'ClickHouse takes no writes now: its table, its disk or our user is read-only.',
+    remedy: 'Lift that: the log keeps what is not in yet, and it goes on by itself.',
+  },
+  STORE_POISON: {
+    fate: 'reject',
+    meaning: 'ClickHouse refuses a message for its content, though it was fit to be accepted.',
+    remedy: 'Read the words of ClickHouse in its reject, and report them: Meterline should have refused it.',
+  },
   STORE_REFUSED: {
     fate: 'halt',
     meaning: 'ClickHouse refuses a statement.',
