@@ -112,7 +112,7 @@ export class Store implements AsyncDisposable {
           // It costs more than it gains where inserts come beside each other.
           input_format_parallel_parsing: 0,
           // A batch may hold readings of as many months as a backfill spans; the default takes 100.
-          max_partitions_per_insert_block: 0,
+          max_partitions_per_insert_block: '0',
         },
       }),
     )

@@ -22,6 +22,10 @@ export interface LogState {
   /** Messages not yet delivered, over the partitions this reader has. */
   readonly lag: bigint
   readonly partitions: readonly number[]
+  /** Those of them that are not being read now. One that stays so turns readiness red. */
+  readonly paused?: readonly number[]
+  /** What keeps it from reading though its brokers answer, in words: readiness is red while it says so. */
+  readonly problem?: string
 }
 
 /**
