@@ -170,7 +170,7 @@ class SourceReader {
         await rest(this.#restMsMax(), signal)
         continue
       }
-      const expectedMs = this.#opened.fromMs ?? nowMs()
+      const expectedMs = this.#opened.fromMs ?? Math.min(nowMs(), outbox.begunMs ?? Number.POSITIVE_INFINITY)
       const listing = await this.#unlessPassing(() => listScopes({ ...this.#asked(), windows, expectedMs }))
       if (!listing) continue
       this.#listingFault = listing.fault

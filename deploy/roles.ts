@@ -16,7 +16,7 @@ import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
-import { dayMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
+import { dayMs, hourMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
 
 /** What every command gets from the command line and the process. */
 export interface Settings {
@@ -148,16 +148,27 @@ export async function openSources(
   })
 }
 
-export function openOutbox(config: LoadedConfig, settings: Settings): SqliteOutbox {
+/** The outbox of the data directory; health says so while a damaged one lies beside it. */
+export function openOutbox(
+  config: LoadedConfig,
+  settings: Settings,
+  { log, health }: Pick<Daemon, 'log' | 'health'>,
+): SqliteOutbox {
   const { kafka } = config
-  return SqliteOutbox.open({
+  const outbox = SqliteOutbox.open({
     dir: config.data,
     access: 'append',
     ...(kafka && { partitions: { count: kafka.partitions, of: key => partitionOf(key, kafka.partitions) } }),
     bytesMax: config.outbox.maxBytes,
     retentionMs: config.outbox.retentionDays * dayMs,
     nowMs: settings.nowMs,
+    onFault: fault => log.error({ fault }, 'the outbox was damaged, and a fresh one is begun'),
   })
+  health.check('outbox file', () => {
+    const damaged = outbox.damagedFiles
+    return damaged.length === 0 ? undefined : `OUTBOX_DAMAGED ${damaged.join(', ')} in ${config.data}`
+  })
+  return outbox
 }
 
 /** Sends the outbox to Kafka until the signal; while Kafka is away it says so and tries again. */
@@ -291,8 +302,17 @@ export type Role = 'collector' | 'sender' | 'processor'
 /** Runs the roles until the signal. What halts one of them ends them all and is thrown: a supervisor starts anew. */
 async function runRoles(config: LoadedConfig, settings: Settings, roles: readonly Role[]): Promise<void> {
   await using part = await daemon(config, settings, roles.length > 1 ? 'up' : (roles[0] ?? 'up'))
-  await using running = await startRoles(config, settings, roles, part)
-  await running.done
+  for (let damagedMs = Number.NEGATIVE_INFINITY; ; damagedMs = performance.now())
+    try {
+      await using running = await startRoles(config, settings, roles, part)
+      await running.done
+      break
+    } catch (error) {
+      // Opening sets the damaged file aside. A second one within the hour is the disk, and no start helps.
+      const damaged = error instanceof Fault && error.code === 'OUTBOX_DAMAGED'
+      if (!damaged || performance.now() - damagedMs < hourMs) throw error
+      part.log.error({ fault: error }, 'the outbox is damaged: starting anew')
+    }
   part.log.info('stopped')
 }
 
@@ -318,7 +338,7 @@ export async function startRoles(
   const collecting = roles.includes('collector') || roles.includes('sender')
   const processing = roles.includes('processor')
 
-  const outbox = collecting || !kafka ? opening.use(openOutbox(config, settings)) : undefined
+  const outbox = collecting || !kafka ? opening.use(openOutbox(config, settings, { log, health })) : undefined
   const opened = collecting ? await openSources(config, settings, opening) : []
   if (collecting && opened.length === 0)
     throw new Fault('CONFIG_INVALID', 'no `sources` are configured: nothing to read')

@@ -117,9 +117,15 @@ export const faults = {
   },
   OUTBOX_UNREADABLE: {
     fate: 'halt',
-    meaning: 'The outbox file is damaged, cannot be opened or written, or was made by a later Meterline.',
+    meaning: 'The outbox file cannot be opened or written, or was made by a later Meterline.',
+    remedy: 'Check the disk and the rights of the data directory.',
+  },
+  OUTBOX_DAMAGED: {
+    fate: 'halt',
+    meaning:
+      'The outbox file is damaged. The collector begins anew: it sets the file aside as `outbox.db.damaged-<time>`, brings over the waiting rows that can be read, and reads all windows within the retention again.',
     remedy:
-      'Check the rights of the data directory; a damaged file is set aside by hand, and the provider read again.',
+      'Check the disk. Events that were pushed, waited and could not be read are to be pushed again; then take the damaged file away: health is red until then.',
   },
   GRID_OVERLAP: {
     fate: 'halt',

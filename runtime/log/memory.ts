@@ -3,7 +3,7 @@
  * are settled, and the width each hour was cut in. Written in the transaction of the read it tells of.
  */
 import assert from 'node:assert'
-import type { DatabaseSync, StatementSync } from 'node:sqlite'
+import type { DatabaseSync } from 'node:sqlite'
 import { Fault } from '../../schemas/fault.ts'
 import {
   type GridMinutes,
@@ -13,6 +13,8 @@ import {
   showWindow,
   type Window,
 } from '../../schemas/window.ts'
+import type { RescuedMemory } from './damaged.ts'
+import { preparedOnce, type Statement } from './sqlite.ts'
 
 /** A window that was tried and is not settled. Times are of the collector's clock, except `readat`, which never goes back. */
 export interface WindowMemory extends Window {
@@ -139,7 +141,7 @@ interface ScopeRow {
 }
 
 export class CollectorMemory {
-  readonly #prepare: (sql: string) => StatementSync
+  readonly #prepare: (sql: string) => Statement
 
   constructor(db: DatabaseSync) {
     this.#prepare = preparedOnce(db)
@@ -222,6 +224,22 @@ export class CollectorMemory {
     this.#prepare(`
       insert into scopes (source, scope, expected_ms, ended_by_hand_ms) values (?1, ?2, ?3, ?3)
       on conflict do update set ended_by_hand_ms = excluded.ended_by_hand_ms`).run(source, scope, fromMs)
+  }
+
+  /** Takes over what a damaged outbox knew of a scope; a listing's mark is to name it again. Call it inside a transaction. */
+  rescueScope(row: RescuedMemory): void {
+    const columns = ['source', 'scope', 'since_ms', 'expected_ms', 'ended_ms', 'ended_by_hand_ms']
+    this.#prepare(`insert or ignore into scopes (${columns}) values (?, ?, ?, ?, ?, ?)`).run(
+      ...columns.map(column => row[column] ?? null),
+    )
+  }
+
+  /** The same of hours that were read in one width. */
+  rescueGrid(row: RescuedMemory): void {
+    const columns = ['source', 'scope', 'start_ms', 'end_ms', 'width_minutes']
+    this.#prepare(`insert or ignore into grids (${columns}) values (?, ?, ?, ?, ?)`).run(
+      ...columns.map(column => row[column] ?? null),
+    )
   }
 
   /** These scopes have been named in a listing's mark. Call it inside the transaction of that mark. */
@@ -373,18 +391,6 @@ export class CollectorMemory {
 
   #all<Row>(sql: string, ...values: readonly (string | number)[]): Row[] {
     return this.#prepare(sql).all(...values) as Row[]
-  }
-}
-
-/** Prepares each statement of a database once. */
-export function preparedOnce(db: DatabaseSync): (sql: string) => StatementSync {
-  const statements = new Map<string, StatementSync>()
-  return sql => {
-    const held = statements.get(sql)
-    if (held) return held
-    const statement = db.prepare(sql)
-    statements.set(sql, statement)
-    return statement
   }
 }
 

@@ -4,22 +4,25 @@
  */
 import assert from 'node:assert'
 import { randomUUID } from 'node:crypto'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { DatabaseSync, type StatementSync } from 'node:sqlite'
+import { DatabaseSync } from 'node:sqlite'
 import type { ReadIdentity } from '../../schemas/event.ts'
 import { idHash } from '../../schemas/event.ts'
 import { asFault, Fault } from '../../schemas/fault.ts'
 import { dayMs, type Window } from '../../schemas/window.ts'
-import type { OutboxRow } from './log.ts'
 import {
-  CollectorMemory,
-  endedByHand,
-  memoryTables,
-  preparedOnce,
-  type ReadRecord,
-  type SeenScope,
-} from './memory.ts'
+  checkWhole,
+  finishSetAside,
+  openDamaged,
+  outboxName,
+  type RescuedRow,
+  setAside,
+  setAsideIn,
+} from './damaged.ts'
+import type { OutboxRow } from './log.ts'
+import { CollectorMemory, endedByHand, memoryTables, type ReadRecord, type SeenScope } from './memory.ts'
+import { preparedOnce, primaryCode, type Statement, sqliteBusy, sqliteFault } from './sqlite.ts'
 
 export const outboxBytesMaxDefault = 2 * 1024 ** 3
 export const outboxRetentionMsDefault = 7 * dayMs
@@ -46,6 +49,8 @@ export interface OutboxOptions {
   readonly fileBytesMax?: number
   readonly retentionMs?: number
   readonly nowMs: () => number
+  /** Told of OUTBOX_DAMAGED when a damaged file was set aside and this fresh one begun. */
+  readonly onFault?: (fault: Fault) => void
 }
 
 /** An event as it is stored and sent. */
@@ -167,58 +172,83 @@ export class SqliteOutbox implements Disposable {
   readonly #retentionMs: number
   readonly #nowMs: () => number
   readonly #waiters = new Set<() => void>()
-  readonly #statement: (sql: string) => StatementSync
+  readonly #statement: (sql: string) => Statement
+  readonly #dir: string
+  /** Of the file that a pusher opened: it may be set aside meanwhile. */
+  readonly #inode: bigint | undefined
   #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
   #soonBytes = 0
   #soonTimer: NodeJS.Timeout | undefined
   #id: string
 
   /**
-   * Opens the outbox of a directory, making it where there is none.
-   * @throws Fault OUTBOX_LOCKED | OUTBOX_UNREADABLE | OUTBOX_FULL, or LOG_UNSAFE where the count of partitions changed
-   * while rows wait: they were dealt by the old count, and order within a key would break.
+   * Opens the outbox of a directory, making it where there is none. For `append` a damaged file is set aside, a fresh
+   * one begun with a new id, and what can still be read brought over: rows that wait, scopes and grids. The windows are
+   * not: all are due again.
+   * @throws Fault OUTBOX_LOCKED | OUTBOX_UNREADABLE | OUTBOX_FULL, OUTBOX_DAMAGED where it is not opened for `append`,
+   * or LOG_UNSAFE where the count of partitions changed while rows wait: they were dealt by the old count, and order
+   * within a key would break.
    */
   static open(options: OutboxOptions): SqliteOutbox {
     return new SqliteOutbox(options)
   }
 
   private constructor(options: OutboxOptions) {
-    this.#access = options.access
+    const { dir, access, nowMs } = options
+    this.#dir = dir
+    this.#access = access
     this.bytesMax = options.bytesMax ?? outboxBytesMaxDefault
     this.#retentionMs = options.retentionMs ?? outboxRetentionMsDefault
     this.#partitions = options.partitions ?? { count: 1, of: () => 0 }
-    this.#nowMs = options.nowMs
+    this.#nowMs = nowMs
     try {
-      mkdirSync(options.dir, { recursive: true })
+      mkdirSync(dir, { recursive: true })
     } catch (error) {
-      throw asFault(error, 'OUTBOX_UNREADABLE', { dir: options.dir })
+      throw asFault(error, 'OUTBOX_UNREADABLE', { dir })
     }
-    this.#lock = options.access === 'append' ? holdLock(options.dir) : undefined
+    this.#lock = access === 'append' ? holdLock(dir) : undefined
     let db: DatabaseSync | undefined
     try {
-      db = new DatabaseSync(join(options.dir, 'outbox.db'), { timeout: 10_000 })
-      inWalMode(db)
-      db.exec('pragma synchronous = full; pragma journal_size_limit = 67108864')
-      migrate(db)
-      if (options.fileBytesMax !== undefined) {
-        const { page_size } = db.prepare('pragma page_size').get() as { page_size: number }
-        db.exec(`pragma max_page_count = ${Math.floor(options.fileBytesMax / page_size)}`)
+      if (access === 'append') finishSetAside(dir)
+      let damage: Fault | undefined
+      try {
+        db = openFile(options)
+      } catch (error) {
+        if (access !== 'append' || !(error instanceof Fault) || error.code !== 'OUTBOX_DAMAGED') throw error
+        damage = error
+        setAside(dir, nowMs())
+        db = openFile(options)
       }
       this.#db = db
       this.#statement = preparedOnce(db)
       this.memory = new CollectorMemory(db)
+      this.#inode = access === 'push' ? inodeOf(dir) : undefined
       this.#id = this.#transaction(() => this.#meta('id') ?? this.#setMeta('id', randomUUID()))
-      if (options.access === 'append') this.#holdPartitions()
+      if (access === 'append') {
+        this.#rescue(damage, options.onFault)
+        this.#holdPartitions()
+      }
     } catch (error) {
       db?.close()
       this.#lock?.close()
-      throw sqliteFault(error, options.dir)
+      throw sqliteFault(error, dir)
     }
   }
 
   /** Tells outboxes apart: made with the file, and made anew when the file turns out to be an older copy. */
   get id(): string {
     return this.#id
+  }
+
+  /** Damaged outboxes that lie beside this one until a person takes them away. */
+  get damagedFiles(): readonly string[] {
+    return setAsideIn(this.#dir)
+  }
+
+  /** When the outbox before this one was begun, where that one's memory of its scopes could not be read. */
+  get begunMs(): number | undefined {
+    const begun = this.#meta('begun')
+    return begun === undefined ? undefined : Number(begun)
   }
 
   /**
@@ -255,7 +285,8 @@ export class SqliteOutbox implements Disposable {
   /**
    * Stores pushed events, all or none, durable when it returns. The reader of the outbox sees them at once in this
    * process, within its poll in another.
-   * @throws Fault OUTBOX_FULL | OUTBOX_LOCKED, or LOG_UNSAFE where the collector deals keys to another count of partitions
+   * @throws Fault OUTBOX_FULL | OUTBOX_LOCKED, LOG_UNSAFE where the collector deals keys to another count of partitions,
+   * or OUTBOX_DAMAGED where the collector set this file aside: open it again and push again.
    */
   push(events: readonly PushedEvent[]): void {
     this.#transaction(() => {
@@ -631,6 +662,60 @@ export class SqliteOutbox implements Disposable {
     this.#transaction(() => this.#setMeta('partitions', String(count)))
   }
 
+  /** Brings over what can be read of outboxes that were set aside, each once, however often this is cut short. */
+  #rescue(damage: Fault | undefined, onFault: OutboxOptions['onFault']): void {
+    for (const name of setAsideIn(this.#dir)) {
+      const known = `rescued ${name}`
+      if (this.#meta(known) !== undefined) continue
+      using damaged = openDamaged(join(this.#dir, name))
+      const scopes = damaged?.scopes
+      let rows = 0
+      this.#transaction(() => {
+        for (const row of scopes ?? []) this.memory.rescueScope(row)
+        for (const row of damaged?.grids ?? []) this.memory.rescueGrid(row)
+        if (!scopes)
+          this.#setMeta('begun', String(damaged?.begunMs ?? statSync(join(this.#dir, name)).birthtimeMs))
+      })
+      for (const some of inLots(damaged?.rows ?? [], purgeRowsMax)) {
+        this.#transaction(() => this.#insertRescued(some))
+        rows += some.length
+      }
+      // Last: cut short before it, all is brought over again, and the ledger tells by the ids what it has.
+      this.#transaction(() => this.#setMeta(known, String(rows)))
+      const unreadable = damaged?.unreadable() ?? 0
+      onFault?.(
+        new Fault(
+          'OUTBOX_DAMAGED',
+          `${damage ? `${damage.message}: it` : `an outbox in ${this.#dir}`} is set aside as ${name}; ${rows} rows that waited were brought over, ${damaged ? unreadable : 'none'} ${damaged ? 'could not be read' : 'of it can be read'}; all windows are read again`,
+          { dir: this.#dir, file: name, rows, unreadable, scopes: scopes?.length ?? null },
+          { cause: damage },
+        ),
+      )
+    }
+  }
+
+  #insertRescued(rows: readonly RescuedRow[]): void {
+    const insert = this.#statement(`
+      insert into rows (partition, key, source, scope, start_ms, end_ms, readat_ms, appended_ms, id, id_hash, value,
+        bytes, quarantined) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`)
+    let bytes = 0
+    for (const row of rows) {
+      const { key, source, id, value, quarantined } = row
+      const rowBytes = value.length + key.length + rowOverheadBytes
+      const span = [row.scope, row.start_ms, row.end_ms, row.readat_ms, row.appended_ms] as const
+      const hash = BigInt.asIntN(64, idHash(source, id))
+      insert.run(this.#partitions.of(key), key, source, ...span, id, hash, value, rowBytes, quarantined)
+      bytes += rowBytes
+    }
+    this.#statement(`
+      update totals set waiting_rows = waiting_rows + ?, waiting_bytes = waiting_bytes + ?,
+        quarantined_rows = quarantined_rows + ?`).run(
+      rows.length,
+      bytes,
+      rows.filter(row => row.quarantined !== null).length,
+    )
+  }
+
   /** A pusher deals keys as the collector does; where none ever ran, the first pusher says how. */
   #sharePartitions(): void {
     const { count } = this.#partitions
@@ -676,12 +761,65 @@ export class SqliteOutbox implements Disposable {
       this.#db.exec('begin immediate')
       const result = work()
       this.#db.exec('commit')
+      // Looked at after the commit: a file that is set aside later still has what was stored, and it is brought over.
+      if (this.#inode !== undefined && this.#inode !== inodeOf(this.#dir))
+        throw new Fault(
+          'OUTBOX_DAMAGED',
+          `the outbox in ${this.#dir} was set aside meanwhile: store it again`,
+          {
+            dir: this.#dir,
+          },
+        )
       return result
     } catch (error) {
-      if (this.#db.isOpen && this.#db.isTransaction) this.#db.exec('rollback')
-      throw sqliteFault(error, this.#db.location() ?? '')
+      this.#rollback()
+      throw sqliteFault(error, this.#dir)
     }
   }
+
+  #rollback(): void {
+    try {
+      if (this.#db.isOpen && this.#db.isTransaction) this.#db.exec('rollback')
+    } catch {
+      // What made it fail is thrown; SQLite rolls back by itself at the next opening.
+    }
+  }
+}
+
+function inodeOf(dir: string): bigint | undefined {
+  return statSync(join(dir, outboxName), { bigint: true, throwIfNoEntry: false })?.ino
+}
+
+/** Opens and brings up to date. @throws Fault, or what SQLite throws of no failure of the file */
+function openFile({ dir, access, fileBytesMax }: OutboxOptions): DatabaseSync {
+  let db: DatabaseSync | undefined
+  try {
+    db = new DatabaseSync(join(dir, outboxName), { timeout: 10_000 })
+    inWalMode(db)
+    db.exec('pragma synchronous = full; pragma journal_size_limit = 67108864')
+    migrate(db)
+    // About a second for a gigabyte, once in the life of a collector.
+    if (access === 'append') checkWhole(db)
+    if (fileBytesMax !== undefined) {
+      const { page_size } = db.prepare('pragma page_size').get() as { page_size: number }
+      db.exec(`pragma max_page_count = ${Math.floor(fileBytesMax / page_size)}`)
+    }
+    return db
+  } catch (error) {
+    db?.close()
+    throw sqliteFault(error, dir)
+  }
+}
+
+function* inLots<Item>(items: Iterable<Item>, lot: number): Generator<readonly Item[]> {
+  let some: Item[] = []
+  for (const item of items) {
+    some.push(item)
+    if (some.length < lot) continue
+    yield some
+    some = []
+  }
+  if (some.length > 0) yield some
 }
 
 /**
@@ -733,40 +871,4 @@ function migrate(db: DatabaseSync): void {
     )
   for (const migration of migrations.slice(version)) db.exec(migration)
   db.exec(`pragma user_version = ${migrations.length}; commit`)
-}
-
-// Primary result codes, https://www.sqlite.org/rescode.html
-const sqliteBusy = 5
-const sqliteFull = 13
-/** READONLY, IOERR, CORRUPT, CANTOPEN, NOTADB. */
-const sqliteUnreadable: readonly number[] = [8, 10, 11, 14, 26]
-
-function primaryCode(error: unknown): number | undefined {
-  if (!(error instanceof Error) || !('errcode' in error) || typeof error.errcode !== 'number')
-    return undefined
-  return error.errcode & 0xff
-}
-
-/** What SQLite says, in our words; what is no failure of the file is thrown as it is. */
-function sqliteFault(error: unknown, dir: string): unknown {
-  const code = primaryCode(error)
-  if (code === undefined) return error
-  const message = error instanceof Error ? error.message : String(error)
-  if (code === sqliteFull)
-    return new Fault('OUTBOX_FULL', `the disk is full: ${message}`, { dir }, { cause: error })
-  if (code === sqliteBusy)
-    return new Fault(
-      'OUTBOX_LOCKED',
-      `another process writes to the outbox in ${dir}`,
-      { dir },
-      { cause: error },
-    )
-  if (sqliteUnreadable.includes(code))
-    return new Fault(
-      'OUTBOX_UNREADABLE',
-      `outbox in ${dir}: ${message}`,
-      { dir, sqlite: code },
-      { cause: error },
-    )
-  return error
 }
