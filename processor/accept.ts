@@ -94,8 +94,8 @@ const isMark = validator(MarkEvent)
 const isDecision = validator(DecisionEvent)
 
 /** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
-export function accept(batch: LogBatch, log: string): AcceptedBatch {
-  const accepting = new Accepting(batch, log)
+export function accept(batch: LogBatch, log: string, refused?: ReadonlyMap<bigint, Fault>): AcceptedBatch {
+  const accepting = new Accepting(batch, log, refused)
   while (accepting.take(batch.messages.length));
   return accepting.accepted()
 }
@@ -103,6 +103,7 @@ export function accept(batch: LogBatch, log: string): AcceptedBatch {
 /** A batch that is taken apart bit by bit, so that whoever does it can let others in between. */
 export class Accepting {
   readonly #batch: LogBatch
+  readonly #refused: ReadonlyMap<bigint, Fault> | undefined
   readonly #place: string
   readonly #rows: Rows
   readonly #reads = new Map<string, Part>()
@@ -117,9 +118,11 @@ export class Accepting {
   #readings = 0
   #next = 0
 
-  constructor(batch: LogBatch, log: string) {
+  /** @param refused by offset: messages that the ledger could not take, and why. */
+  constructor(batch: LogBatch, log: string, refused?: ReadonlyMap<bigint, Fault>) {
     assert(batch.messages.length > 0, 'a batch is never empty')
     this.#batch = batch
+    this.#refused = refused
     this.#place = `${JSON.stringify(log)},${batch.partition}`
     this.#rows = new Rows(batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0))
   }
@@ -131,6 +134,8 @@ export class Accepting {
     for (; this.#next < end; this.#next += 1) {
       const message = messages[this.#next]!
       try {
+        const fault = this.#refused?.get(message.offset)
+        if (fault) throw fault
         this.#takeOne(message)
       } catch (error) {
         this.#rejects.push(rejected(this.#batch.partition, message, asFault(error, 'EVENT_INVALID')))
@@ -506,7 +511,8 @@ export function rejected(partition: number, message: LogMessage, fault: Fault): 
     partition,
     offset: message.offset,
     code: fault.code,
-    reason: fault.message,
+    // A text cut in the middle of a pair would be refused by ClickHouse.
+    reason: fault.message.toWellFormed(),
     value: value.subarray(0, keptBytesMax),
     bytes: value.length,
     sha256: hash('sha256', value, 'hex'),
