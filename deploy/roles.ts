@@ -236,6 +236,22 @@ async function runningProcessor(
   return processor
 }
 
+/** The API of the processor, beside health. A noun is a file in processor/api/ and a line here. */
+async function serveApi(
+  config: LoadedConfig,
+  settings: Settings,
+  { served, store, log }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store },
+): Promise<AsyncDisposable> {
+  const { openApi } = await import('../processor/api/api.ts')
+  const { coverageRoutes } = await import('../processor/api/coverage.ts')
+  return await openApi({
+    mount: served.mount,
+    routes: [coverageRoutes({ store, nowMs: settings.nowMs })],
+    access: config.listen.api,
+    onFault: fault => log.error({ fault }, 'a request could not be answered'),
+  })
+}
+
 // -- roles
 
 /** What a daemon has beside its role: a log on stderr, health and metrics over HTTP. */
@@ -265,6 +281,7 @@ export async function collect(
     readonly to?: string
     readonly source?: string
     readonly scope?: string
+    readonly restart?: boolean
   },
 ): Promise<number> {
   if (settings.once === true) return await (await import('./once.ts')).collectOnceCommand(settings)
@@ -329,7 +346,7 @@ export async function startRoles(
   config: LoadedConfig,
   settings: Settings,
   roles: readonly Role[],
-  { log, health }: Pick<Daemon, 'log' | 'health'>,
+  { log, health, served }: Pick<Daemon, 'log' | 'health'> & Partial<Daemon>,
 ): Promise<Running> {
   await using opening = new AsyncDisposableStack()
   const broken = new AbortController()
@@ -373,6 +390,7 @@ export async function startRoles(
       ...(rejects && { rejects }),
     })
     parts.push(processor.done)
+    if (served) opening.use(await serveApi(config, settings, { served, store, log }))
   }
   if (roles.includes('sender') && outbox && kafka) parts.push(relayTo(kafka, outbox, health, log, signal))
   if (roles.includes('collector') && outbox) {

@@ -1,6 +1,6 @@
 /** Whether this process does its work: checks by name, and the small HTTP server that shows them and the metrics. */
 import { once } from 'node:events'
-import { createServer } from 'node:http'
+import { createServer, type RequestListener } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import type { Registry } from 'prom-client'
 import { asFault, Fault } from '../schemas/fault.ts'
@@ -47,13 +47,17 @@ export class Health {
   }
 }
 
+/** Hands requests whose path begins with the prefix to somebody else, until it is disposed of. The last one wins. */
+export type Mount = (prefix: string, handle: RequestListener) => Disposable
+
 export interface HealthServer extends AsyncDisposable {
   readonly url: string
+  readonly mount: Mount
 }
 
 /**
  * Serves `/healthz` (the process answers), `/readyz` (200 when every check is ok, else 503; both with the checks as
- * JSON) and `/metrics`. Port 0 takes a free one.
+ * JSON) and `/metrics`; what is mounted beside them answers for itself. Port 0 takes a free one.
  * @throws Fault USAGE where the address cannot be had.
  */
 export async function serveHealth(options: {
@@ -63,7 +67,10 @@ export async function serveHealth(options: {
   readonly port: number
 }): Promise<HealthServer> {
   const { health, registry } = options
+  const mounts = new Map<string, RequestListener>()
   const server = createServer((request, response) => {
+    for (const [prefix, handle] of mounts)
+      if (request.url?.startsWith(prefix)) return handle(request, response)
     const answer = (status: number, type: string, body: string) => {
       response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
       response.end(request.method === 'HEAD' ? undefined : body)
@@ -96,6 +103,14 @@ export async function serveHealth(options: {
   const host = options.host.includes(':') ? `[${options.host}]` : options.host
   return {
     url: `http://${host}:${port}`,
+    mount(prefix, handle) {
+      mounts.set(prefix, handle)
+      return {
+        [Symbol.dispose]() {
+          if (mounts.get(prefix) === handle) mounts.delete(prefix)
+        },
+      }
+    },
     async [Symbol.asyncDispose]() {
       server.closeAllConnections()
       await new Promise<void>(resolve => server.close(() => resolve()))

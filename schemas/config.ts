@@ -183,8 +183,13 @@ const Listen = Type.Object(
       default: 8080,
       description: 'The port; 0 takes a free one.',
     }),
+    api: Type.Union([Type.Literal('loopback'), Type.Literal('anyone')], {
+      default: 'loopback',
+      description:
+        'Whom the API of the processor answers: the machine it runs on, or anyone who reaches the port. It has no keys yet, so leave it at loopback unless something in front of it checks who asks.',
+    }),
   },
-  { ...strict, default: {}, description: 'Where health and metrics are served.' },
+  { ...strict, default: {}, description: 'Where health, metrics and the API are served.' },
 )
 
 /** The whole file, `meterline.yaml`. */

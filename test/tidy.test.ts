@@ -100,6 +100,7 @@ describe('imports', () => {
     undici: /^runtime\//,
     '@clickhouse/client': /^processor\//,
     commander: /^meterline\.ts$/,
+    fastify: /^processor\/api\//,
   }
   test.each(Object.entries(homes))('%s has one home', (name, home) => {
     const elsewhere = sources
