@@ -62,6 +62,7 @@ program
   .option('--to <time>', 'RFC 3339, exclusive')
   .option('--source <name>', 'only this source')
   .option('--scope <scope>', 'only this scope')
+  .option('--restart', 'read everything, also what the same command has read within a day without finishing')
   .action(
     runs(async options => {
       // Before anything else is loaded: a collector mostly waits, and shares its node with paying work.
@@ -102,6 +103,7 @@ span(program.command('usage <meter>').description('the quantities of a meter'))
   .option('--group-by <dims>', 'dims to keep, with commas between')
   .option('--where <dim=value>', 'only this value of a dim', pairs)
   .option('--subject <subject>', 'only this tenant', collected)
+  .option('--as-of <when>', 'as the ledger stood then: a time, or LOG/PARTITION:OFFSET with commas between')
   .addOption(new Option('--format <format>').choices(['table', 'csv', 'json']).default('table'))
   .action(
     runs(async (meter, options) =>

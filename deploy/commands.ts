@@ -1,6 +1,7 @@
 /** The commands that ask and end: each opens what it needs, prints its answer to stdout and the rest to stderr. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { positionAsOf } from '../processor/as-of.ts'
 import type { bill } from '../processor/billing.ts'
 import { type CoverageRow, coverage as coverageOf, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
@@ -73,6 +74,7 @@ export async function usage(
     readonly groupBy?: string
     readonly where?: Readonly<Record<string, string>>
     readonly subject?: readonly string[]
+    readonly asOf?: string
     readonly format: Format
   },
 ): Promise<number> {
@@ -93,6 +95,9 @@ export async function usage(
     where: settings.where ?? {},
     ...(step && { step }),
     ...(settings.subject && { subjects: settings.subject }),
+    ...(settings.asOf !== undefined && {
+      asOf: await positionAsOf(opened.store, settings.asOf, settings.nowMs()),
+    }),
   })
   settings.stdout(printUsage(rows, settings.json === true ? 'json' : settings.format))
   return done

@@ -688,7 +688,7 @@ export class Ledger {
          from reads final where ${namedReads}`,
         {
           ...readParams(some.map(read => ({ ...read, startMs: read.window.startMs }))),
-          offsets: some.map(read => read.countsFrom.toString()),
+          offsets: some.map(read => read.countsFrom),
         },
       )
   }

@@ -36,7 +36,7 @@ export type Position = ReadonlyMap<string, bigint>
 
 /** The parameters of `asOfEnd`. */
 export function positionParams(asOf: Position): Record<string, unknown> {
-  return { asOfPlaces: Array.from(asOf.keys()), asOfEnds: Array.from(asOf.values(), String) }
+  return { asOfPlaces: Array.from(asOf.keys()), asOfEnds: Array.from(asOf.values()) }
 }
 
 /** The end of a row's partition as of the position, 0 where the position does not name it: nothing of it was there. */

@@ -5,7 +5,7 @@ import { Fault } from '../schemas/fault.ts'
 import type { Meter, UsageRow } from '../schemas/meters.ts'
 import { type CalendarStep, calendarWindows, hourMs, showInstant, type Window } from '../schemas/window.ts'
 import { dimNames, meterSql } from './meters.ts'
-import { currentReads } from './reads.ts'
+import { asOfEnd, currentReads, type Position, positionParams } from './reads.ts'
 import { readyMeters, rollupKey } from './rollups.ts'
 import type { Store } from './store.ts'
 
@@ -22,6 +22,8 @@ export interface UsageQuery {
   /** Dims that must equal a value. */
   readonly where: Readonly<Record<string, string>>
   readonly subjects?: readonly string[]
+  /** As the ledger stood there; now without it. */
+  readonly asOf?: Position
 }
 
 /** One group of one window, with its exact quantity. */
@@ -152,8 +154,13 @@ async function aggregateSql(
     params[`where${index}`] = wanted
     return `all_dims[${names.indexOf(dim) + 1}] = {where${index}:String}`
   })
-  const ready = (await readyMeters(store)).has(rollupKey(meter))
+  // Rollups stand for now: what was before is in the ledger alone.
+  const ready = query.asOf === undefined && (await readyMeters(store)).has(rollupKey(meter))
   const fresh = ready ? await freshness(store, query, params) : { rollups: 'false', ledger: 'true' }
+  if (query.asOf) {
+    Object.assign(params, positionParams(query.asOf))
+    fresh.ledger = `offset < ${asOfEnd}`
+  }
   const hourRange = 'hour >= fromUnixTimestamp({from:UInt32}) and hour < fromUnixTimestamp({to:UInt32})'
   const startRange = 'start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})'
   const and = (conditions: readonly string[]) => conditions.map(condition => ` and ${condition}`).join('')
@@ -174,7 +181,7 @@ async function aggregateSql(
         count(), min(${value}), max(${value})
       from events final
       where ${startRange}${and(filters)} and ${where} and ${has} and ${fresh.ledger}
-        and (source, scope, start, readat) in (${currentReads(startRange)})
+        and (source, scope, start, readat) in (${currentReads(startRange, query.asOf ? 'position' : 'now')})
       group by source, subject, hour, all_dims
     )
     where true${and(dimFilters)}
