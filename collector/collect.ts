@@ -57,6 +57,8 @@ export interface CollectOptions {
   readonly outbox: SqliteOutbox
   /** A read `by` hand sends everything; the schedule's may say that it repeats the last one. */
   readonly by: 'schedule' | 'hand'
+  /** The read by hand that remembers this window when it was read without a gap. */
+  readonly request?: string
   readonly nowMs: () => number
   readonly signal: AbortSignal
   readonly deadlineMs?: number
@@ -117,6 +119,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     key: partitionKey(source, scope),
     readings: repeated ? [] : drained.readings,
     mark,
+    ...(options.request !== undefined && drained.bad.length === 0 && { request: options.request }),
     record: {
       source,
       scope,

@@ -15,6 +15,7 @@ import { Slots } from './slots.ts'
 
 export interface OnceProgress {
   readonly windowsDue: number
+  /** Those of the run before are among them. */
   readonly windowsRead: number
   readonly windowsFailed: number
 }
@@ -31,6 +32,9 @@ export interface Gap {
 }
 
 export interface OnceSummary extends OnceProgress {
+  /** Read by a run before that was cut short, or that left gaps. */
+  readonly windowsBefore: number
+  /** Of this run. */
   readonly readings: number
   /** Windows of the span that are not over yet, and so were not asked for. */
   readonly windowsRunning: number
@@ -46,6 +50,8 @@ export interface OnceOptions {
   /** Only this source: `prod`, `rafay/prod` or `meterline/rafay/prod`. */
   readonly source?: string
   readonly scope?: string
+  /** `resume` leaves out what the same request has read within a day without finishing; `anew` reads everything. Default: resume. */
+  readonly begin?: 'resume' | 'anew'
   readonly log: Logger
   readonly nowMs: () => number
   readonly signal: AbortSignal
@@ -64,7 +70,8 @@ const failuresToBeDown = 2
 
 /**
  * Reads every window of the span that is over, whatever was read before, sending everything. Gaps are in the answer,
- * not thrown.
+ * not thrown. Cut short, or with windows that failed, it is taken up by the next that asks the same within a day: what it
+ * has read it does not read again. Once all was read it is forgotten.
  * @throws Fault USAGE where no source has the name, ABORTED at the signal (what was read is stored), OUTBOX_FULL where
  * the outbox did not get room in time.
  */
@@ -73,28 +80,47 @@ export async function collectOnce(options: OnceOptions): Promise<OnceSummary> {
   if (chosen.length === 0)
     throw new Fault('USAGE', `no source is called "${options.source ?? ''}"`, { source: options.source })
   using _depth = showDepthOf(options.outbox)
-  const once = new Once(options)
+  const request = requestOf(chosen, options)
+  if (options.begin === 'anew') options.outbox.forgetRequest(request)
+  const once = new Once(options, request)
   // Listed first, so that the progress knows its end.
   const planned: { opened: OpenedSource; scopes: readonly ScopeMemory[] }[] = []
   for (const opened of chosen) planned.push({ opened, scopes: await once.list(opened) })
   for (const { opened, scopes } of planned) once.plan(opened, scopes)
   const reads = await Promise.allSettled(planned.map(({ opened, scopes }) => once.read(opened, scopes)))
   for (const read of reads) if (read.status === 'rejected') throw read.reason
-  return once.summary()
+  const summary = once.summary()
+  if (summary.windowsFailed === 0) options.outbox.forgetRequest(request)
+  return summary
+}
+
+/** The same for the same question, however the source was named. */
+function requestOf(chosen: readonly OpenedSource[], { span, scope }: OnceOptions): string {
+  return JSON.stringify([span.startMs, span.endMs, chosen.map(sourceName).sort(), scope ?? null])
 }
 
 class Once {
   readonly #options: OnceOptions
+  readonly #request: string
+  /** Windows that the run before has read. */
+  readonly #before: ReadonlySet<string>
   readonly #gaps: Gap[] = []
   readonly #startedMs: number
   #windowsDue = 0
   #windowsRunning = 0
+  #windowsBefore = 0
   #windowsRead = 0
   #windowsFailed = 0
   #readings = 0
 
-  constructor(options: OnceOptions) {
+  constructor(options: OnceOptions, request: string) {
     this.#options = options
+    this.#request = request
+    this.#before = new Set(
+      options.outbox
+        .takeUpRequest(request)
+        .map(({ source, scope, startMs }) => nameOf(source, scope, startMs)),
+    )
     this.#startedMs = options.nowMs()
   }
 
@@ -123,7 +149,10 @@ class Once {
   }
 
   plan(opened: OpenedSource, scopes: readonly ScopeMemory[]): void {
-    for (const _ of this.#asks(opened, scopes)) this.#windowsDue += 1
+    for (const asked of this.#asks(opened, scopes)) {
+      this.#windowsDue += 1
+      if (this.#wasRead(opened, asked)) this.#windowsBefore += 1
+    }
     const { span } = this.#options
     const runningMs = Math.max(0, span.endMs - windowAt(this.#startedMs, opened.source.widthMinutes).startMs)
     this.#windowsRunning += scopes.length * Math.ceil(runningMs / (opened.source.widthMinutes * minuteMs))
@@ -152,6 +181,7 @@ class Once {
       this.#note(sourceName(opened), asked, outcome)
     }
     for (const asked of asks) {
+      if (this.#wasRead(opened, asked)) continue
       await unstored.take()
       await asking.take()
       if (broken) break
@@ -179,6 +209,7 @@ class Once {
     const order = (gap: Gap) => JSON.stringify([gap.source, gap.scope, gap.start, gap.subject ?? ''])
     return {
       ...this.#progress(),
+      windowsBefore: this.#windowsBefore,
       readings: this.#readings,
       windowsRunning: this.#windowsRunning,
       gaps: this.#gaps.toSorted((a, b) => (order(a) < order(b) ? -1 : 1)),
@@ -199,7 +230,14 @@ class Once {
     for (let tries = 0; ; tries += 1) {
       const startedMs = performance.now()
       const outcome = await this.#whenRoom(() =>
-        collectRead({ ...this.#asked(opened), scope, window, by: 'hand', answered: how.answered }),
+        collectRead({
+          ...this.#asked(opened),
+          scope,
+          window,
+          by: 'hand',
+          request: this.#request,
+          answered: how.answered,
+        }),
       )
       how.counters.read(scope, why, outcome, performance.now() - startedMs)
       if (outcome.outcome === 'complete') return outcome
@@ -262,6 +300,10 @@ class Once {
     })
   }
 
+  #wasRead(opened: OpenedSource, { scope, window }: DueWindow): boolean {
+    return this.#before.has(nameOf(sourceName(opened), scope, window.startMs))
+  }
+
   #asks(opened: OpenedSource, scopes: readonly ScopeMemory[]): Generator<DueWindow> {
     return askedWindows({ plan: opened.source, scopes, span: this.#options.span, nowMs: this.#startedMs })
   }
@@ -297,7 +339,7 @@ class Once {
   #progress(): OnceProgress {
     return {
       windowsDue: this.#windowsDue,
-      windowsRead: this.#windowsRead,
+      windowsRead: this.#windowsBefore + this.#windowsRead,
       windowsFailed: this.#windowsFailed,
     }
   }
@@ -305,6 +347,10 @@ class Once {
   #tell(): void {
     this.#options.progress?.(this.#progress())
   }
+}
+
+function nameOf(source: string, scope: string, startMs: number): string {
+  return `${startMs} ${source} ${scope}`
 }
 
 function isNamed(opened: OpenedSource, name: string | undefined): boolean {

@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { SingleBar } from 'cli-progress'
-import { collectOnce, type Gap, type OnceSummary } from '../collector/once.ts'
+import { collectOnce, type Gap, type OnceProgress, type OnceSummary } from '../collector/once.ts'
 import type { LoadedConfig } from '../runtime/config.ts'
 import { Health } from '../runtime/health.ts'
 import { openLog } from '../runtime/logs.ts'
@@ -16,6 +16,8 @@ export interface OnceSettings extends Settings {
   readonly to?: string
   readonly source?: string
   readonly scope?: string
+  /** Reads everything, also what the same command has read within a day without finishing. */
+  readonly restart?: boolean
   /** How long the next holder may take none of the rows that wait for it; then the command gives up. Default: two minutes. */
   readonly sentWithinMs?: number
 }
@@ -38,8 +40,9 @@ export async function collectOnceCommand(settings: OnceSettings): Promise<number
   const setAside = () => running.outbox?.depth().quarantinedRows ?? 0
   const asideBefore = setAside()
   const summary = await readSpan(running, { ...settings, span, log })
+  const before = summary.windowsBefore > 0 ? ` (${summary.windowsBefore} by the run before)` : ''
   settings.stderr(
-    `${summary.windowsRead} of ${summary.windowsDue} windows read, ${summary.readings} readings, ${summary.windowsFailed} windows failed`,
+    `${summary.windowsRead} of ${summary.windowsDue} windows read${before}, ${summary.readings} readings, ${summary.windowsFailed} windows failed`,
   )
   // Without a ledger at hand the collector tells of its own reads, and at once: Kafka may be away.
   if (!running.store) printGaps(summary.gaps, settings)
@@ -74,7 +77,8 @@ export async function readSpan(
   running: Running,
   settings: OnceSettings & { readonly span: Window; readonly log: ReturnType<typeof openLog> },
 ): Promise<OnceSummary> {
-  const { span, log, signal, nowMs, source, scope } = settings
+  const { span, log, signal, nowMs, source, scope, restart = false } = settings
+  let told: OnceProgress | undefined
   const bar = process.stderr.isTTY
     ? new SingleBar({ format: 'reading [{bar}] {value}/{total} windows', stream: process.stderr })
     : undefined
@@ -88,13 +92,22 @@ export async function readSpan(
       log,
       nowMs,
       signal,
-      progress: ({ windowsDue, windowsRead, windowsFailed }) => {
+      begin: restart ? 'anew' : 'resume',
+      progress: progress => {
+        const { windowsDue, windowsRead, windowsFailed } = progress
+        told = progress
         bar?.setTotal(windowsDue)
         bar?.update(windowsRead + windowsFailed)
       },
       ...(source !== undefined && { source }),
       ...(scope !== undefined && { scope }),
     })
+  } catch (error) {
+    if (told && told.windowsRead > 0)
+      settings.stderr(
+        `cut short with ${told.windowsRead} of ${told.windowsDue} windows read: the same command goes on there`,
+      )
+    throw error
   } finally {
     bar?.stop()
   }

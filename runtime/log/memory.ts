@@ -79,6 +79,13 @@ export interface ReadRecord {
   }
 }
 
+/** A window that a read by hand has read. */
+export interface RequestedWindow {
+  readonly source: string
+  readonly scope: string
+  readonly startMs: number
+}
+
 /** A scope as its provider lists it. */
 export interface SeenScope {
   readonly scope: string
@@ -113,6 +120,15 @@ create table grids (
 
 /** The second migration. */
 export const endedByHand = 'alter table scopes add column ended_by_hand_ms integer;'
+
+/** The third: what a read by hand has read so far. */
+export const requests = `
+create table requests (request text primary key, begun_ms integer not null) strict, without rowid;
+create table requested (
+  request text not null, source text not null, scope text not null, start_ms integer not null,
+  primary key (request, source, scope, start_ms)
+) strict, without rowid;
+`
 
 interface WindowRow {
   start_ms: number
@@ -281,6 +297,38 @@ export class CollectorMemory {
           readat_ms = excluded.readat_ms, attempted_ms = excluded.attempted_ms, failures = failures + 1`).run(
         ...key,
       )
+  }
+
+  /**
+   * Begins a read by hand, or takes up one that was begun since `sinceMs`. Returns what it has read so far: source, scope
+   * and start of each window. What was begun before is forgotten, and by a clock ahead of now. Call it inside a transaction.
+   */
+  takeUp(
+    request: string,
+    span: { readonly sinceMs: number; readonly nowMs: number },
+  ): readonly RequestedWindow[] {
+    const old = 'begun_ms < ?1 or begun_ms > ?2'
+    this.#prepare(`delete from requested where request in (select request from requests where ${old})`).run(
+      span.sinceMs,
+      span.nowMs,
+    )
+    this.#prepare(`delete from requests where ${old}`).run(span.sinceMs, span.nowMs)
+    this.#prepare('insert or ignore into requests (request, begun_ms) values (?, ?)').run(request, span.nowMs)
+    const sql = 'select source, scope, start_ms as startMs from requested where request = ?'
+    return this.#all<{ source: string; scope: string; startMs: number }>(sql, request)
+  }
+
+  /** A read by hand has read a window. Call it inside the transaction of its rows. */
+  noteRequested(request: string, { source, scope, startMs }: RequestedWindow): void {
+    this.#prepare(
+      'insert or ignore into requested (request, source, scope, start_ms) values (?, ?, ?, ?)',
+    ).run(request, source, scope, startMs)
+  }
+
+  /** A read by hand is done. Call it inside a transaction. */
+  forgetRequest(request: string): void {
+    this.#prepare('delete from requested where request = ?').run(request)
+    this.#prepare('delete from requests where request = ?').run(request)
   }
 
   /** Lets go of open windows behind the provider's retention. Call it inside a transaction. */

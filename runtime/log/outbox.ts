@@ -21,7 +21,15 @@ import {
   setAsideIn,
 } from './damaged.ts'
 import type { OutboxRow } from './log.ts'
-import { CollectorMemory, endedByHand, memoryTables, type ReadRecord, type SeenScope } from './memory.ts'
+import {
+  CollectorMemory,
+  endedByHand,
+  memoryTables,
+  type ReadRecord,
+  type RequestedWindow,
+  requests,
+  type SeenScope,
+} from './memory.ts'
 import { preparedOnce, primaryCode, type Statement, sqliteBusy, sqliteFault } from './sqlite.ts'
 
 export const outboxBytesMaxDefault = 2 * 1024 ** 3
@@ -29,6 +37,8 @@ export const outboxRetentionMsDefault = 7 * dayMs
 /** What SQLite keeps beside a row's value: its columns and index entries. Part of every count of bytes. */
 const rowOverheadBytes = 256
 const purgeRowsMax = 2000
+/** How long a read by hand that was cut short may be taken up. */
+const requestKeptMs = dayMs
 /** How long, and up to how many bytes, `appendSoon` waits for others. */
 const soonMs = 25
 const soonBytesMax = 4 * 1024 ** 2
@@ -74,6 +84,8 @@ export interface NewRead {
   readonly record: ReadRecord
   /** Scopes that the mark of a listing names. */
   readonly announces?: readonly string[]
+  /** The read by hand that it serves, to be remembered by it. */
+  readonly request?: string
 }
 
 /** A released row, for holding it against what the ledger has. */
@@ -152,6 +164,7 @@ ${memoryTables}`,
   `
 create index rows_sent on rows (partition, log_offset) where log_offset is not null;
 ${endedByHand}`,
+  requests,
 ]
 
 interface Totals {
@@ -258,12 +271,14 @@ export class SqliteOutbox implements Disposable {
   append(...reads: readonly NewRead[]): void {
     assert(this.#access === 'append', 'reads are stored by the one process that has the lock')
     this.#transaction(() => {
-      for (const { identity, key, readings, mark, record, announces } of reads) {
+      for (const { identity, key, readings, mark, record, announces, request } of reads) {
         const { source, scope, window, readatMs } = identity
         const span = [scope, window.startMs, window.endMs, readatMs] as const
         this.#insert(source, key, span, [...readings, mark])
         this.memory.record(record)
         if (announces) this.memory.announce(source, announces)
+        if (request !== undefined)
+          this.memory.noteRequested(request, { source, scope, startMs: window.startMs })
       }
     })
     this.#wake()
@@ -307,6 +322,17 @@ export class SqliteOutbox implements Disposable {
    */
   end(source: string, scope: string, fromMs: number): void {
     this.#transaction(() => this.memory.end(source, scope, fromMs))
+  }
+
+  /** What a read by hand that was cut short has read: of one that was begun within a day. */
+  takeUpRequest(request: string): readonly RequestedWindow[] {
+    const nowMs = this.#nowMs()
+    return this.#transaction(() => this.memory.takeUp(request, { sinceMs: nowMs - requestKeptMs, nowMs }))
+  }
+
+  /** Done, or to begin anew: asking again reads everything again. */
+  forgetRequest(request: string): void {
+    this.#transaction(() => this.memory.forgetRequest(request))
   }
 
   /** Lets go of what is remembered of open windows that the provider no longer answers for. */

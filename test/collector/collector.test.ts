@@ -361,6 +361,7 @@ describe('by hand', () => {
       windowsRead: 12,
       windowsFailed: 0,
       windowsRunning: 0,
+      windowsBefore: 0,
       readings: 12,
       gaps: [],
     })
@@ -381,6 +382,72 @@ describe('by hand', () => {
     // All but the three scopes' names, which are in the first listing's mark as it is.
     expect(stored()).toHaveLength(2 * first)
     expect(stored().some(event => 'repeats' in event.data)).toBe(false)
+  })
+
+  describe('cut short', () => {
+    /** Stops a run when so many windows were read; says which it had read by then. */
+    async function cutShort(): Promise<readonly string[]> {
+      provider.latencyMs = 15
+      const stop = new AbortController()
+      const reading = run({ signal: stop.signal, sources: [provider.opened({ concurrency: 2 })] })
+      await until(() => marks('a').length + marks('b').length >= 5)
+      stop.abort()
+      await expect(reading).rejects.toMatchObject({ code: 'ABORTED' })
+      provider.latencyMs = 0
+      provider.calls.length = 0
+      return [...marks('a').map(mark => `a ${mark}`), ...marks('b').map(mark => `b ${mark}`)]
+    }
+    const calls = () =>
+      provider.calls.map(({ scope, window }) => `${scope} ${(window.startMs - june1Ms) / hourMs} complete`)
+
+    test('the same request goes on where it was, across a restart, and one more reads everything again', async () => {
+      const read = await cutShort()
+      reopen()
+      clockMs += 23 * hourMs
+      const told: number[] = []
+      const summary = await run({ source: 'one', progress: ({ windowsRead }) => told.push(windowsRead) })
+      expect(summary).toMatchObject({ windowsDue: 12, windowsRead: 12, windowsBefore: read.length })
+      expect(told.at(0)).toBe(read.length)
+      expect([...calls(), ...read].sort()).toEqual([
+        ...hours(6).map(h => `a ${h}`),
+        ...hours(6).map(h => `b ${h}`),
+      ])
+      provider.calls.length = 0
+      expect(await run()).toMatchObject({ windowsRead: 12, windowsBefore: 0 })
+      expect(provider.calls).toHaveLength(12)
+    })
+
+    test.each([
+      ['a day later', { later: dayMs + 1 }],
+      ['by a clock that fell back', { later: -hourMs }],
+      ['anew', { begin: 'anew' as const }],
+      ['of another span', { span: { startMs: june1Ms, endMs: june1Ms + 5 * hourMs } }],
+      ['of one scope', { scope: 'a' }],
+    ])(
+      'a request %s begins from the start',
+      async (_, { later = 0, ...options }: { later?: number } & Partial<OnceOptions>) => {
+        await cutShort()
+        clockMs += later
+        const summary = await run(options)
+        expect(summary.windowsBefore).toBe(0)
+        expect(provider.calls).toHaveLength(summary.windowsDue)
+      },
+    )
+
+    test('with gaps: only windows that failed, or of which an item did, are read the next time', async () => {
+      const bad = [{ id: 'i', subject: 'org', seconds: '?' }]
+      const good = provider.items
+      provider.failure = (scope, { startMs }) =>
+        scope === 'a' && startMs === june1Ms ? new Fault('SOURCE_BUSY', '503') : undefined
+      provider.items = (scope, window) =>
+        scope === 'b' && window.startMs === june1Ms ? bad : good(scope, window)
+      expect((await run()).gaps).toHaveLength(2)
+      provider.calls.length = 0
+      provider.failure = () => undefined
+      provider.items = good
+      expect(await run()).toMatchObject({ windowsRead: 12, windowsBefore: 10, gaps: [] })
+      expect(calls().sort()).toEqual(['a 0 complete', 'b 0 complete'])
+    })
   })
 
   test('a window that heals within its tries is no gap; one that does not is named, and all else is whole', async () => {

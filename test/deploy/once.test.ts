@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import {
@@ -19,7 +20,7 @@ import type { CoverageRow } from '../../processor/coverage.ts'
 import type { Fault } from '../../schemas/fault.ts'
 import { startKafka } from '../rig/kafka.ts'
 import { readTopic } from '../rig/kafka-topics.ts'
-import { meterline } from '../rig/meterline.ts'
+import { meterline, start } from '../rig/meterline.ts'
 
 const span = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-06-01T02:00:00Z']
 const env = { RAFAY_DEFAULT_API_KEY: rafayDemoKey }
@@ -111,6 +112,29 @@ test('once the profile is back, reading by hand closes the gap', async () => {
   const coverage = await ask('coverage', ...span, '--scope', 'lk5xnd2/slurm-k8s', '--json')
   expect((JSON.parse(coverage.stdout) as CoverageRow[]).map(row => row.state)).toEqual(['settled', 'settled'])
 })
+
+test('killed on its way, the same command reads what is left', async () => {
+  const config = configure('killed.yaml', { data: 'killed' })
+  double.behaviour.faults.length = 0
+  const hours = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-06-01T12:00:00Z']
+  const args = ['--config', config, 'collect', '--once', ...hours]
+  const windows = () => double.calls.filter(call => call.endpoint === 'usage').length
+  double.behaviour.latencyMs = 20
+  const killed = start(args, { env, cwd: dir })
+  const before = windows()
+  while (windows() < before + 50) await sleep(10)
+  await killed.kill()
+  const asked = windows()
+  double.behaviour.latencyMs = 0
+  const second = await meterline(args, { env, cwd: dir })
+  const said = /(\d+) of (\d+) windows read \((\d+) by the run before\)/.exec(second.stderr)
+  expect(said, second.stderr).not.toBeNull()
+  const [, read, due, earlier] = said!.map(Number)
+  expect(read).toBe(due)
+  expect(earlier).toBeGreaterThan(10)
+  expect(earlier).toBeLessThan(asked - before + 1)
+  expect(windows() - asked).toBe(due! - earlier!)
+}, 120_000)
 
 describe('with Kafka away', () => {
   /** The command in this process, stopped once all is read, or left to wait until Kafka has it: for nobody a second and a half. */
