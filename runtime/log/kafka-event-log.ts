@@ -12,7 +12,7 @@ import {
   PartitionAssigners,
 } from 'kafkajs'
 import { Counter } from 'prom-client'
-import { Fault } from '../../schemas/fault.ts'
+import { asFault, Fault } from '../../schemas/fault.ts'
 import { registry } from '../metrics.ts'
 import {
   ensureTopics,
@@ -33,6 +33,8 @@ export interface KafkaEventLogOptions extends KafkaCallOptions {
   readonly onFault?: (fault: Fault) => void
   /** After how long without a sign of the brokers `batches` throws LOG_UNREACHABLE. */
   readonly unreachableAfterMs?: number
+  /** A partition that is behind and of which nothing has come for so long is named as not being read. */
+  readonly unreadAfterMs?: number
   /** Bounds of a batch, in fetches: one that is larger is not cut. */
   readonly messagesMax?: number
   readonly bytesMax?: number
@@ -45,6 +47,7 @@ type ResumeAt = (partition: number) => Promise<bigint | undefined>
 const mebibyte = 1024 ** 2
 const defaults = {
   unreachableAfterMs: 60_000,
+  unreadAfterMs: 10_000,
   messagesMax: 25_000,
   bytesMax: 16 * mebibyte,
   aheadBytesMax: 32 * mebibyte,
@@ -59,6 +62,8 @@ const closeLimitMs = 5_000
 const handsLimitMs = 10_000
 /** How long the log may look shorter than the ledger knows it, as after a change of leader. */
 const unsafeLimitMs = 10_000
+/** How long a member may be out of its group beyond what a rebalance takes. */
+const rebalanceGraceMs = 5_000
 /** How long one question may take. */
 const answerLimitMs = 30_000
 
@@ -229,6 +234,8 @@ class Session {
   readonly #id: string
   readonly #resumeAt: ResumeAt
   readonly #heartbeatMs: number
+  /** How long the group may take to deal its partitions. */
+  readonly #rebalanceMs: number
   /** Made at the start; another one until one has subscribed. */
   #consumer!: Consumer
   #cluster!: Cluster
@@ -240,6 +247,11 @@ class Session {
   #failure: Fault | undefined
   readonly #stopping = new AbortController()
   #aliveMs = performance.now()
+  /** Since when it is no member of its group. */
+  #outsideMs: number | undefined = performance.now()
+  /** When each partition was last seen to be read, or to have nothing to read: not forgotten over a new assignment. */
+  #readMs = new Map<number, number>()
+  #lag = 0n
   #watch: NodeJS.Timeout | undefined
   /** Woken at every change; each waiter looks for itself. */
   readonly #waiters = new Set<() => void>()
@@ -257,6 +269,7 @@ class Session {
     this.#id = id
     this.#resumeAt = resumeAt
     this.#heartbeatMs = Math.max(100, Math.floor(config.sessionTimeoutMs / 3))
+    this.#rebalanceMs = Math.max(10_000, config.sessionTimeoutMs)
   }
 
   start(): void {
@@ -281,7 +294,7 @@ class Session {
     const consumer = kafkaClient(this.#config, this.#options.talk).consumer({
       groupId,
       sessionTimeout: sessionTimeoutMs,
-      rebalanceTimeout: Math.max(10_000, sessionTimeoutMs),
+      rebalanceTimeout: this.#rebalanceMs,
       heartbeatInterval: this.#heartbeatMs,
       maxBytes: fetchBytesMax,
       maxBytesPerPartition: fetchPartitionBytesMax,
@@ -300,15 +313,24 @@ class Session {
     assert(cluster, 'an assigner is made with its consumer')
     this.#consumer = consumer
     this.#cluster = cluster
-    const { GROUP_JOIN, HEARTBEAT, CRASH } = consumer.events
+    const { GROUP_JOIN, HEARTBEAT, REBALANCING, CRASH } = consumer.events
     consumer.on(GROUP_JOIN, event => {
-      this.#assign(event.payload.memberAssignment[topic] ?? [])
+      try {
+        this.#assign(event.payload.memberAssignment[topic] ?? [])
+      } catch (error) {
+        // kafkajs would say nothing of it, and go on with partitions that nobody reads.
+        this.#fail(asFault(error, 'INTERNAL', { groupId }))
+      }
+    })
+    consumer.on(REBALANCING, () => {
+      this.#outsideMs ??= performance.now()
     })
     consumer.on(HEARTBEAT, () => {
       this.#aliveMs = performance.now()
     })
     consumer.on(CRASH, event => {
       // A restart joins the group anew, which brings a new assignment; kafkajs ends quietly where there is none.
+      this.#outsideMs ??= performance.now()
       this.#drop()
       if (!event.payload.restart) this.#fail(logFault(event.payload.error, { groupId }))
     })
@@ -390,23 +412,68 @@ class Session {
 
   async state(): Promise<LogState> {
     const parts = [...this.#parts.values()]
-    if (parts.length === 0) return { lag: 0n, partitions: [] }
-    const bounds = await this.#patiently(() => this.#bounds())
+    const partitions = parts.map(part => part.partition).sort((a, b) => a - b)
+    let isAnswered = parts.length === 0
+    const asked = isAnswered
+      ? undefined
+      : this.#patiently(() => this.#bounds()).finally(() => {
+          isAnswered = true
+          this.#wake()
+        })
+    // Brokers that say nothing are told of before their silence ends the reading.
+    asked?.catch(() => {})
+    await this.#until(() => isAnswered || this.#problem() !== undefined, {})
+    const problem = this.#problem()
+    if (problem !== undefined) return { lag: this.#lag, partitions, paused: this.#unread(), problem }
+    const bounds = await asked
+    if (!bounds) return { lag: this.#lag, partitions }
     let lag = 0n
     for (const part of parts) {
       const { low, high } = bounds(part.partition)
       const behind = high - (part.given ?? low)
       if (behind > 0n) lag += behind
+      const isRead = part.next !== undefined && (part.next >= high || this.#isFull())
+      if (isRead) this.#readMs.set(part.partition, performance.now())
     }
-    return { lag, partitions: parts.map(part => part.partition).sort((a, b) => a - b) }
+    this.#lag = lag
+    return { lag, partitions, paused: this.#unread() }
+  }
+
+  /** What would otherwise look like a log with nothing to read. */
+  #problem(): string | undefined {
+    const { brokers, groupId } = this.#config
+    // A member that waits for a rebalance says nothing meanwhile.
+    const limitMs = this.#rebalanceMs + rebalanceGraceMs
+    const nowMs = performance.now()
+    const outsideMs = this.#outsideMs === undefined ? 0 : nowMs - this.#outsideMs
+    if (outsideMs > limitMs) return `no member of group ${groupId} for ${seconds(outsideMs)}`
+    const silentMs = nowMs - this.#aliveMs
+    if (silentMs > limitMs) return `no sign of Kafka at ${brokers.join(',')} for ${seconds(silentMs)}`
+    return undefined
+  }
+
+  /** Partitions that are behind, or whose place is not known, and of which nothing has come for a while. */
+  #unread(): readonly number[] {
+    const nowMs = performance.now()
+    return [...this.#readMs]
+      .filter(([, readMs]) => nowMs - readMs > this.#options.unreadAfterMs)
+      .map(([partition]) => partition)
+      .sort((a, b) => a - b)
+  }
+
+  #isFull(): boolean {
+    return this.#aheadBytes >= this.#options.aheadBytesMax
   }
 
   // -- assignment
 
   #assign(partitions: readonly number[]): void {
     this.#aliveMs = performance.now()
+    this.#outsideMs = undefined
     this.#drop()
     if (this.#stopping.signal.aborted) return
+    this.#readMs = new Map(partitions.map(one => [one, this.#readMs.get(one) ?? performance.now()]))
+    if (partitions.length === 0) this.#lag = 0n
     for (const partition of partitions)
       this.#parts.set(partition, {
         partition,
@@ -538,7 +605,24 @@ class Session {
 
   // -- fetching
 
-  async #receive({ batch, resolveOffset, heartbeat }: EachBatchPayload): Promise<void> {
+  /** kafkajs tries again, and joins again, whatever is thrown here: that is left to what may pass by itself. */
+  async #receive(payload: EachBatchPayload): Promise<void> {
+    let ofKafkaJs: unknown
+    const heartbeat = () =>
+      payload.heartbeat().catch(error => {
+        ofKafkaJs = error
+        throw error
+      })
+    try {
+      await this.#takeIn({ ...payload, heartbeat })
+    } catch (error) {
+      const isPassing = error === ofKafkaJs || (error instanceof Fault && error.fate === 'retry')
+      if (!isPassing) this.#fail(asFault(error, 'INTERNAL', { topic: this.#config.topic }))
+      throw error
+    }
+  }
+
+  async #takeIn({ batch, resolveOffset, heartbeat }: EachBatchPayload): Promise<void> {
     const part = this.#parts.get(batch.partition)
     // Not resolved, it is fetched again, from where the ledger wants it.
     if (part?.next === undefined) return
@@ -551,14 +635,15 @@ class Session {
       this.#fail(new Fault('LOG_UNSAFE', message, { topic, partition: part.partition }))
       return
     }
-    while (this.#aheadBytes >= this.#options.aheadBytesMax && this.#isCurrent(part)) {
-      await this.#until(() => this.#aheadBytes < this.#options.aheadBytesMax || !this.#isCurrent(part), {
+    while (this.#isFull() && this.#isCurrent(part)) {
+      await this.#until(() => !this.#isFull() || !this.#isCurrent(part), {
         limitMs: this.#heartbeatMs,
       })
       await heartbeat()
     }
     if (!this.#isCurrent(part)) return
     this.#put(part, batch.messages)
+    this.#readMs.set(part.partition, performance.now())
     const last = batch.lastOffset()
     part.next = BigInt(last) + 1n
     resolveOffset(last)
@@ -610,9 +695,10 @@ class Session {
 
   #watchBrokers(): void {
     const silentMs = performance.now() - this.#aliveMs
+    this.#wake()
     if (silentMs < this.#options.unreachableAfterMs) return
     this.#fail(
-      new Fault('LOG_UNREACHABLE', `no sign of Kafka for ${Math.round(silentMs / 1000)} s`, {
+      new Fault('LOG_UNREACHABLE', `no sign of Kafka for ${seconds(silentMs)}`, {
         brokers: this.#config.brokers.join(','),
         groupId: this.#config.groupId,
       }),
@@ -650,6 +736,8 @@ class Session {
     })
   }
 }
+
+const seconds = (durationMs: number) => `${Math.round(durationMs / 1000)} s`
 
 const none: Readonly<Record<string, string>> = Object.freeze({})
 /** Almost all messages carry the same one header: it is read once. */

@@ -1,7 +1,7 @@
 /** The reader of a real Kafka: the contract of a log, rebalances, retention, and commits only behind the ledger. */
 import { setTimeout as sleep } from 'node:timers/promises'
-import { afterAll, beforeAll, expect, test } from 'vitest'
-import { type KafkaConfig, withAdmin } from '../../../runtime/log/kafka.ts'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { type KafkaConfig, kafkaLanes, withAdmin } from '../../../runtime/log/kafka.ts'
 import { kafkaEventLog } from '../../../runtime/log/kafka-event-log.ts'
 import type { EventLog, LogBatch } from '../../../runtime/log/log.ts'
 import type { Fault } from '../../../schemas/fault.ts'
@@ -324,6 +324,50 @@ test('a consumer that crashes for good ends the reading with an error', async ()
     code: 'LOG_UNREACHABLE',
     facts: { type: 'INVALID_SESSION_TIMEOUT' },
   })
+})
+
+test('an error that nobody expected ends the reading: kafkajs would join again for ever, and read nothing', async () => {
+  const config = freshConfig(rig, { partitions: 1 })
+  const poison = Buffer.from('poison')
+  const toString = Buffer.prototype.toString
+  const broken = vi.spyOn(Buffer.prototype, 'toString').mockImplementation(function (this: Buffer, ...of) {
+    if (this.length === poison.length && this.equals(poison)) throw new RangeError('a key that cannot be read')
+    return toString.apply(this, of as [])
+  })
+  try {
+    await using log = await kafkaEventLog(config)
+    const reader = reading(
+      log,
+      async () => undefined,
+      () => {},
+    )
+    await sendAll(config, [{ key: null, value: Buffer.from('good') }])
+    await using lanes = await kafkaLanes(config)
+    await lanes.send(0, [{ key: 'poison', value: Buffer.from('bad') }])
+    await expect(reader.done).rejects.toMatchObject({ code: 'INTERNAL', message: 'a key that cannot be read' })
+  } finally {
+    broken.mockRestore()
+  }
+})
+
+test('a partition of which nothing comes while it is behind is named, until it is read', async () => {
+  const config = freshConfig(rig, { partitions: 2 })
+  await sendAll(config, rows(40))
+  await using log = await kafkaEventLog(config, { unreadAfterMs: 500 })
+  const answer = Promise.withResolvers<undefined>()
+  const partitions: number[] = []
+  const reader = reading(
+    log,
+    partition => (partition === 1 ? answer.promise : Promise.resolve(undefined)),
+    batch => void partitions.push(batch.partition),
+  )
+  await eventually(async () => (await log.state()).paused?.length === 1)
+  expect(await log.state()).toMatchObject({ paused: [1], partitions: [0, 1] })
+  expect(new Set(partitions)).toEqual(new Set([0]))
+  answer.resolve(undefined)
+  await eventually(async () => (await log.state()).paused?.length === 0)
+  await reader.stop()
+  expect(new Set(partitions)).toEqual(new Set([0, 1]))
 })
 
 test('a backlog comes in large batches, and a slow consumer bounds what is fetched ahead', async () => {
