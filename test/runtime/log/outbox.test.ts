@@ -469,7 +469,9 @@ describe('one writer', () => {
     release(before)
     before[Symbol.dispose]()
     const old = new DatabaseSync(join(dir, 'outbox.db'))
-    old.exec('drop index rows_sent; alter table scopes drop column ended_by_hand_ms; pragma user_version = 1; drop table requests; drop table requested')
+    old.exec(
+      'drop index rows_sent; alter table scopes drop column ended_by_hand_ms; pragma user_version = 1; drop table requests; drop table requested',
+    )
     old.close()
     const after = open()
     expect(after.releasedRows(0, 0n, 10)).toHaveLength(3)
