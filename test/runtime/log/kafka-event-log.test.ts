@@ -329,10 +329,10 @@ test('a consumer that crashes for good ends the reading with an error', async ()
 test('an error that nobody expected ends the reading: kafkajs would join again for ever, and read nothing', async () => {
   const config = freshConfig(rig, { partitions: 1 })
   const poison = Buffer.from('poison')
-  const toString = Buffer.prototype.toString
+  const textOf = Buffer.prototype.toString
   const broken = vi.spyOn(Buffer.prototype, 'toString').mockImplementation(function (this: Buffer, ...of) {
     if (this.length === poison.length && this.equals(poison)) throw new Error('a key that cannot be read')
-    return toString.apply(this, of as [])
+    return textOf.apply(this, of as [])
   })
   try {
     await using log = await kafkaEventLog(config)
