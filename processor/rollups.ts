@@ -22,12 +22,10 @@ export class Cells {
 
   add(source: string, startMs: number, subjects: Iterable<string>): void {
     const key = JSON.stringify([source, Math.floor(startMs / hourMs) * (hourMs / 1000)])
-    let all = this.#subjects.get(key)
-    if (!all) {
-      all = new Set()
-      this.#subjects.set(key, all)
-    }
+    const all = this.#subjects.get(key) ?? new Set()
     for (const subject of subjects) all.add(subject)
+    // A touch of no cell, as by a read without readings, would never be done.
+    if (all.size > 0) this.#subjects.set(key, all)
   }
 
   /** Rows of `stale`, as lines of its columns. */
