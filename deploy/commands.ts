@@ -7,7 +7,7 @@ import { type CoverageRow, coverage as coverageOf, gapLine, isGap, spansOf } fro
 import type { ExportFile } from '../processor/exports/export.ts'
 import { usage as usageOf } from '../processor/usage.ts'
 import { type Format, printJson, printRows } from '../runtime/print.ts'
-import { Fault } from '../schemas/fault.ts'
+import { describeFault, Fault } from '../schemas/fault.ts'
 import type { UsageRow } from '../schemas/meters.ts'
 import { type CalendarStep, dayMs, parseInstant } from '../schemas/window.ts'
 import { configured, openStore, type Settings, spanOf } from './roles.ts'
@@ -283,6 +283,10 @@ async function readText(file: string, option: string): Promise<string> {
 
 export async function check(settings: Settings): Promise<number> {
   const config = await configured(settings, 'price')
+  const grids = await (await import('./grids.ts')).gridFindings(config, settings)
+  for (const fault of grids.faults) settings.stderr(describeFault(fault))
+  if (grids.faults.length > 0) return failed
+  for (const note of grids.notes) settings.stderr(note)
   settings.stdout(
     `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
   )

@@ -812,6 +812,24 @@ export class SqliteOutbox implements Disposable {
   }
 }
 
+/**
+ * The memory of an outbox, without opening the outbox: nothing is made, locked or brought up to date. Undefined where
+ * there is none.
+ * @throws Fault OUTBOX_DAMAGED | OUTBOX_UNREADABLE
+ */
+export function readMemory(dir: string): ({ readonly memory: CollectorMemory } & Disposable) | undefined {
+  if (inodeOf(dir) === undefined) return undefined
+  let db: DatabaseSync | undefined
+  try {
+    db = new DatabaseSync(join(dir, outboxName), { readOnly: true, timeout: 10_000 })
+    const opened = db
+    return { memory: new CollectorMemory(opened), [Symbol.dispose]: () => opened.close() }
+  } catch (error) {
+    db?.close()
+    throw sqliteFault(error, dir)
+  }
+}
+
 function inodeOf(dir: string): bigint | undefined {
   return statSync(join(dir, outboxName), { bigint: true, throwIfNoEntry: false })?.ino
 }
