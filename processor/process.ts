@@ -161,7 +161,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, retryMsMax)) {
       try {
-        const done = await unlessStopped(act())
+        const done = await unlessStopped(act(), stopWithinMs)
         isWorking(what)
         return done
       } catch (error) {
@@ -175,12 +175,12 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     }
   }
 
-  async function unlessStopped<T>(act: Promise<T>): Promise<T> {
+  async function unlessStopped<T>(act: Promise<T>, withinMs: number): Promise<T> {
     const late = Promise.withResolvers<never>()
     let timer: NodeJS.Timeout | undefined
     const onStop = () => {
-      const words = `no answer within ${stopWithinMs / 1000} s of the stop`
-      timer = setTimeout(() => late.reject(new Fault('ABORTED', words)), stopWithinMs)
+      const words = `no answer within ${withinMs} ms of the stop`
+      timer = setTimeout(() => late.reject(new Fault('ABORTED', words)), withinMs)
     }
     running.addEventListener('abort', onStop, { once: true })
     if (running.aborted) onStop()
@@ -230,6 +230,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     messagesTotal.inc({ outcome: 'reading' }, outcome.readings)
     messagesTotal.inc({ outcome: 'mark' }, outcome.marks)
     messagesTotal.inc({ outcome: 'decision' }, outcome.decisions)
+    messagesTotal.inc({ outcome: 'pushed' }, outcome.pushed)
+    messagesTotal.inc({ outcome: 'amendment' }, outcome.amendments)
     messagesTotal.inc({ outcome: 'duplicate' }, outcome.duplicates)
     messagesTotal.inc({ outcome: 'conflict' }, outcome.conflicts)
     messagesTotal.inc({ outcome: 'rejected' }, rejects.length)
@@ -285,7 +287,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     return before.length === 0 || (await putSome([]))
   }
 
-  /** @throws Fault STORE_REFUSED where so many in a row are refused that it cannot be their fault: nothing of them is told yet. */
+  /** @throws Fault STORE_REFUSED where so many in a row are refused that it cannot be their fault: the rest stays in the log. */
   function countRefusal(batch: LogBatch, error: Fault): void {
     const kind = accept(batch, logId).readings > 0 ? 'readings' : 'others'
     const inARow = (refusedInARow.get(kind) ?? 0) + 1
@@ -424,7 +426,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     inHandMessages.set(pulse.inHand)
     rejectedLastHour.set(pulse.rejectedLastHour(nowMs()).rejects)
     try {
-      const state = await unlessStopped(log.state())
+      const state = await unlessStopped(log.state(), 0)
       lagMessages.set(Number(state.lag))
       pulse.heard(state, nowMs())
     } catch (error) {
@@ -438,11 +440,12 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         store.rows<{ seconds: string }>(
           `select max(dateDiff('second', at, now())) as seconds from stale final where not done`,
         ),
+        0,
       )
       staleSeconds.set(Number(row?.seconds ?? 0))
       pulse.stale(Number(row?.seconds ?? 0) * 1000)
       // Whoever puts asks this for himself.
-      if (!isPutting && (await unlessStopped(witness.isPutBack(running)))) again.abort()
+      if (!isPutting && (await unlessStopped(witness.isPutBack(running), 0))) again.abort()
     } catch {
       // Recomputing needs the ledger as well: it says what is wrong.
     }

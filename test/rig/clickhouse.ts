@@ -1,8 +1,9 @@
 /** A real ClickHouse for a test: the one of CLICKHOUSE_URL, else the embedded one, else a container; a fresh database each time. */
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@clickhouse/client'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
 import { Fault } from '../../schemas/fault.ts'
@@ -18,6 +19,11 @@ export interface TestClickHouse extends AsyncDisposable {
   stop(): Promise<void>
   /** kill -9; the server comes back at the same address by itself. Only of a server started here. */
   kill(): Promise<void>
+  /**
+   * kill -9, and `act` on the directory of the dead server before it comes back: to copy it, or to put a copy in its
+   * place. Only of the embedded one.
+   */
+  whileDead(act: (directory: string) => void): Promise<void>
 }
 
 /** Finds or starts one; throws when there is no way to. */
@@ -50,7 +56,38 @@ async function embedded(options: { readonly memoryBytesMax?: number }): Promise<
       // Dead already, and on its way back.
     }
   }
-  return { url, user, password, database, how: 'embedded', stop, kill, [Symbol.asyncDispose]: stop }
+  const whileDead = async (act: (directory: string) => void) => {
+    const { pid } = store
+    await kill()
+    // Without a turn of the event loop, in which the server would be started again.
+    while (isAlive(pid)) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 2)
+    act(join(dataDir, 'clickhouse'))
+    while (store.pid === pid) await sleep(20)
+  }
+  return {
+    url,
+    user,
+    password,
+    database,
+    how: 'embedded',
+    stop,
+    kill,
+    whileDead,
+    [Symbol.asyncDispose]: stop,
+  }
+}
+
+/** A dead child whose end was not yet looked at is a zombie: its id still exists. */
+function isAlive(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) [ZX]/.test(readFileSync(`/proc/${pid}/stat`, 'utf8'))
+  } catch {
+    return false
+  }
+}
+
+const notHere = async () => {
+  throw new Error('Only the embedded server has its directory here')
 }
 
 async function atUrl(given: string): Promise<TestClickHouse> {
@@ -66,7 +103,17 @@ async function atUrl(given: string): Promise<TestClickHouse> {
   const kill = async () => {
     throw new Error('The server of CLICKHOUSE_URL was not started by this test: it is not killed')
   }
-  return { url, user, password, database, how: 'CLICKHOUSE_URL', stop, kill, [Symbol.asyncDispose]: stop }
+  return {
+    url,
+    user,
+    password,
+    database,
+    how: 'CLICKHOUSE_URL',
+    stop,
+    kill,
+    whileDead: notHere,
+    [Symbol.asyncDispose]: stop,
+  }
 }
 
 async function container(missing: Fault): Promise<TestClickHouse> {
@@ -94,7 +141,17 @@ async function container(missing: Fault): Promise<TestClickHouse> {
   const kill = async () => {
     await started.restart({ timeout: 0 })
   }
-  return { url, user, password, database, how: 'container', stop, kill, [Symbol.asyncDispose]: stop }
+  return {
+    url,
+    user,
+    password,
+    database,
+    how: 'container',
+    stop,
+    kill,
+    whileDead: notHere,
+    [Symbol.asyncDispose]: stop,
+  }
 }
 
 interface Address {
