@@ -4,7 +4,7 @@ import { isUtf8 } from 'node:buffer'
 import { hash } from 'node:crypto'
 import type { LogBatch, LogMessage, RejectedMessage } from '../runtime/log/log.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
-import { decodeKafka, structuredType } from '../schemas/cloudevents.ts'
+import { type CloudEvent, decodeKafka, structuredType } from '../schemas/cloudevents.ts'
 import { decimalPlacesMax } from '../schemas/decimal.ts'
 import {
   checkBounds,
@@ -19,6 +19,22 @@ import {
 } from '../schemas/event.ts'
 import { asFault, Fault, type FaultCode } from '../schemas/fault.ts'
 import type { MeasureName } from '../schemas/measures.ts'
+import {
+  type AmendmentEvent,
+  amendedContent,
+  checkAboutPushed,
+  checkPushed,
+  earliestMs,
+  isAboutPushed,
+  isOwnSource,
+  keptBytesMax,
+  type LogPlace,
+  latestMs,
+  type Pushed,
+  type PushedContent,
+  type RefusalEvent,
+  type ReplayEvent,
+} from '../schemas/pushed.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
 import type { Totals } from './judge.ts'
 
@@ -56,6 +72,29 @@ export interface AcceptedDecision {
   readonly window: Window
 }
 
+/** An event that somebody pushed. */
+export interface AcceptedPushed extends Pushed {
+  readonly partition: number
+  readonly offset: bigint
+}
+
+export interface AcceptedAmendment {
+  readonly partition: number
+  readonly offset: bigint
+  readonly event: AmendmentEvent
+  /** What the event says from now on; undefined where it is void. */
+  readonly amended: PushedContent | undefined
+  /** 64 bits of what it says. */
+  readonly content: bigint
+}
+
+/** A message that came again from the rejects, and the place that it came from. */
+export interface ReplayedMessage {
+  readonly offset: bigint
+  readonly from: LogPlace
+  readonly part: number
+}
+
 /** A message whose source and id the ledger has already: it says the same, or something else. */
 export interface PassedMessage {
   readonly partition: number
@@ -67,7 +106,7 @@ export interface PassedMessage {
   readonly value: string
 }
 
-/** A batch with every message in exactly one of readings, marks, decisions, passed and rejects. */
+/** A batch with every message in exactly one of readings, marks, decisions, pushed, amendments, passed and rejects. */
 export interface AcceptedBatch {
   readonly partition: number
   readonly first: bigint
@@ -80,13 +119,15 @@ export interface AcceptedBatch {
   readonly reads: ReadonlyMap<string, ReadPart>
   readonly marks: readonly AcceptedMark[]
   readonly decisions: readonly AcceptedDecision[]
+  readonly pushed: readonly AcceptedPushed[]
+  readonly amendments: readonly AcceptedAmendment[]
+  /** Those of all these that are replays. */
+  readonly replays: readonly ReplayedMessage[]
   /** Known from within the batch: what the ledger has already is found when it is put. */
   readonly passed: readonly PassedMessage[]
   readonly rejects: readonly RejectedMessage[]
 }
 
-/** How much of a rejected message is kept: enough to replay nearly all, bounded for hostile ones. */
-const keptBytesMax = 64 * 1024
 export const messageBytesMax = 1024 * 1024
 
 const isReading = validator(ReadingEvent)
@@ -109,6 +150,9 @@ export class Accepting {
   readonly #reads = new Map<string, Part>()
   readonly #marks: AcceptedMark[] = []
   readonly #decisions: AcceptedDecision[] = []
+  readonly #pushed: AcceptedPushed[] = []
+  readonly #amendments: AcceptedAmendment[] = []
+  readonly #replays: ReplayedMessage[] = []
   readonly #passed: PassedMessage[] = []
   readonly #rejects: RejectedMessage[] = []
   /** Where the row of a reading begins, or which mark or decision it was: to tell the same from something else. */
@@ -144,8 +188,19 @@ export class Accepting {
     return end < messages.length
   }
 
-  #takeOne(message: LogMessage): void {
+  /** @param receivedMs when a message that comes again came first */
+  #takeOne(message: LogMessage, receivedMs?: number): void {
     const event = eventOf(message)
+    if (!isOwnSource(event.source)) {
+      const { offset, appendedMs } = message
+      const pushed = checkPushed(event, appendedMs, receivedMs)
+      this.#pushed.push({ partition: this.#batch.partition, offset, ...pushed })
+      return
+    }
+    if (isAboutPushed(event.type)) {
+      this.#takeAbout(checkAboutPushed(event), message, receivedMs !== undefined)
+      return
+    }
     if (event.type === decisionType) {
       this.#takeDecision(event as DecisionEvent, message.offset)
       return
@@ -153,6 +208,39 @@ export class Accepting {
     const same = this.#same.of(event as ReadingEvent | MarkEvent)
     if (event.type === markType) this.#takeMark(event as MarkEvent, same, message)
     else this.#takeReading(event as ReadingEvent, same, message.offset)
+  }
+
+  #takeAbout(
+    event: AmendmentEvent | RefusalEvent | ReplayEvent,
+    message: LogMessage,
+    isReplayed: boolean,
+  ): void {
+    const { partition } = this.#batch
+    const { offset, appendedMs } = message
+    if ('action' in event.data) {
+      const amendment = event as AmendmentEvent
+      const amended = amendedContent(amendment, appendedMs)
+      const content = textHash(JSON.stringify(event.data))
+      this.#amendments.push({ partition, offset, event: amendment, amended, content })
+      return
+    }
+    if (isReplayed) throw new Fault('EVENT_INVALID', `type ${event.type} is not replayed`)
+    const { value, headers } = event.data
+    const bytes = Buffer.from(value, 'base64')
+    if (!('log' in event.data)) {
+      const { code, reason, bytes: length, sha256 } = event.data
+      this.#rejects.push({ partition, offset, code, reason, headers, value: bytes, bytes: length, sha256 })
+      return
+    }
+    const { log, partition: fromPartition, offset: fromOffset, part, received } = event.data
+    const from = { log, partition: fromPartition, offset: BigInt(fromOffset) }
+    this.#replays.push({ offset, from, part })
+    const inner = { ...message, value: bytes, headers }
+    try {
+      this.#takeOne(inner, instantMs(received) ?? appendedMs)
+    } catch (error) {
+      this.#rejects.push(rejected(partition, inner, asFault(error, 'EVENT_INVALID')))
+    }
   }
 
   #takeMark(event: MarkEvent, { window, read, readatMs }: Same, message: LogMessage): void {
@@ -243,6 +331,9 @@ export class Accepting {
       reads: this.#reads,
       marks: this.#marks,
       decisions: this.#decisions,
+      pushed: this.#pushed,
+      amendments: this.#amendments,
+      replays: this.#replays,
       passed: this.#passed,
       rejects: this.#rejects,
     }
@@ -254,7 +345,7 @@ export class Accepting {
  * schema of readings, which knows every attribute, fits the rules of CloudEvents as well. What does not is decoded
  * by those rules, for its mode, or for the reason why it is none.
  */
-function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent {
+function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent | CloudEvent {
   const { value, headers } = message
   if (value && value.length > messageBytesMax)
     throw new Fault('EVENT_TOO_LARGE', `${value.length} bytes are more than ${messageBytesMax}`)
@@ -262,13 +353,12 @@ function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent 
     const reading = readingIn(value)
     if (reading) return reading
   }
-  const event: unknown = decodeKafka({ headers, value })
-  const { type, source } = event as { type: string; source: string }
-  if (!source.startsWith('meterline/'))
-    throw new Fault('EVENT_INVALID', `source "${source.slice(0, 100)}": only meterline/… sources are taken`)
+  const event = decodeKafka({ headers, value })
+  const { type, source } = event
+  if (!isOwnSource(source) || isAboutPushed(type)) return event
   const validate = type === markType ? isMark : type === decisionType ? isDecision : isReading
   if (!validate(event)) throw misfit(validate.errors)
-  return event as ReadingEvent | MarkEvent | DecisionEvent
+  return event
 }
 
 function readingIn(value: Buffer): ReadingEvent | undefined {
@@ -279,6 +369,9 @@ function readingIn(value: Buffer): ReadingEvent | undefined {
   } catch {
     return undefined
   }
+  // What others push is none, and would be told at length why.
+  const source = (event as { readonly source?: unknown } | null)?.source
+  if (typeof source !== 'string' || !isOwnSource(source)) return undefined
   return isReading(event) ? (event as ReadingEvent) : undefined
 }
 
@@ -472,8 +565,13 @@ function checkShared(event: ReadingEvent | MarkEvent): Window {
     throw new Fault('EVENT_DATA_INVALID', `/data/window: ${span.start}/${span.end} is no window of a grid`)
   if (event.time !== span.start)
     throw new Fault('EVENT_DATA_INVALID', `/time ${event.time} is not the window's start ${span.start}`)
-  if (instantMs(event.readat) === undefined)
-    throw new Fault('EVENT_DATA_INVALID', `/readat ${event.readat} is no time`)
+  const readatMs = instantMs(event.readat)
+  if (readatMs === undefined) throw new Fault('EVENT_DATA_INVALID', `/readat ${event.readat} is no time`)
+  if (startMs < earliestMs || endMs > latestMs || readatMs > latestMs)
+    throw new Fault(
+      'TIME_OUT_OF_BOUNDS',
+      `${span.start}/${span.end} read at ${event.readat} is not of this century`,
+    )
   if (event.partitionkey !== partitionKey(event.source, event.scope))
     throw new Fault('EVENT_DATA_INVALID', '/partitionkey is not the source and the scope')
   return { startMs, endMs }

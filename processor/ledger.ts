@@ -26,6 +26,7 @@ import {
   suspectDefault,
   type Totals,
 } from './judge.ts'
+import { putPushed } from './pushed.ts'
 import { chunksOf, namedReads, type ReadKey, readParams } from './reads.ts'
 import { Cells, newToken, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
@@ -71,6 +72,8 @@ const positionColumns = [
   'conflicts',
   'rejects',
   'decisions',
+  'pushed',
+  'amendments',
 ] as const
 
 const passedColumns = ['log', 'partition', 'offset', 'fate', 'source', 'id', 'id_hash', 'value'] as const
@@ -102,10 +105,26 @@ const rejectColumns = [
   'value_base64',
   'bytes',
   'sha256',
+  'headers',
+] as const
+
+const replayColumns = [
+  'log',
+  'partition',
+  'offset',
+  'part',
+  'via_log',
+  'via_partition',
+  'via_offset',
+  'fate',
+  'code',
+  'reason',
 ] as const
 
 /** Open reads that are remembered at most; one that was forgotten is only checked in the ledger instead. */
 const openReadsMax = 10_000
+/** Of a reject's headers, as JSON: what is longer cannot be replayed. */
+const headersLengthMax = 64 * 1024
 /** `counts_from` of a read that does not count. */
 const never = 2n ** 64n - 1n
 
@@ -145,6 +164,8 @@ export interface PutOutcome {
   readonly readings: number
   readonly marks: number
   readonly decisions: number
+  readonly pushed: number
+  readonly amendments: number
   readonly duplicates: number
   readonly conflicts: number
   readonly rejects: readonly RejectedMessage[]
@@ -160,6 +181,8 @@ interface Putting {
   droppedRows: number
   droppedMarks: number
   droppedDecisions: number
+  droppedPushed: number
+  droppedAmendments: number
 }
 
 /** Writes accepted batches of one log. One `put` at a time. */
@@ -223,6 +246,7 @@ export class Ledger {
     for (const { batch, dropped } of puttings)
       if (dropped.length > 0) for (const name of readsOf(batch, dropped)) this.#open.delete(name)
     await this.#store.insertBytes('events', eventColumns, puttings.flatMap(keptRows))
+    await putPushed(this.#store, this.#log, puttings)
 
     // Readings count for nothing before their mark, so only now is anything marked stale.
     const grounds = await this.#groundsOf(marks, known)
@@ -250,6 +274,11 @@ export class Ledger {
         'rejected',
         rejectColumns,
         puttings.flatMap(({ rejects }) => rejects.map(reject => this.#rejectLine(reject))),
+      ),
+      this.#store.insert(
+        'replays',
+        replayColumns,
+        puttings.flatMap(putting => this.#replayLines(putting)),
       ),
     ])
     await this.#store.insert(
@@ -695,7 +724,8 @@ export class Ledger {
 
   // -- rows
 
-  #positionLine({ batch, passed, rejects, droppedRows, droppedMarks, droppedDecisions }: Putting): string {
+  #positionLine(putting: Putting): string {
+    const { batch, passed, rejects, droppedRows, droppedMarks, droppedDecisions } = putting
     // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
     // being less than the span.
     const next = this.#next.get(batch.partition)
@@ -712,6 +742,8 @@ export class Ledger {
       passed.filter(({ fate }) => fate === 'conflict').length,
       rejects.length,
       batch.decisions.length - droppedDecisions,
+      batch.pushed.length - putting.droppedPushed,
+      batch.amendments.length - putting.droppedAmendments,
     ])
   }
 
@@ -725,7 +757,23 @@ export class Ledger {
       reject.value.toString('base64'),
       reject.bytes,
       reject.sha256,
+      reject.headers === undefined
+        ? ''
+        : JSON.stringify(reject.headers).slice(0, headersLengthMax).toWellFormed(),
     ])
+  }
+
+  /** What became of the messages that came again from the rejects. */
+  #replayLines({ batch, passed, rejects }: Putting): string[] {
+    if (batch.replays.length === 0) return []
+    const fates = new Map<bigint, { fate: string; code: string; reason: string }>()
+    for (const { offset, fate } of passed) fates.set(offset, { fate, code: '', reason: '' })
+    for (const { offset, code, reason } of rejects) fates.set(offset, { fate: 'rejected', code, reason })
+    return batch.replays.map(({ offset, from, part }) => {
+      const { fate, code, reason } = fates.get(offset) ?? { fate: 'accepted', code: '', reason: '' }
+      const place = [from.log, from.partition, from.offset.toString(), part]
+      return JSON.stringify([...place, this.#log, batch.partition, offset.toString(), fate, code, reason])
+    })
   }
 
   #passedLine({ partition, offset, fate, source, id, value }: PassedMessage): string {
@@ -815,6 +863,8 @@ function newPutting(batch: AcceptedBatch): Putting {
     droppedRows: 0,
     droppedMarks: 0,
     droppedDecisions: 0,
+    droppedPushed: 0,
+    droppedAmendments: 0,
   }
 }
 
@@ -888,6 +938,8 @@ function outcomeOf(puttings: readonly Putting[]): PutOutcome {
     readings: sum(({ batch, droppedRows }) => batch.readings - droppedRows),
     marks: sum(({ batch, droppedMarks }) => batch.marks.length - droppedMarks),
     decisions: sum(({ batch, droppedDecisions }) => batch.decisions.length - droppedDecisions),
+    pushed: sum(({ batch, droppedPushed }) => batch.pushed.length - droppedPushed),
+    amendments: sum(({ batch, droppedAmendments }) => batch.amendments.length - droppedAmendments),
     duplicates: passed.filter(({ fate }) => fate === 'duplicate').length,
     conflicts: passed.filter(({ fate }) => fate === 'conflict').length,
     rejects: puttings.flatMap(({ rejects }) => rejects),

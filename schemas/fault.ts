@@ -103,6 +103,17 @@ export const faults = {
     meaning: 'The message is larger than the bound.',
     remedy: 'Send less in one event.',
   },
+  TIME_OUT_OF_BOUNDS: {
+    fate: 'reject',
+    meaning: 'An event says a time before the year 2000, after 2099, or more than a day after it was sent.',
+    remedy: 'Mend the clock or the sender; one that was only too early may be replayed later.',
+  },
+  SOURCE_RESERVED: {
+    fate: 'reject',
+    meaning:
+      "An event that is pushed names a source `meterline/…` or a type `io.meterline.…`: these are Meterline's own.",
+    remedy: 'Name a source and a type of your own.',
+  },
   // -- outbox and log
   OUTBOX_FULL: {
     fate: 'retry',

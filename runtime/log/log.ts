@@ -50,6 +50,8 @@ export interface RejectedMessage {
   readonly offset: bigint
   readonly code: string
   readonly reason: string
+  /** Of the original message: they say what its bytes are. */
+  readonly headers?: Readonly<Record<string, string>>
   /** The first 64 KiB of the original bytes; `bytes` and `sha256` are of the whole. */
   readonly value: Buffer
   readonly bytes: number

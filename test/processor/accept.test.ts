@@ -28,6 +28,21 @@ function message(value: Buffer | null, more: Record<string, string> = headers): 
   return { offset: 7n, key: null, value, headers: more, appendedMs: 0 }
 }
 
+/** An event that somebody else pushed, one day after it could say tomorrow. */
+function pushed(change: Record<string, unknown>): LogMessage {
+  const event = {
+    specversion: '1.0',
+    id: '1',
+    source: 'urn:app',
+    type: 'call',
+    subject: 'a',
+    data: {},
+    ...change,
+  }
+  const appendedMs = Date.UTC(2025, 5, 1)
+  return { ...message(Buffer.from(JSON.stringify(event))), appendedMs }
+}
+
 test('a whole read is taken apart into its readings and its mark', () => {
   const accepted = accept(batchOf(events, 5), 'log')
   expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, passed: [], rejects: [] })
@@ -85,8 +100,8 @@ const rejects: [string, LogMessage, string, RegExp][] = [
   [
     'a foreign source',
     changed(event => Object.assign(event, { source: 'urn:app' })),
-    'EVENT_INVALID',
-    /urn:app/,
+    'SOURCE_RESERVED',
+    /type.*io\.meterline\.rafay/,
   ],
   [
     'a kind that the source is not',
@@ -160,6 +175,44 @@ const rejects: [string, LogMessage, string, RegExp][] = [
     'EVENT_DATA_INVALID',
     /interval/,
   ],
+  [
+    'a window of another century',
+    changed(event =>
+      Object.assign(event, {
+        time: '1925-06-01T00:00:00Z',
+        data: { ...event.data, window: { start: '1925-06-01T00:00:00Z', end: '1925-06-01T01:00:00Z' } },
+      }),
+    ),
+    'TIME_OUT_OF_BOUNDS',
+    /1925/,
+  ],
+  ['a pushed event without a subject', pushed({ subject: undefined }), 'EVENT_INVALID', /subject/],
+  ['a pushed event of bytes', pushed({ data: undefined, data_base64: 'AAAA' }), 'EVENT_DATA_INVALID', /JSON/],
+  [
+    'a pushed event of text',
+    pushed({ datacontenttype: 'text/plain', data: 'x' }),
+    'EVENT_DATA_INVALID',
+    /text\/plain/,
+  ],
+  ['a pushed event of 1999', pushed({ time: '1999-12-31T23:59:59Z' }), 'TIME_OUT_OF_BOUNDS', /1999/],
+  [
+    'a pushed event of the day after tomorrow',
+    pushed({ time: '2025-06-02T00:00:00.001Z' }),
+    'TIME_OUT_OF_BOUNDS',
+    /a day after/,
+  ],
+  [
+    'a pushed event that is deep',
+    pushed({ data: JSON.parse(`${'['.repeat(65)}${']'.repeat(65)}`) }),
+    'EVENT_DATA_INVALID',
+    /deep/,
+  ],
+  [
+    'a pushed event of many values',
+    pushed({ data: Array.from({ length: 10_000 }, () => 0) }),
+    'EVENT_DATA_INVALID',
+    /10000 values/,
+  ],
   ['too many bytes', message(Buffer.alloc(messageBytesMax + 1, 'x')), 'EVENT_TOO_LARGE', /bytes/],
 ]
 
@@ -182,7 +235,7 @@ test('a reading of two summed rows may hold two windows of seconds', () => {
   expect(accept({ partition: 0, messages: [bad] }, 'log')).toMatchObject({ rejects: [], messages: 1 })
 })
 
-test('whatever comes, every message is in exactly one of readings, marks, duplicates and rejects', () => {
+test('whatever comes, every message is in exactly one of readings, marks, pushed events, duplicates and rejects', () => {
   const text = JSON.stringify(events[0])
   const anything = fc.oneof(
     fc.uint8Array({ maxLength: 200 }).map(bytes => Buffer.from(bytes)),
@@ -204,8 +257,9 @@ test('whatever comes, every message is in exactly one of readings, marks, duplic
         offset: BigInt(index),
       }))
       const accepted = accept({ partition: 0, messages }, 'log')
-      const { readings, marks, decisions, passed, rejects: refused } = accepted
-      expect(readings + marks.length + decisions.length + passed.length + refused.length).toBe(items.length)
+      const { readings, marks, decisions, pushed: others, amendments, passed, rejects: refused } = accepted
+      const lists = [marks, decisions, others, amendments, passed, refused]
+      expect(readings + lists.reduce((sum, list) => sum + list.length, 0)).toBe(items.length)
     }),
     { numRuns: 2000 },
   )

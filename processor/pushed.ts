@@ -1,0 +1,260 @@
+/**
+ * Pushed events in the ledger: the first message of an identity counts, what comes later under it is a duplicate or a
+ * conflict, and amendments say what counts instead. Every step may be repeated after a crash.
+ */
+import { idHash } from '../schemas/event.ts'
+import type { LogPlace } from '../schemas/pushed.ts'
+import { type PushedContent, pushedIdentity, showPushed } from '../schemas/pushed.ts'
+import type { AcceptedAmendment, AcceptedBatch, AcceptedPushed, PassedMessage } from './accept.ts'
+import type { Store } from './store.ts'
+
+const firstColumns = ['id_hash', 'identity', 'content', 'log', 'partition', 'offset'] as const
+
+const pushedColumns = [
+  'source',
+  'id',
+  'identity',
+  'id_hash',
+  'type',
+  'subject',
+  'time',
+  'time_text',
+  'data',
+  'attributes',
+  'content',
+  'log',
+  'partition',
+  'offset',
+] as const
+
+const amendmentColumns = [
+  'source',
+  'id',
+  'identity',
+  'action',
+  'type',
+  'subject',
+  'time',
+  'time_text',
+  'data',
+  'author',
+  'reason',
+  'decided',
+  'amendment',
+  'id_hash',
+  'log',
+  'partition',
+  'offset',
+] as const
+
+/** What the ledger is finding out of a batch; of this only that about pushed events. */
+export interface PuttingPushed {
+  readonly batch: Pick<AcceptedBatch, 'pushed' | 'amendments'>
+  readonly passed: PassedMessage[]
+  droppedPushed: number
+  droppedAmendments: number
+}
+
+interface First extends LogPlace {
+  readonly content: bigint
+}
+
+/** A pushed event or an amendment, under the identity by which the first of it is known. */
+interface Named {
+  readonly putting: PuttingPushed
+  readonly message: AcceptedPushed | AcceptedAmendment
+  readonly source: string
+  readonly id: string
+  readonly identity: bigint
+  readonly idHash: bigint
+}
+
+/** Puts the pushed events and amendments of batches in, and notes those that the ledger has already in `passed`. */
+export async function putPushed(
+  store: Store,
+  log: string,
+  puttings: readonly PuttingPushed[],
+): Promise<void> {
+  const named = puttings.flatMap(putting => {
+    const { pushed, amendments } = putting.batch
+    return [
+      ...pushed.map(message => name(putting, message, message)),
+      ...amendments.map(message => name(putting, message, message.event)),
+    ]
+  })
+  if (named.length === 0) return
+  const firsts = await knownFirsts(store, named)
+  const taken: Named[] = []
+  for (const one of named) if (takes(one, log, firsts)) taken.push(one)
+  // Before their rows: whoever dies in between finds its own place here when it comes again.
+  await store.insert(
+    'pushed_firsts',
+    firstColumns,
+    taken.map(({ message, identity, idHash: hash }) =>
+      JSON.stringify([
+        hash.toString(),
+        identity.toString(),
+        message.content.toString(),
+        log,
+        message.partition,
+        message.offset.toString(),
+      ]),
+    ),
+  )
+  const lines = (kind: 'pushed' | 'amendments') =>
+    taken.flatMap(one => {
+      const { message } = one
+      if ('event' in message) return kind === 'amendments' ? [amendmentLine(one, message, log)] : []
+      return kind === 'pushed' ? [pushedLine(one, message, log)] : []
+    })
+  await Promise.all([
+    store.insert('pushed', pushedColumns, lines('pushed')),
+    store.insert('amendments', amendmentColumns, lines('amendments')),
+  ])
+}
+
+function name(
+  putting: PuttingPushed,
+  message: AcceptedPushed | AcceptedAmendment,
+  { source, id }: { readonly source: string; readonly id: string },
+): Named {
+  return { putting, message, source, id, identity: pushedIdentity(source, id), idHash: idHash(source, id) }
+}
+
+/** Is it the first of its identity? If not it is noted what it is, and it is not put. */
+function takes(
+  { putting, message, source, id, identity }: Named,
+  log: string,
+  firsts: Map<bigint, First>,
+): boolean {
+  const { partition, offset, content } = message
+  const first = firsts.get(identity)
+  const isHere = first?.log === log && first.partition === partition
+  if (first === undefined) firsts.set(identity, { log, partition, offset, content })
+  else if (isHere && first.offset === offset) return true
+  else {
+    const fate = first.content === content ? 'duplicate' : 'conflict'
+    if (!isHere || first.offset < offset) {
+      const value = fate === 'duplicate' ? '' : contentText(message)
+      putting.passed.push({ partition, offset, fate, source, id, value })
+      if ('event' in message) putting.droppedAmendments += 1
+      else putting.droppedPushed += 1
+      return false
+    }
+    // The same partition was read on from a later offset before: that one gives way to this.
+    putting.passed.push({ partition, offset: first.offset, fate, source, id, value: '' })
+    firsts.set(identity, { log, partition, offset, content })
+  }
+  return true
+}
+
+function contentText(message: AcceptedPushed | AcceptedAmendment): string {
+  return 'event' in message ? JSON.stringify(message.event.data) : showPushed(message)
+}
+
+/** Literals in the text of a query, which is shorter than what a server takes at most: 256 KiB. */
+const hashesMax = 10_000
+
+async function knownFirsts(store: Store, named: readonly Named[]): Promise<Map<bigint, First>> {
+  const firsts = new Map<bigint, First>()
+  const hashes = Array.from(new Set(named.map(one => one.idHash)))
+  for (let at = 0; at < hashes.length; at += hashesMax) {
+    const rows = await store.rows<{
+      identity: string
+      content: string
+      log: string
+      partition: number
+      offset: string
+    }>(
+      // Numbers, and too many for the address of a request, where parameters travel.
+      `select toString(identity) as identity, content, log, partition, offset from pushed_firsts final
+       where id_hash in (${hashes.slice(at, at + hashesMax).join(',')})`,
+    )
+    for (const row of rows)
+      firsts.set(BigInt(row.identity), {
+        content: BigInt(row.content),
+        log: row.log,
+        partition: Number(row.partition),
+        offset: BigInt(row.offset),
+      })
+  }
+  return firsts
+}
+
+function pushedLine(
+  { source, id, identity, idHash: hash }: Named,
+  message: AcceptedPushed,
+  log: string,
+): string {
+  return JSON.stringify([
+    source,
+    id,
+    identity.toString(),
+    hash.toString(),
+    message.type,
+    message.subject,
+    showTime(message),
+    message.time,
+    message.data,
+    message.attributes,
+    message.content.toString(),
+    log,
+    message.partition,
+    message.offset.toString(),
+  ])
+}
+
+function amendmentLine(
+  { idHash: hash }: Named,
+  { event, amended, partition, offset }: AcceptedAmendment,
+  log: string,
+): string {
+  const { source, id, action, author, reason } = event.data
+  return JSON.stringify([
+    source,
+    id,
+    pushedIdentity(source, id).toString(),
+    action,
+    amended?.type ?? '',
+    amended?.subject ?? '',
+    amended ? showTime(amended) : '1970-01-01T00:00:00.000Z',
+    amended?.time ?? '',
+    amended?.data ?? '',
+    author,
+    reason,
+    event.time,
+    `${event.source} ${event.id}`,
+    hash.toString(),
+    log,
+    partition,
+    offset.toString(),
+  ])
+}
+
+function showTime({ timeMs }: PushedContent): string {
+  return new Date(timeMs).toISOString()
+}
+
+/**
+ * The pushed events that count, as they count: the first message of each identity, what it was amended to, and not those
+ * that are void. Rows have source, id, type, subject, time, time_text, data, id_hash, log, partition and offset (of the
+ * first message), and `amended`.
+ * @param range a condition on `time`
+ */
+export function currentPushed(range: string): string {
+  const latest = `(select identity, argMax((action, type, subject, time, time_text, data), (log, partition, offset)) as said
+    from (select * from amendments final) group by identity)`
+  const firsts = `(select * from pushed final where (identity, log, partition, offset) in
+    (select identity, toString(log), partition, offset from pushed_firsts final))`
+  return `(
+    select source, id, type, subject, time, time_text, data, id_hash, log, partition, offset, false as amended
+    from ${firsts} where ${range} and identity not in (select identity from amendments)
+    union all
+    select source, id, type, subject, time, time_text, data, id_hash, log, partition, offset, true as amended from (
+      select f.source as source, f.id as id, f.id_hash as id_hash, f.log as log, f.partition as partition, f.offset as offset,
+        if(l.said.1 = 'amend', l.said.2, f.type) as type, l.said.3 as subject, l.said.4 as time,
+        l.said.5 as time_text, l.said.6 as data, l.said.1 as action
+      from (select * from ${firsts} where identity in (select identity from amendments)) as f
+      inner join ${latest} as l on f.identity = l.identity)
+    where action = 'amend' and ${range})`
+}
