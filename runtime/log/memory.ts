@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert'
 import type { DatabaseSync } from 'node:sqlite'
+import { listingScope } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import {
   type GridMinutes,
@@ -329,6 +330,24 @@ export class CollectorMemory {
   forgetRequest(request: string): void {
     this.#prepare('delete from requested where request = ?').run(request)
     this.#prepare('delete from requests where request = ?').run(request)
+  }
+
+  /**
+   * These windows are due again, whatever was read of them: the ledger lacks it. Their reads send everything, under a
+   * later readat. Where they are listings, each scope is to be named again. Call it inside a transaction.
+   */
+  reopen(windows: readonly (RequestedWindow & { readonly endMs: number })[]): void {
+    const upsert = this.#prepare(`
+      insert into windows (source, scope, start_ms, end_ms, readat_ms, attempted_ms, failures) values (?, ?, ?, ?, ?, ?, 0)
+      on conflict do update set complete_ms = null, digest = null, events = null, content_readat_ms = null, failures = 0`)
+    for (const { source, scope, startMs, endMs } of windows) {
+      const window = { startMs, endMs }
+      const readatMs = this.nextReadatMs(source, scope, window, 0) - 1
+      this.#unsettle(source, scope, window)
+      upsert.run(source, scope, startMs, endMs, readatMs, 0)
+      if (scope === listingScope)
+        this.#prepare('update scopes set announced = 0 where source = ?').run(source)
+    }
   }
 
   /** Lets go of open windows behind the provider's retention. Call it inside a transaction. */

@@ -111,6 +111,19 @@ export interface ReleasedSum {
   readonly sum: bigint
 }
 
+/** A row of a read's window, or of what was pushed. */
+export interface WindowRow {
+  readonly seq: number
+  readonly partition: number
+  /** Where the log has it, once it is released. */
+  readonly offset?: bigint
+  /** As of `idHash`: unsigned. */
+  readonly idHash: bigint
+  readonly source: string
+  readonly scope?: string
+  readonly startMs?: number
+}
+
 /** A row as the embedded log reads it. */
 export interface StoredRow extends OutboxRow {
   readonly appendedMs: number
@@ -335,6 +348,11 @@ export class SqliteOutbox implements Disposable {
     this.#transaction(() => this.memory.forgetRequest(request))
   }
 
+  /** Makes windows due again of which the ledger lacks what was read. A collector that runs takes note when it next lists. */
+  reopen(windows: readonly (RequestedWindow & { readonly endMs: number })[]): void {
+    this.#transaction(() => this.memory.reopen(windows))
+  }
+
   /** Lets go of what is remembered of open windows that the provider no longer answers for. */
   forget(source: string, beforeMs: number): void {
     this.#undurable(() => this.memory.forget(source, beforeMs))
@@ -455,6 +473,46 @@ export class SqliteOutbox implements Disposable {
       ...(row.start_ms !== null && { startMs: Number(row.start_ms) }),
       events: Number(row.events),
       sum: BigInt.asUintN(64, (row.high << 32n) + row.low),
+    }))
+  }
+
+  /** The rows of these windows, waiting ones too, in the order of the file. One pass over all of it. */
+  rowsOf(windows: readonly RequestedWindow[]): WindowRow[] {
+    const select = this.#statement(`
+      select seq, partition, log_offset, id_hash, source, scope, start_ms from rows not indexed
+      where quarantined is null and scope is not null and (source, scope, start_ms) in
+        (select value ->> 0, value ->> 1, value ->> 2 from json_each(?)) order by seq`)
+    const names = windows.map(({ source, scope, startMs }) => [source, scope, startMs])
+    return this.#windowRows(select, [JSON.stringify(names)])
+  }
+
+  /** Released rows that are no part of a read, behind a sequence number, in the order of the file. */
+  releasedPushes(afterSeq: number, limit: number): WindowRow[] {
+    const select = this.#statement(`
+      select seq, partition, log_offset, id_hash, source, scope, start_ms from rows
+      where seq > ? and scope is null and log_offset is not null order by seq limit ?`)
+    return this.#windowRows(select, [afterSeq, limit])
+  }
+
+  #windowRows(select: Statement, values: readonly (string | number)[]): WindowRow[] {
+    select.setReadBigInts(true)
+    const rows = select.all(...values) as unknown as {
+      seq: bigint
+      partition: bigint
+      log_offset: bigint | null
+      id_hash: bigint
+      source: string
+      scope: string | null
+      start_ms: bigint | null
+    }[]
+    return rows.map(row => ({
+      seq: Number(row.seq),
+      partition: Number(row.partition),
+      ...(row.log_offset !== null && { offset: row.log_offset }),
+      idHash: BigInt.asUintN(64, row.id_hash),
+      source: row.source,
+      ...(row.scope !== null && { scope: row.scope }),
+      ...(row.start_ms !== null && { startMs: Number(row.start_ms) }),
     }))
   }
 
