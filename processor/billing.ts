@@ -104,7 +104,7 @@ async function meteredOnce(
 }
 
 /** Does the account pay for this tenant at that time? */
-function pays(account: Account, row: Pick<Quantity, 'source' | 'subject' | 'window'>): boolean {
+export function pays(account: Account, row: Pick<Quantity, 'source' | 'subject' | 'window'>): boolean {
   return account.subjects.some(
     ({ source, subject, from, to }) =>
       source === row.source &&
