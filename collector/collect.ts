@@ -1,7 +1,7 @@
 /** One read of a source: drained, sealed into events, and stored whole with its mark; or its failure, as a mark too. */
 import assert from 'node:assert'
 import { Buffer } from 'node:buffer'
-import type { CompleteRead } from '../runtime/log/memory.ts'
+import type { Belief, CompleteRead } from '../runtime/log/memory.ts'
 import type { EncodedEvent, NewRead, SqliteOutbox } from '../runtime/log/outbox.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
 import {
@@ -19,6 +19,7 @@ import {
   type Usage,
 } from '../schemas/event.ts'
 import { asFault, Fault } from '../schemas/fault.ts'
+import { type SuspectRule, suspectDefault, type Totals, TotalsSum, takesAway } from '../schemas/suspect.ts'
 import { minuteMs, secondMs, showWindow, type Window } from '../schemas/window.ts'
 import { rereadsServed } from './schedule.ts'
 import type { Source } from './source.ts'
@@ -59,6 +60,8 @@ export interface CollectOptions {
   readonly by: 'schedule' | 'hand'
   /** The read by hand that remembers this window when it was read without a gap. */
   readonly request?: string
+  /** By which the ledger will hold a read back that takes too much away. */
+  readonly suspect?: SuspectRule
   readonly nowMs: () => number
   readonly signal: AbortSignal
   readonly deadlineMs?: number
@@ -86,9 +89,6 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
   assert(window.endMs <= startedMs, `${showWindow(window)} is over`)
   const readatMs = outbox.memory.nextReadatMs(source, scope, window, startedMs)
   const identity: ReadIdentity = { source, scope, window, readatMs }
-  const settled =
-    rereadsServed(window, opened.source.rereadAfterMs, startedMs) === opened.source.rereadAfterMs.length
-
   const asked = await askSource(asking => drain(opened, identity, asking), {
     signal,
     deadlineMs: options.deadlineMs,
@@ -102,8 +102,13 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
   options.answered?.()
 
   const digest = showDigest(drained.contentSum)
-  const last =
-    options.by === 'schedule' ? outbox.memory.window(source, scope, window.startMs)?.complete : undefined
+  const before = outbox.memory.window(source, scope, window.startMs)?.complete
+  const belief = believed(before?.belief, { readatMs, totals: drained.totals }, options.suspect)
+  const isLast =
+    rereadsServed(window, opened.source.rereadAfterMs, startedMs) === opened.source.rereadAfterMs.length
+  // A read that will be held back as suspect is not the last: another one is to say whether it was right.
+  const settled = isLast && belief.low === undefined
+  const last = options.by === 'schedule' ? before : undefined
   const repeated = repeats(last, digest, drained.readings.length) ? last : undefined
   const mark = completeMark(identity, {
     outcome: 'complete',
@@ -131,6 +136,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
         events: drained.readings.length,
         contentReadatMs: repeated?.contentReadatMs ?? readatMs,
         settled,
+        belief,
       },
     },
   })
@@ -142,6 +148,23 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     bad: drained.bad,
     subjects: drained.subjects,
   }
+}
+
+/**
+ * What to think of a window after one more read of it, by the rule of the ledger: one that takes too much away is `low`
+ * until another, late enough, agrees with it.
+ */
+export function believed(
+  before: Belief | undefined,
+  read: { readonly readatMs: number; readonly totals: Totals },
+  rule: SuspectRule = suspectDefault,
+): Belief {
+  if (!before || !takesAway(before.totals, read.totals, rule.percent)) return { totals: read.totals }
+  const { low } = before
+  const agrees = low !== undefined && !takesAway(low.totals, read.totals, rule.percent)
+  if (!agrees) return { totals: before.totals, low: read }
+  if (low.readatMs + rule.confirmAfterMs <= read.readatMs) return { totals: read.totals }
+  return before
 }
 
 /** A mark with a thousand bad items says less of each, rather than be larger than a message may be. */
@@ -259,6 +282,7 @@ interface Drained {
   readonly bad: readonly BadItem[]
   readonly subjects: ReadonlySet<string>
   readonly contentSum: bigint
+  readonly totals: Totals
   readonly estimated: boolean
 }
 
@@ -270,6 +294,7 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
   const bad: BadItem[] = []
   const subjects = new Set<string>()
   const seen = new Set<string>()
+  const totals = new TotalsSum()
   let contentSum = 0n
   let estimated = false
 
@@ -299,6 +324,7 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
     readings.push(encoded)
     subjects.add(usage.subject)
     contentSum += contentHash(event)
+    totals.add(event.data.measures)
     estimated ||= event.data.estimated
   }
 
@@ -325,7 +351,7 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
         },
       )
   }
-  return { readings, bad, subjects, contentSum, estimated }
+  return { readings, bad, subjects, contentSum, totals: totals.totals(), estimated }
 }
 
 function checkReading(event: ReadingEvent, windowSeconds: number): void {

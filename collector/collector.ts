@@ -6,6 +6,7 @@ import type { Logger } from '../runtime/logs.ts'
 import { rest } from '../runtime/rest.ts'
 import { listingScope } from '../schemas/event.ts'
 import { describeFault, Fault } from '../schemas/fault.ts'
+import type { SuspectRule } from '../schemas/suspect.ts'
 import { minuteMs, secondMs, showWindow } from '../schemas/window.ts'
 import { collectRead, type OpenedSource, sourceName } from './collect.ts'
 import { SourceCounters, showDepthOf } from './counters.ts'
@@ -22,6 +23,8 @@ export interface CollectorOptions {
   readonly nowMs: () => number
   readonly signal: AbortSignal
   readonly readDeadlineMs?: number
+  /** By which the ledger holds reads back: after one that it will, another is planned. */
+  readonly suspect?: SuspectRule
   /** How long the loop rests at most before it looks at the clock again, which may jump. */
   readonly restMsMax?: number
 }
@@ -211,7 +214,9 @@ class SourceReader {
 
   #schedule(limit: number): ReturnType<typeof dueWindows> {
     const { source, fromMs } = this.#opened
+    const { suspect } = this.#options
     const schedule = dueWindows({
+      ...(suspect && { confirmAfterMs: suspect.confirmAfterMs }),
       plan: source,
       scopes: this.#scopes.values(),
       nowMs: this.#options.nowMs(),
@@ -278,9 +283,9 @@ class SourceReader {
 
   /** What reading and listing are given alike. */
   #asked() {
-    const { outbox, nowMs, signal, readDeadlineMs } = this.#options
+    const { outbox, nowMs, signal, readDeadlineMs, suspect } = this.#options
     const deadline = readDeadlineMs === undefined ? {} : { deadlineMs: readDeadlineMs }
-    return { opened: this.#opened, outbox, nowMs, signal, ...deadline }
+    return { opened: this.#opened, outbox, nowMs, signal, ...deadline, ...(suspect && { suspect }) }
   }
 
   /** Undefined where nothing was stored and it stays due: the outbox is full, or the collector stops. */

@@ -3,6 +3,7 @@
  * outbox's memory tells what was read. Listing the scopes is a scope like any other here, without re-reads.
  */
 import type { ScopeLife, ScopeMemory, WindowMemory } from '../runtime/log/memory.ts'
+import { suspectDefault } from '../schemas/suspect.ts'
 import { type GridMinutes, hourMs, minuteMs, secondMs, type Window, windowsOver } from '../schemas/window.ts'
 
 /** What a source says of its windows. */
@@ -76,12 +77,14 @@ export function dueWindows(input: {
   /** Nothing before this is expected. */
   readonly fromMs?: number
   readonly limit: number
+  /** How long after a read that said much less another one is to confirm it, or not. */
+  readonly confirmAfterMs?: number
   /** Added to every planned time, so that two collectors of one source do not read in the same millisecond. */
   readonly delayMs?: number
   /** Starts of the windows of a scope that are being read. */
   readonly underWay?: (scope: string) => ReadonlySet<number> | undefined
 }): Schedule {
-  const { plan, nowMs, limit, delayMs = 0 } = input
+  const { plan, nowMs, limit, delayMs = 0, confirmAfterMs = suspectDefault.confirmAfterMs } = input
   const live: DueWindow[] = []
   const missed: DueWindow[] = []
   let count = 0
@@ -94,7 +97,7 @@ export function dueWindows(input: {
     for (const window of openWindows(scope, plan, nowMs, input.fromMs)) {
       if (underWay?.has(window.startMs)) continue
       const memory = trusted(scope.windows.get(window.startMs), nowMs)
-      const ownMs = dueAtMs(window, memory, plan, delayMs)
+      const ownMs = dueAtMs(window, memory, plan, { delayMs, confirmAfterMs })
       const why = whyOf(window, memory, Math.max(nowMs, ownMs) - delayMs)
       const resting = why !== 'new' && downUntilMs !== undefined
       const dueMs = resting ? Math.max(ownMs, downUntilMs) : ownMs
@@ -202,13 +205,20 @@ function trusted(memory: WindowMemory | undefined, nowMs: number): WindowMemory 
   return memory.complete && memory.complete.atMs <= nowMs ? { ...memory, failures: 0 } : undefined
 }
 
-function dueAtMs(window: Window, memory: WindowMemory | undefined, plan: Plan, delayMs: number): number {
+function dueAtMs(
+  window: Window,
+  memory: WindowMemory | undefined,
+  plan: Plan,
+  { delayMs, confirmAfterMs }: { readonly delayMs: number; readonly confirmAfterMs: number },
+): number {
   const served = memory?.complete && rereadsServed(window, plan.rereadAfterMs, memory.complete.atMs)
-  // One that is open although all was served was read under a longer plan: one more read settles it.
-  const plannedMs =
-    window.endMs +
-    delayMs +
-    (served === undefined ? settleDelayMs : (plan.rereadAfterMs[served] ?? plan.rereadAfterMs.at(-1) ?? 0))
+  const nextMs = served === undefined ? settleDelayMs : plan.rereadAfterMs[served]
+  const low = memory?.complete?.belief?.low
+  // One that is open although all was served was read under a longer plan, and one more read settles it; or it said
+  // much less than before, and waits for a read that agrees.
+  let plannedMs = window.endMs + delayMs + (nextMs ?? plan.rereadAfterMs.at(-1) ?? 0)
+  if (low && nextMs === undefined) plannedMs = low.readatMs + confirmAfterMs
+  else if (low) plannedMs = Math.min(plannedMs, low.readatMs + confirmAfterMs)
   if (!memory || memory.failures === 0) return plannedMs
   return Math.max(plannedMs, memory.attemptedMs + retryAfterMs(memory.failures))
 }

@@ -16,6 +16,7 @@ import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
+import type { SuspectRule } from '../schemas/suspect.ts'
 import { dayMs, hourMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
 
 /** What every command gets from the command line and the process. */
@@ -52,6 +53,10 @@ export async function configured(settings: Settings, use: Use): Promise<LoadedCo
     ...(use === 'price' && { bookMisfits: (await import('../processor/book.ts')).checkBook }),
   })
   return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
+}
+
+function suspectRule({ suspect }: LoadedConfig): SuspectRule {
+  return { percent: suspect.percent, confirmAfterMs: suspect.confirmAfterMinutes * minuteMs }
 }
 
 function kafkaConfig(config: LoadedConfig, settings: Settings): KafkaConfig | undefined {
@@ -224,10 +229,7 @@ async function runningProcessor(
     store,
     log: eventLog,
     meters: config.meters,
-    suspect: {
-      percent: config.suspect.percent,
-      confirmAfterMs: config.suspect.confirmAfterMinutes * minuteMs,
-    },
+    suspect: suspectRule(config),
     signal,
     say: line => log.warn(line),
     ...(rejects && { rejects }),
@@ -403,6 +405,7 @@ export async function startRoles(
         log,
         signal,
         nowMs: settings.nowMs,
+        suspect: suspectRule(config),
         ...(kafka && { relay: sending => relayTo(kafka, outbox, health, log, sending) }),
       }),
     )

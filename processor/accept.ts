@@ -5,7 +5,6 @@ import { hash } from 'node:crypto'
 import type { LogBatch, LogMessage, RejectedMessage } from '../runtime/log/log.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
 import { type CloudEvent, decodeKafka, structuredType } from '../schemas/cloudevents.ts'
-import { decimalPlacesMax } from '../schemas/decimal.ts'
 import {
   checkBounds,
   contentHash,
@@ -18,7 +17,6 @@ import {
   ReadingEvent,
 } from '../schemas/event.ts'
 import { asFault, Fault, type FaultCode } from '../schemas/fault.ts'
-import type { MeasureName } from '../schemas/measures.ts'
 import {
   type AmendmentEvent,
   amendedContent,
@@ -35,8 +33,8 @@ import {
   type RefusalEvent,
   type ReplayEvent,
 } from '../schemas/pushed.ts'
+import { type Totals, TotalsSum } from '../schemas/suspect.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
-import type { Totals } from './judge.ts'
 
 /** What a batch has of one read's readings, as far as the mark will ask for it. */
 export interface ReadPart {
@@ -422,7 +420,7 @@ class Part implements ReadPart {
   readonly spans: number[] = []
   readings = 0
   digest = 0n
-  readonly #sums = new Map<string, Sum>()
+  readonly #sums = new TotalsSum()
 
   constructor(event: ReadingEvent, { window, readatMs }: Same) {
     this.source = event.source
@@ -435,50 +433,13 @@ class Part implements ReadPart {
     this.subjects.add(event.subject)
     this.readings += 1
     this.digest = BigInt.asUintN(64, this.digest + content)
-    for (const name in event.data.measures) {
-      let sum = this.#sums.get(name)
-      if (!sum) {
-        sum = new Sum()
-        this.#sums.set(name, sum)
-      }
-      sum.add(event.data.measures[name as MeasureName] ?? '0')
-    }
+    this.#sums.add(event.data.measures)
     if (this.spans.at(-1) === from) this.spans[this.spans.length - 1] = to
     else this.spans.push(from, to)
   }
 
   get totals(): Totals {
-    return new Map(Array.from(this.#sums, ([name, sum]) => [name, sum.total()]))
-  }
-}
-
-/** Adds up decimals of up to 12 places. Nearly all are whole, and small enough to be added as such. */
-class Sum {
-  #small = 0
-  #whole = 0n
-  #parts = 0n
-
-  add(value: string): void {
-    const point = value.indexOf('.')
-    if (point < 0 && value.length < 12) {
-      this.#small += Number(value)
-      // Whole numbers below 2^53 are exact: carried over long before that.
-      if (this.#small > 1e15) this.#carry()
-    } else if (point < 0) this.#whole += BigInt(value)
-    else {
-      this.#whole += BigInt(value.slice(0, point))
-      this.#parts += BigInt(value.slice(point + 1).padEnd(decimalPlacesMax, '0'))
-    }
-  }
-
-  total(): bigint {
-    this.#carry()
-    return this.#whole * 10n ** BigInt(decimalPlacesMax) + this.#parts
-  }
-
-  #carry(): void {
-    this.#whole += BigInt(this.#small)
-    this.#small = 0
+    return this.#sums.totals()
   }
 }
 

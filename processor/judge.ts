@@ -2,20 +2,8 @@
  * What becomes of a read when its mark arrives: does it count, does it wait as suspect, is it known already. Reads of a
  * window are judged in the order of the log, each by what was there before it, so that a replay comes to the same. Pure.
  */
+import { type SuspectRule, type Totals, takesAway } from '../schemas/suspect.ts'
 import { overlaps, type Window } from '../schemas/window.ts'
-
-/** When a complete read takes so much away that it has to wait. */
-export interface SuspectRule {
-  /** More than so many percent of a measure's total in the scope and window, or all of it. */
-  readonly percent: number
-  /** A second read made so much later that agrees is believed. */
-  readonly confirmAfterMs: number
-}
-
-export const suspectDefault: SuspectRule = { percent: 10, confirmAfterMs: 3_600_000 }
-
-/** Sums of measures over a read's readings, in units of 10⁻¹². */
-export type Totals = ReadonlyMap<string, bigint>
 
 /** A read of a window as far as judging needs it; times in milliseconds. */
 export interface JudgedRead {
@@ -66,16 +54,6 @@ export function isSuspect(
       other.readatMs + rule.confirmAfterMs <= read.readatMs &&
       !takesAway(other.totals, read.totals, rule.percent),
   )
-}
-
-/** Does any measure lose all, or more than so many percent of what it was? */
-export function takesAway(before: Totals, after: Totals, percent: number): boolean {
-  for (const [measure, was] of before) {
-    if (was <= 0n) continue
-    const is = after.get(measure) ?? 0n
-    if (is === 0n || (was - is) * 100n > was * BigInt(percent)) return true
-  }
-  return false
 }
 
 /** The complete read that the ledger holds of another window over the same time: a grid must not be crossed. */

@@ -3,9 +3,9 @@
  * written. Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
  */
 import type { RejectedMessage } from '../runtime/log/log.ts'
-import { decimalPlacesMax } from '../schemas/decimal.ts'
 import { idHash } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
+import { parseTotals, type SuspectRule, showTotals, suspectDefault, type Totals } from '../schemas/suspect.ts'
 import { hourMs, showWindow, type Window } from '../schemas/window.ts'
 import {
   type AcceptedBatch,
@@ -17,15 +17,7 @@ import {
   type RowValues,
   rejected,
 } from './accept.ts'
-import {
-  currentOf,
-  isSuspect,
-  type JudgedRead,
-  overlapped,
-  type SuspectRule,
-  suspectDefault,
-  type Totals,
-} from './judge.ts'
+import { currentOf, isSuspect, type JudgedRead, overlapped } from './judge.ts'
 import { putPushed } from './pushed.ts'
 import { chunksOf, namedReads, type ReadKey, readParams } from './reads.ts'
 import { Cells, newToken, touchCells } from './rollups.ts'
@@ -520,7 +512,7 @@ export class Ledger {
         if (isWhole)
           grounds.set(mark, {
             subjects: row?.subjects ?? [],
-            totals: new Map(row?.totals.map(([name, value]) => [name, scaled(value)])),
+            totals: parseTotals(Object.fromEntries(row?.totals ?? [])),
           })
       })
     }
@@ -816,7 +808,7 @@ export class Ledger {
       read.events,
       read.digest.toString(),
       Array.from(read.subjects),
-      Object.fromEntries(Array.from(read.totals, ([name, sum]) => [name, showScaled(sum)])),
+      showTotals(read.totals),
       data.settled,
       data.estimated,
       data.bad && data.bad.length > 0 ? JSON.stringify(data.bad) : '',
@@ -1083,7 +1075,7 @@ function fromStored(row: StoredRead): KnownRead {
     events: row.events,
     digest: BigInt(row.digest),
     subjects: row.subjects,
-    totals: new Map(Object.entries(row.totals).map(([name, value]) => [name, scaled(value)])),
+    totals: parseTotals(row.totals),
     content: BigInt(row.content),
     log: row.log,
     partition: Number(row.partition),
@@ -1091,15 +1083,4 @@ function fromStored(row: StoredRead): KnownRead {
     countsFrom: BigInt(row.counts_from),
     version: BigInt(row.version),
   }
-}
-
-/** A decimal in units of 10⁻¹²: quantities are never negative. */
-function scaled(value: string): bigint {
-  const [whole = '0', parts = ''] = value.split('.')
-  return BigInt(whole + parts.padEnd(decimalPlacesMax, '0'))
-}
-
-function showScaled(value: bigint): string {
-  const digits = value.toString().padStart(decimalPlacesMax + 1, '0')
-  return `${digits.slice(0, -decimalPlacesMax)}.${digits.slice(-decimalPlacesMax)}`
 }

@@ -6,6 +6,7 @@ import assert from 'node:assert'
 import type { DatabaseSync } from 'node:sqlite'
 import { listingScope } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
+import { parseTotals, showTotals, type Totals } from '../../schemas/suspect.ts'
 import {
   type GridMinutes,
   hourMs,
@@ -34,6 +35,14 @@ export interface CompleteRead {
   readonly events: number
   /** The read whose readings it holds: its own readat, or the one that it repeats. */
   readonly contentReadatMs: number
+  readonly belief?: Belief
+}
+
+/** What is thought of a window's totals: the ledger will hold back a read that takes too much of them away. */
+export interface Belief {
+  readonly totals: Totals
+  /** The last read said so much less that it waits for one that agrees. */
+  readonly low?: { readonly readatMs: number; readonly totals: Totals }
 }
 
 /** Hours that were read in windows of one width: an hour never changes its grid. */
@@ -77,6 +86,7 @@ export interface ReadRecord {
     readonly events: number
     readonly contentReadatMs: number
     readonly settled: boolean
+    readonly belief?: Belief
   }
 }
 
@@ -131,6 +141,13 @@ create table requested (
 ) strict, without rowid;
 `
 
+/** The fourth: what the window's measures came to, and of a read that said much less, when it was and what it said. */
+export const beliefs = `
+alter table windows add column totals text;
+alter table windows add column low_readat_ms integer;
+alter table windows add column low_totals text;
+`
+
 interface WindowRow {
   start_ms: number
   end_ms: number
@@ -141,6 +158,9 @@ interface WindowRow {
   digest: string | null
   events: number | null
   content_readat_ms: number | null
+  totals: string | null
+  low_readat_ms: number | null
+  low_totals: string | null
 }
 
 interface SpanRow {
@@ -285,11 +305,15 @@ export class CollectorMemory {
     if (complete)
       this.#prepare(`
         insert or replace into windows (source, scope, start_ms, end_ms, readat_ms, attempted_ms, failures,
-          complete_ms, digest, events, content_readat_ms) values (?, ?, ?, ?, ?, ?6, 0, ?6, ?, ?, ?)`).run(
+          complete_ms, digest, events, content_readat_ms, totals, low_readat_ms, low_totals)
+        values (?, ?, ?, ?, ?, ?6, 0, ?6, ?, ?, ?, ?, ?, ?)`).run(
         ...key,
         complete.digest,
         complete.events,
         complete.contentReadatMs,
+        complete.belief ? totalsText(complete.belief.totals) : null,
+        complete.belief?.low?.readatMs ?? null,
+        complete.belief?.low ? totalsText(complete.belief.low.totals) : null,
       )
     else
       this.#prepare(`
@@ -475,6 +499,17 @@ function spanOf(row: SpanRow): Window {
   return { startMs: row.start_ms, endMs: row.end_ms }
 }
 
+function totalsText(totals: Totals): string {
+  return JSON.stringify(showTotals(totals))
+}
+
+function beliefOf({ low_readat_ms: readatMs, low_totals: low }: WindowRow, totals: string): Belief {
+  return {
+    totals: parseTotals(JSON.parse(totals)),
+    ...(readatMs !== null && low !== null && { low: { readatMs, totals: parseTotals(JSON.parse(low)) } }),
+  }
+}
+
 function windowOf(row: WindowRow): WindowMemory {
   return {
     ...spanOf(row),
@@ -487,6 +522,7 @@ function windowOf(row: WindowRow): WindowMemory {
         digest: row.digest ?? '',
         events: row.events ?? 0,
         contentReadatMs: row.content_readat_ms ?? row.readat_ms,
+        ...(row.totals !== null && { belief: beliefOf(row, row.totals) }),
       },
     }),
   }

@@ -22,6 +22,7 @@ import {
 } from './damaged.ts'
 import type { OutboxRow } from './log.ts'
 import {
+  beliefs,
   CollectorMemory,
   endedByHand,
   memoryTables,
@@ -178,6 +179,7 @@ ${memoryTables}`,
 create index rows_sent on rows (partition, log_offset) where log_offset is not null;
 ${endedByHand}`,
   requests,
+  beliefs,
 ]
 
 interface Totals {

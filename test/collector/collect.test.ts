@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type CollectOptions, collectRead } from '../../collector/collect.ts'
+import { dueWindows } from '../../collector/schedule.ts'
 import { type OutboxOptions, SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { contentHash, type MarkEvent, type ReadingEvent, showDigest } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
@@ -207,6 +208,50 @@ describe('a re-read', () => {
     provider.items = () => [item('i-1', { labels: { status: 'stopped' } }), item('i-2')]
     expect(await read()).toMatchObject({ repeats: false })
     expect(stored()[1]?.readings).toHaveLength(2)
+  })
+})
+
+describe('a read that says much less', () => {
+  const rule = { percent: 10, confirmAfterMs: hourMs }
+  const due = () =>
+    dueWindows({
+      plan: provider.opened().source,
+      scopes: outbox.memory.scopes('meterline/test/one'),
+      nowMs: clockMs + 10 * dayMs,
+      limit: 10,
+    }).due.filter(each => each.window.startMs === window.startMs)
+  const lastRereadMs = () => window.endMs + (provider.opened().source.rereadAfterMs.at(-1) ?? 0)
+
+  test('does not settle its window, and is followed by another an hour later, which does if it agrees', async () => {
+    const { source } = provider.opened()
+    outbox.see('meterline/test/one', [{ scope: 'a' }], window.startMs)
+    provider.items = () => [item('i-1'), item('i-2')]
+    await read()
+    clockMs = lastRereadMs()
+    provider.items = () => [item('i-1')]
+    expect(await read({ suspect: rule })).toMatchObject({ outcome: 'complete', settled: false })
+    expect(due()).toMatchObject([{ why: 'again', dueMs: clockMs + hourMs }])
+    clockMs += 30 * minuteMs
+    expect(await read({ suspect: rule })).toMatchObject({ repeats: true, settled: false })
+    expect(due()).toMatchObject([{ dueMs: clockMs + 30 * minuteMs }])
+    clockMs += 30 * minuteMs
+    expect(await read({ suspect: rule })).toMatchObject({ repeats: true, settled: true })
+    expect(due()).toEqual([])
+    expect(source.rereadAfterMs.length).toBeGreaterThan(0)
+  })
+
+  test('and still less the next time waits anew, and one that is back settles at once', async () => {
+    provider.items = () => [item('i-1'), item('i-2'), item('i-3'), item('i-4')]
+    await read()
+    clockMs = lastRereadMs()
+    provider.items = () => [item('i-1'), item('i-2')]
+    expect(await read()).toMatchObject({ settled: false })
+    clockMs += hourMs
+    provider.items = () => [item('i-1')]
+    expect(await read()).toMatchObject({ settled: false })
+    clockMs += minuteMs
+    provider.items = () => [item('i-1'), item('i-2'), item('i-3'), item('i-4')]
+    expect(await read()).toMatchObject({ settled: true })
   })
 })
 

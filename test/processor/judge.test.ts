@@ -1,14 +1,8 @@
 /** Judging reads: which one counts, which one waits, and what must not be crossed. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
-import {
-  currentOf,
-  isSuspect,
-  type JudgedRead,
-  overlapped,
-  suspectDefault,
-  takesAway,
-} from '../../processor/judge.ts'
+import { currentOf, isSuspect, type JudgedRead, overlapped } from '../../processor/judge.ts'
+import { suspectDefault, takesAway } from '../../schemas/suspect.ts'
 import { hourMs, minuteMs } from '../../schemas/window.ts'
 import { hourAfterJune1 } from '../reads.ts'
 
