@@ -1,16 +1,27 @@
-/** Which windows were read: the state of every (source, scope, window), from the marks. */
+/**
+ * Which windows were read: the state of every (source, scope, window), from marks, listings and decisions. Owns what is
+ * expected and in which state it is; what an invoice makes of it is gate.ts.
+ */
 
-import { type ListedScope, listingScope } from '../schemas/event.ts'
+import { type ListedScope, listingScope, showReadat } from '../schemas/event.ts'
 import {
   type GridMinutes,
   gridMinutes,
+  hourMs,
+  minuteMs,
   overlaps,
   showInstant,
   type Window,
+  windowAt,
   windowsOver,
 } from '../schemas/window.ts'
 import type { Store } from './store.ts'
 
+/**
+ * `never`: nobody tried. `failed`: the newest try did, with its fault. `incomplete`: the ledger does not hold what the
+ * mark says. `suspect`: there is a read that takes too much away, and waits for a second one or a person. `read`: there
+ * is a complete one. `settled`: so is the last planned re-read. `waived`: a person lets invoices close over it.
+ */
 export const coverageStates = [
   'never',
   'failed',
@@ -25,6 +36,9 @@ export type CoverageState = (typeof coverageStates)[number]
 /** The states in which nothing is missing. */
 export const coveredStates: ReadonlySet<CoverageState> = new Set(['read', 'settled', 'waived'])
 
+/** A window counts as never read only so long after its end: sources are first asked some seconds after it. */
+export const dueAfterMs = minuteMs
+
 /** One window of one scope, or one bad item of its current read: as design.md prints it. */
 export interface CoverageRow {
   readonly source: string
@@ -32,165 +46,461 @@ export interface CoverageRow {
   readonly start: string
   readonly end: string
   readonly state: CoverageState
+  /** Whose gap a bad item is, where that can be read. */
   readonly subject?: string
   readonly fault?: { readonly code: string; readonly message: string }
+  /** Of the log: where the mark of an incomplete read stands, and so what of its readings is missing. */
+  readonly partition?: number
+}
+
+/** Consecutive windows of one width that are in the same state, or one bad item that is in all of them. */
+export interface CoverageSpan extends Omit<CoverageRow, 'start' | 'end'> {
+  readonly window: Window
+  readonly widthMinutes: GridMinutes
 }
 
 export interface CoverageQuery {
   readonly span: Window
+  /** Its name, or all of `meterline/kind/name`. */
   readonly source?: string
   readonly scope?: string
   /** Windows that have not ended by now are not expected yet. */
   readonly nowMs: number
 }
 
-interface MarkRow {
+/** Which windows of a scope are expected: those that end after `sinceMs` and start before `endedMs`. */
+export interface ScopeLife {
+  readonly source: string
+  readonly scope: string
+  readonly sinceMs: number
+  /** When its provider ended it, or a person: whatever is earlier. */
+  readonly endedMs?: number
+  /** Of its newest window, where it has any. */
+  readonly widthMinutes?: GridMinutes
+}
+
+/** A span in which a person lets invoices close over what is missing; of one subject where it names one. */
+export interface Waiver {
+  readonly source: string
+  readonly scope: string
+  readonly window: Window
+  readonly subject?: string
+}
+
+/** Consecutive windows whose marks say the same. */
+export interface MarkedRun {
+  readonly window: Window
+  readonly widthMinutes: GridMinutes
+  readonly state: Exclude<CoverageState, 'never' | 'waived'>
+  /** There is a read that counts. */
+  readonly isCurrent: boolean
+  readonly fault?: { readonly code: string; readonly message: string }
+  readonly partition?: number
+  readonly bad: readonly { readonly subject?: string; readonly code: string; readonly message: string }[]
+}
+
+/**
+ * The state of each window of the span, of every scope that is expected or was read, ordered by source, scope and start.
+ * Bad items of the current read are rows of their own, behind their window.
+ */
+export async function coverage(store: Store, query: CoverageQuery): Promise<readonly CoverageRow[]> {
+  return rowsOf(await coverageSpans(store, query))
+}
+
+/** The same, with consecutive windows that are alike as one: small, however long the span. */
+export async function coverageSpans(
+  store: Store,
+  query: CoverageQuery,
+  known?: readonly ScopeLife[],
+): Promise<readonly CoverageSpan[]> {
+  const [lives, runs, waivers] = await Promise.all([
+    known ?? scopeLives(store, query),
+    markedRuns(store, query),
+    waiversOf(store),
+  ])
+  const waiversBy = Map.groupBy(waivers, scopeKey)
+  return lives
+    .filter(({ source, scope }) => isChosen(query, source, scope))
+    .sort((a, b) => (scopeKey(a) < scopeKey(b) ? -1 : 1))
+    .flatMap(life =>
+      scopeSpans(life, runs.get(scopeKey(life)) ?? [], waiversBy.get(scopeKey(life)) ?? [], query),
+    )
+}
+
+// -- what is expected, and in which state it is: pure
+
+/** The spans of one scope in order of time, bad items behind their windows. */
+export function scopeSpans(
+  life: ScopeLife,
+  runs: readonly MarkedRun[],
+  waivers: readonly Waiver[],
+  { span, nowMs }: Pick<CoverageQuery, 'span' | 'nowMs'>,
+): readonly CoverageSpan[] {
+  const { source, scope } = life
+  const expected = {
+    startMs: Math.max(life.sinceMs, span.startMs),
+    endMs: Math.min(life.endedMs ?? Number.POSITIVE_INFINITY, span.endMs, nowMs),
+  }
+  const never = (window: Window, widthMinutes: GridMinutes): Unjudged | undefined => {
+    const windows = windowsOver(
+      { startMs: Math.max(window.startMs, expected.startMs), endMs: Math.min(window.endMs, expected.endMs) },
+      widthMinutes,
+    ).filter(one => one.endMs + dueAfterMs <= nowMs)
+    const [first, last] = [windows[0], windows.at(-1)]
+    return first && last && { window: { startMs: first.startMs, endMs: last.endMs }, widthMinutes, bad: [] }
+  }
+  const all: { readonly run: Unjudged; readonly state: CoverageState }[] = []
+  const addNever = (window: Window, widthMinutes: GridMinutes) => {
+    const run = window.startMs < window.endMs ? never(window, widthMinutes) : undefined
+    if (run) all.push({ run, state: 'never' })
+  }
+  let atMs = Number.NEGATIVE_INFINITY
+  let width = runs[0]?.widthMinutes ?? life.widthMinutes ?? 60
+  for (const run of runs) {
+    // The hour in which a run begins has its width; the hours before it that of the run before.
+    const hourOfRunMs = Math.max(atMs, Math.floor(run.window.startMs / hourMs) * hourMs)
+    addNever({ startMs: atMs, endMs: hourOfRunMs }, width)
+    addNever({ startMs: hourOfRunMs, endMs: run.window.startMs }, run.widthMinutes)
+    const kept = run.isCurrent ? run : within(run, expected)
+    if (kept) all.push({ run: kept, state: kept.state })
+    atMs = run.window.endMs
+    width = run.widthMinutes
+  }
+  addNever({ startMs: atMs, endMs: Number.POSITIVE_INFINITY }, width)
+
+  const whole = waivers.filter(({ subject }) => subject === undefined)
+  return all.flatMap(({ run, state }) => {
+    const at = { source, scope, widthMinutes: run.widthMinutes }
+    const windows = cut(run, state === 'settled' ? [] : whole).map(({ window, isWaived }) => ({
+      ...at,
+      window,
+      state: isWaived ? ('waived' as const) : state,
+      ...(run.fault && { fault: run.fault }),
+      ...(run.partition !== undefined && { partition: run.partition }),
+    }))
+    const items = run.bad.flatMap(({ subject, code, message }) => {
+      const of = waivers.filter(waiver => waiver.subject === undefined || waiver.subject === subject)
+      return cut(run, of).map(({ window, isWaived }) => ({
+        ...at,
+        window,
+        state: isWaived ? ('waived' as const) : ('failed' as const),
+        ...(subject !== undefined && { subject }),
+        fault: { code, message },
+      }))
+    })
+    return [...windows, ...items]
+  })
+}
+
+type Unjudged = Omit<MarkedRun, 'state' | 'isCurrent'>
+
+/** The windows of a run that end after the start of the span and start before its end. */
+function within(run: MarkedRun, span: Window): MarkedRun | undefined {
+  const widthMs = run.widthMinutes * minuteMs
+  const { startMs, endMs } = run.window
+  const from = Math.max(startMs, windowAt(span.startMs, run.widthMinutes).startMs)
+  const to = Number.isFinite(span.endMs) ? Math.min(endMs, Math.ceil(span.endMs / widthMs) * widthMs) : endMs
+  return from < to ? { ...run, window: { startMs: from, endMs: to } } : undefined
+}
+
+/** The run in pieces, each inside of the waivers or outside: a window is inside where one waiver holds all of it. */
+function cut(
+  { window, widthMinutes }: Pick<MarkedRun, 'window' | 'widthMinutes'>,
+  waivers: readonly Waiver[],
+): readonly { readonly window: Window; readonly isWaived: boolean }[] {
+  const widthMs = widthMinutes * minuteMs
+  const inside = waivers
+    .map(waiver => ({
+      startMs: Math.max(window.startMs, Math.ceil(waiver.window.startMs / widthMs) * widthMs),
+      endMs: Math.min(window.endMs, Math.floor(waiver.window.endMs / widthMs) * widthMs),
+    }))
+    .filter(({ startMs, endMs }) => startMs < endMs)
+    .sort((a, b) => a.startMs - b.startMs)
+  const pieces: { window: Window; isWaived: boolean }[] = []
+  let atMs = window.startMs
+  const until = (endMs: number, isWaived: boolean) => {
+    if (endMs > atMs) pieces.push({ window: { startMs: atMs, endMs }, isWaived })
+    atMs = Math.max(atMs, endMs)
+  }
+  for (const { startMs, endMs } of inside) {
+    until(startMs, false)
+    until(endMs, true)
+  }
+  until(window.endMs, false)
+  return pieces
+}
+
+// -- from the ledger
+
+interface RunRow {
   readonly source: string
   readonly scope: string
   readonly start_s: number
   readonly end_s: number
-  readonly outcome: string
-  readonly held: boolean
-  readonly settled: boolean
-  readonly bad: string
+  readonly width: number
+  readonly state: MarkedRun['state']
+  readonly has_current: boolean
   readonly fault_code: string
   readonly fault_message: string
+  readonly place: number
+  readonly bad: string
 }
 
 /**
- * The state of each window of the span, of every scope that was ever read, ordered by source, scope and start.
- * A window with a complete read that the ledger holds whole has that read's state; without one, that of its latest
- * mark; without a mark it was never read. Bad items of the current read are rows of their own, failed.
+ * Which read counts is as in `currentReads`. A read that waits shows only where it would take the place of that one. Of
+ * windows of several widths in one hour, which only failures can be, those count that have the width of what was read.
  */
-export async function coverage(store: Store, query: CoverageQuery): Promise<readonly CoverageRow[]> {
-  const params: Record<string, unknown> = {
-    from: query.span.startMs / 1000,
-    to: Math.min(query.span.endMs, query.nowMs) / 1000,
-    source: query.source ?? '',
-    scope: query.scope ?? '',
-  }
-  const chosen = `({source:String} = '' or source = {source:String} or endsWith(source, concat('/', {source:String})))
-    and ({scope:String} = '' or scope = {scope:String})`
-  const scopes = await store.rows<{ source: string; scope: string; width: number }>(
-    `select source, scope, argMax(dateDiff('minute', start, end), start) as width from reads
-     where ${chosen} group by source, scope order by source, scope`,
-    params,
+async function markedRuns(
+  store: Store,
+  query: CoverageQuery,
+): Promise<ReadonlyMap<string, readonly MarkedRun[]>> {
+  const rows = await store.rows<RunRow>(
+    `select source, scope, toUnixTimestamp(min(start)) as start_s, toUnixTimestamp(max(end)) as end_s, width, state,
+       has_current, fault_code, fault_message, place, bad
+     from (
+       select *, sum(is_new) over (partition by source, scope order by start
+         rows between unbounded preceding and current row) as run
+       from (
+         select *, tuple(width, state, has_current, fault_code, fault_message, place, bad) as gist,
+           (lagInFrame(toUnixTimestamp(end)) over before != toUnixTimestamp(start)
+             or lagInFrame(gist) over before != gist) as is_new
+         from (
+           select source, scope, start, end, dateDiff('minute', start, end) as width, has_current,
+             multiIf(has_current and waiting_rank > current_rank, 'suspect',
+               has_current and settled_at >= current_rank.2, 'settled', has_current, 'read',
+               latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
+             if(state = 'failed', toString(latest.3), '') as fault_code,
+             if(state = 'failed', latest.4, '') as fault_message,
+             if(state = 'incomplete', toInt64(latest.5), -1) as place, bad,
+             argMax(width, tuple(has_current, tried)) over (partition by source, scope, toStartOfHour(start)) as hour_width
+           from (
+             select source, scope, start, end, countIf(counts) > 0 as has_current, maxIf(rank, counts) as current_rank,
+               maxIf(rank, waits) as waiting_rank, maxIf(readat, counts and settled) as settled_at, max(readat) as tried,
+               argMax(said, readat) as latest, argMaxIf(bad_items, rank, counts) as bad
+             from (
+               select source, scope, start, end, readat, settled, bad as bad_items,
+                 tuple(outcome, held, fault_code, fault_message, partition) as said,
+                 held and outcome = 'complete' and not suspect as counts,
+                 held and outcome = 'complete' and suspect as waits, tuple(not estimated, readat) as rank
+               from reads final
+               where start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
+                 and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
+             group by source, scope, start, end))
+         where width = hour_width
+         window before as (partition by source, scope order by start rows between 1 preceding and current row)))
+     group by source, scope, run, width, state, has_current, fault_code, fault_message, place, bad
+     order by source, scope, start_s`,
+    {
+      ...chosenParams(query),
+      from: Math.floor(query.span.startMs / 1000),
+      reach: Math.max(0, Math.floor((query.span.startMs - hourMs) / 1000)),
+      to: Math.ceil(Math.min(query.span.endMs, query.nowMs) / 1000),
+    },
   )
-  const marks = await store.rows<MarkRow>(
-    `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
-       argMax(outcome, counts) as outcome, argMax(held, counts) as held,
-       argMax(settled, counts) as settled, argMax(bad, counts) as bad, argMax(fault_code, counts) as fault_code,
-       argMax(fault_message, counts) as fault_message
-     from (select *, (held and outcome = 'complete', held and not estimated, readat) as counts from reads final
-           where end > fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
-     group by source, scope, start, end
-     order by source, scope, start`,
-    { ...params, to: Math.ceil(Number(params.to)) },
-  )
-  const since = await listedSince(store)
-  const byScope = new Map<string, MarkRow[]>()
-  for (const mark of marks) {
-    const key = scopeKey(mark.source, mark.scope)
-    const list = byScope.get(key)
-    if (list) list.push(mark)
-    else byScope.set(key, [mark])
-  }
-  const seen = new Map(
-    scopes.map(({ source, scope, width }) => [scopeKey(source, scope), { source, scope, width }]),
-  )
-  // A scope that a listing found and that was never read is a gap from its first day.
-  for (const [key, { source, scope }] of since)
-    if (!seen.has(key) && isChosen(query, source, scope)) seen.set(key, { source, scope, width: 60 })
-  return Array.from(seen.values())
-    .sort((a, b) => (scopeKey(a.source, a.scope) < scopeKey(b.source, b.scope) ? -1 : 1))
-    .flatMap(({ source, scope, width }) => {
-      const key = scopeKey(source, scope)
-      const fromMs = Math.max(query.span.startMs, since.get(key)?.sinceMs ?? query.span.startMs)
-      return scopeRows(source, scope, gridOf(Number(width)), byScope.get(key) ?? [], { ...query, fromMs })
+  const runs = new Map<string, MarkedRun[]>()
+  for (const row of rows) {
+    const key = scopeKey(row)
+    const list = runs.get(key) ?? []
+    runs.set(key, list)
+    list.push({
+      window: { startMs: Number(row.start_s) * 1000, endMs: Number(row.end_s) * 1000 },
+      widthMinutes: gridOf(Number(row.width)),
+      state: row.state,
+      isCurrent: row.has_current,
+      ...(row.state === 'failed' && { fault: { code: row.fault_code, message: row.fault_message } }),
+      ...(row.state === 'incomplete' && { partition: Number(row.place) }),
+      bad: row.bad === '' ? [] : JSON.parse(row.bad),
     })
+  }
+  return runs
 }
 
-interface Expected {
+/**
+ * Every scope that was ever listed, read or tried, and when it is expected. One that no listing named is expected from
+ * its first window on.
+ */
+export async function scopeLives(
+  store: Store,
+  query: Pick<CoverageQuery, 'source' | 'scope'> = {},
+): Promise<readonly ScopeLife[]> {
+  const [seen, listed, ended] = await Promise.all([
+    store.rows<{ source: string; scope: string; first_s: number; width: number }>(
+      `select source, scope, toUnixTimestamp(min(start)) as first_s,
+         argMax(dateDiff('minute', start, end), start) as width
+       from reads where ${chosen} group by source, scope`,
+      chosenParams(query),
+    ),
+    store.rows<{ source: string; listed: string }>(
+      `select source, listed from reads
+       where scope = {listing:String} and listed != '' order by readat`,
+      { listing: listingScope },
+    ),
+    store.rows<{ source: string; scope: string; from_s: number }>(
+      `select source, scope, toUnixTimestamp(argMax(start, tuple(decided, offset))) as from_s
+       from decisions final where action = 'end' group by source, scope`,
+    ),
+  ])
+  const lives = new Map<string, { -readonly [Key in keyof ScopeLife]: ScopeLife[Key] }>()
+  for (const { source, scope, first_s, width } of seen)
+    lives.set(scopeKey({ source, scope }), {
+      source,
+      scope,
+      sinceMs: Number(first_s) * 1000,
+      widthMinutes: gridOf(Number(width)),
+    })
+  // What a later listing says of a scope is all that holds of it.
+  for (const { source, listed: text } of listed)
+    for (const { scope, since, ended: endedAt } of JSON.parse(text) as ListedScope[]) {
+      const key = scopeKey({ source, scope })
+      const { widthMinutes } = lives.get(key) ?? {}
+      lives.set(key, {
+        source,
+        scope,
+        sinceMs: Date.parse(since),
+        ...(endedAt !== undefined && { endedMs: Date.parse(endedAt) }),
+        ...(widthMinutes !== undefined && { widthMinutes }),
+      })
+    }
+  for (const { source, scope, from_s } of ended) {
+    const life = lives.get(scopeKey({ source, scope }))
+    if (life) life.endedMs = Math.min(life.endedMs ?? Number.POSITIVE_INFINITY, Number(from_s) * 1000)
+  }
+  return Array.from(lives.values()).filter(({ source, scope }) => isChosen(query, source, scope))
+}
+
+async function waiversOf(store: Store): Promise<readonly Waiver[]> {
+  const rows = await store.rows<{
+    source: string
+    scope: string
+    start_s: number
+    end_s: number
+    subject: string
+  }>(
+    `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s, subject
+     from decisions final where action = 'waive'`,
+  )
+  return rows.map(({ source, scope, start_s, end_s, subject }) => ({
+    source,
+    scope,
+    window: { startMs: Number(start_s) * 1000, endMs: Number(end_s) * 1000 },
+    ...(subject !== '' && { subject }),
+  }))
+}
+
+/** A read that waits, and what it would take the place of. Totals are decimals by measure. */
+export interface HeldBack {
   readonly source: string
   readonly scope: string
-  readonly sinceMs: number
+  readonly window: Window
+  readonly readat: string
+  readonly before: Readonly<Record<string, string>>
+  readonly after: Readonly<Record<string, string>>
 }
 
-/** Since when each scope is expected, as the listings said: before that its provider did not have it. */
-async function listedSince(store: Store): Promise<ReadonlyMap<string, Expected>> {
-  const rows = await store.rows<{ source: string; listed: string }>(
-    `select source, listed from reads final where scope = {listing:String} and listed != '' order by readat`,
-    { listing: listingScope },
+/** The newest read that is held back of each window of the span, where it would take the place of the current one. */
+export async function heldBack(
+  store: Store,
+  query: Omit<CoverageQuery, 'nowMs'>,
+): Promise<readonly HeldBack[]> {
+  const rows = await store.rows<{
+    source: string
+    scope: string
+    start_s: number
+    end_s: number
+    readat_ms: string
+    before: Readonly<Record<string, string>>
+    after: Readonly<Record<string, string>>
+  }>(
+    `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
+       toUnixTimestamp64Milli(maxIf(rank, suspect).2) as readat_ms, argMaxIf(totals, rank, not suspect) as before,
+       argMaxIf(totals, rank, suspect) as after
+     from (select *, tuple(not estimated, readat) as rank from reads final
+           where held and outcome = 'complete' and start >= fromUnixTimestamp({reach:UInt32})
+             and end > fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
+     group by source, scope, start, end
+     having maxIf(rank, suspect) > maxIf(rank, not suspect)
+     order by source, scope, start_s`,
+    {
+      ...chosenParams(query),
+      from: Math.floor(query.span.startMs / 1000),
+      reach: Math.max(0, Math.floor((query.span.startMs - hourMs) / 1000)),
+      to: Math.ceil(query.span.endMs / 1000),
+    },
   )
-  const since = new Map<string, Expected>()
-  for (const { source, listed } of rows)
-    for (const { scope, since: text } of JSON.parse(listed) as ListedScope[])
-      since.set(scopeKey(source, scope), { source, scope, sinceMs: Date.parse(text) })
-  return since
+  return rows.map(({ source, scope, start_s, end_s, readat_ms, before, after }) => ({
+    source,
+    scope,
+    window: { startMs: Number(start_s) * 1000, endMs: Number(end_s) * 1000 },
+    readat: showReadat(Number(readat_ms)),
+    before,
+    after,
+  }))
 }
 
-function isChosen(query: CoverageQuery, source: string, scope: string): boolean {
+/** Whose usage a scope was ever seen to hold. */
+export interface ScopeTenants {
+  readonly source: string
+  readonly scope: string
+  readonly subjects: readonly string[]
+}
+
+/** Of every scope that was ever listed, read or tried; without subjects where no read of it had any. */
+export async function scopeTenants(
+  store: Store,
+  sources: readonly string[],
+): Promise<readonly ScopeTenants[]> {
+  const [lives, rows] = await Promise.all([
+    scopeLives(store),
+    store.rows<ScopeTenants>(
+      `select source, scope, groupUniqArrayArray(r.subjects) as subjects from reads as r
+       where held and notEmpty(r.subjects) and source in ({sources:Array(String)}) group by source, scope`,
+      { sources },
+    ),
+  ])
+  const subjects = new Map(rows.map(row => [scopeKey(row), row.subjects]))
+  return lives
+    .filter(({ source }) => sources.includes(source))
+    .map(life => ({ source: life.source, scope: life.scope, subjects: subjects.get(scopeKey(life)) ?? [] }))
+}
+
+const chosen = `({source:String} = '' or source = {source:String} or endsWith(source, concat('/', {source:String})))
+  and ({scope:String} = '' or scope = {scope:String})`
+
+function chosenParams({ source, scope }: Pick<CoverageQuery, 'source' | 'scope'>) {
+  return { source: source ?? '', scope: scope ?? '' }
+}
+
+function isChosen(query: Pick<CoverageQuery, 'source' | 'scope'>, source: string, scope: string): boolean {
   const named = query.source === undefined || source === query.source || source.endsWith(`/${query.source}`)
   return named && (query.scope === undefined || scope === query.scope)
 }
 
-function scopeKey(source: string, scope: string): string {
+function scopeKey({ source, scope }: { readonly source: string; readonly scope: string }): string {
   return JSON.stringify([source, scope])
-}
-
-function scopeRows(
-  source: string,
-  scope: string,
-  width: GridMinutes,
-  marks: readonly MarkRow[],
-  query: CoverageQuery & { readonly fromMs: number },
-): readonly CoverageRow[] {
-  const read = marks.map(mark => ({
-    window: { startMs: Number(mark.start_s) * 1000, endMs: Number(mark.end_s) * 1000 },
-    mark,
-  }))
-  const expected = windowsOver(query.span, width).filter(
-    window => window.endMs <= query.nowMs && window.endMs > query.fromMs,
-  )
-  const starts = new Set(read.map(({ window }) => window.startMs))
-  // A grid that changed its width leaves windows of the old one: what they cover was not "never" read.
-  const never = expected.filter(
-    window => !starts.has(window.startMs) && !read.some(other => overlaps(other.window, window)),
-  )
-  const rows: CoverageRow[] = never.map(window => row(source, scope, window, 'never'))
-  for (const { window, mark } of read) {
-    const state = stateOf(mark)
-    rows.push({
-      ...row(source, scope, window, state),
-      ...(state === 'failed' && { fault: { code: mark.fault_code, message: mark.fault_message } }),
-    })
-    if (state !== 'failed' && state !== 'incomplete')
-      for (const item of badItems(mark.bad))
-        rows.push({
-          ...row(source, scope, window, 'failed'),
-          ...(item.subject !== undefined && { subject: item.subject }),
-          fault: { code: item.code, message: item.message },
-        })
-  }
-  return rows.sort((a, b) => (a.start < b.start ? -1 : a.start > b.start ? 1 : 0))
-}
-
-function stateOf(mark: MarkRow): CoverageState {
-  if (mark.outcome === 'failed') return 'failed'
-  if (!mark.held) return 'incomplete'
-  return mark.settled ? 'settled' : 'read'
-}
-
-function row(source: string, scope: string, window: Window, state: CoverageState): CoverageRow {
-  return { source, scope, start: showInstant(window.startMs), end: showInstant(window.endMs), state }
-}
-
-function badItems(text: string): readonly { subject?: string; code: string; message: string }[] {
-  return text === '' ? [] : JSON.parse(text)
 }
 
 function gridOf(minutes: number): GridMinutes {
   return gridMinutes.find(width => width === minutes) ?? 60
+}
+
+// -- as rows, and as lines for people
+
+/** A row for each window of the spans, in order of source, scope and start; bad items behind their window. */
+export function rowsOf(spans: readonly CoverageSpan[]): readonly CoverageRow[] {
+  const byScope = Map.groupBy(spans, scopeKey)
+  return Array.from(byScope.values()).flatMap(some =>
+    some
+      .flatMap(({ window, widthMinutes, ...row }) =>
+        windowsOver(window, widthMinutes).map(one => ({ ms: one.startMs, row: rowOf(row, one) })),
+      )
+      .sort((a, b) => a.ms - b.ms)
+      .map(({ row }) => row),
+  )
+}
+
+function rowOf(row: Omit<CoverageSpan, 'window' | 'widthMinutes'>, window: Window): CoverageRow {
+  const { source, scope, ...rest } = row
+  return { source, scope, start: showInstant(window.startMs), end: showInstant(window.endMs), ...rest }
 }
 
 /** Consecutive windows of one state as one line, for people. */
@@ -198,33 +508,36 @@ export function spansOf(
   rows: readonly CoverageRow[],
 ): readonly (CoverageRow & { readonly windows: number })[] {
   const spans: (CoverageRow & { windows: number; end: string })[] = []
-  for (const next of rows) {
-    const last = spans.at(-1)
-    const same =
-      last !== undefined &&
-      last.source === next.source &&
-      last.scope === next.scope &&
-      last.state === next.state &&
-      last.subject === next.subject &&
-      last.fault?.code === next.fault?.code &&
-      last.fault?.message === next.fault?.message &&
-      last.end === next.start
-    if (same) {
-      last.end = next.end
+  const open = new Map<string, CoverageRow & { windows: number; end: string }>()
+  for (const { start, end, ...said } of rows) {
+    const key = JSON.stringify(said)
+    const last = open.get(key)
+    if (last?.end === start) {
+      last.end = end
       last.windows += 1
-    } else spans.push({ ...next, windows: 1 })
+      continue
+    }
+    const next = { start, end, ...said, windows: 1 }
+    open.set(key, next)
+    spans.push(next)
   }
   return spans
 }
 
 /** Does this row say that something is missing? */
-export function isGap(row: CoverageRow): boolean {
+export function isGap(row: Pick<CoverageRow, 'state'>): boolean {
   return !coveredStates.has(row.state)
 }
 
 /** One line on stderr for each gap: `gap: source=… scope=… start/end state code message`. */
 export function gapLine(span: CoverageRow & { readonly windows: number }): string {
   const subject = span.subject === undefined ? '' : ` subject=${span.subject}`
+  const partition = span.partition === undefined ? '' : ` partition=${span.partition}`
   const fault = span.fault ? ` ${span.fault.code} ${span.fault.message}` : ''
-  return `gap: source=${span.source} scope=${span.scope}${subject} ${span.start}/${span.end} windows=${span.windows} ${span.state}${fault}`
+  return `gap: source=${span.source} scope=${span.scope}${subject} ${span.start}/${span.end} windows=${span.windows} ${span.state}${partition}${fault}`
+}
+
+/** Does the span share time with the row? */
+export function touches(row: Pick<CoverageRow, 'start' | 'end'>, span: Window): boolean {
+  return overlaps({ startMs: Date.parse(row.start), endMs: Date.parse(row.end) }, span)
 }
