@@ -1,5 +1,6 @@
 /** Topics of a test's own on the rig's Kafka: fresh names, small sizes, and a way to put messages in and look at them. */
 import { randomUUID } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Admin, Kafka, logLevel } from 'kafkajs'
 import { type KafkaConfig, kafkaLanes, type LaneRow, withAdmin } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
@@ -40,6 +41,22 @@ export async function truncate(
     await admin.fetchTopicOffsets(topic)
     await admin.deleteTopicRecords({ topic, partitions: [{ partition, offset: String(offset) }] })
   })
+}
+
+/** The node that leads each partition. */
+export async function leaders(rig: KafkaRig, config: KafkaConfig): Promise<number[]> {
+  const found = await asAdmin(rig, admin => admin.fetchTopicMetadata({ topics: [config.topic] }))
+  return found.topics[0]!.partitions.map(partition => partition.leader)
+}
+
+/** Waits until every replica of every partition is in sync. */
+export async function allInSync(rig: KafkaRig, config: KafkaConfig): Promise<void> {
+  for (let waitedMs = 0; waitedMs < 60_000; waitedMs += 500) {
+    const found = await asAdmin(rig, admin => admin.fetchTopicMetadata({ topics: [config.topic] }))
+    if (found.topics[0]!.partitions.every(partition => partition.isr.length === 3)) return
+    await sleep(500)
+  }
+  throw new Error('the replicas do not catch up')
 }
 
 /** Deals rows to partitions by key and sends each partition's in order. */

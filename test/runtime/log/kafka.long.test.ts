@@ -18,8 +18,8 @@ import {
 } from '../../collector/relayed.ts'
 import { hourAfterJune1, readOf } from '../../reads.ts'
 import { type AckProxy, ackProxy } from '../../rig/ack-proxy.ts'
-import { type KafkaRig, startKafka } from '../../rig/kafka.ts'
-import { asAdmin, freshConfig, sendAll, truncate } from '../../rig/kafka-topics.ts'
+import { startKafka } from '../../rig/kafka.ts'
+import { allInSync, asAdmin, freshConfig, leaders, sendAll, truncate } from '../../rig/kafka-topics.ts'
 
 const dirs: string[] = []
 afterAll(() => {
@@ -58,20 +58,6 @@ function readAll(log: EventLog, count: number): { readonly read: Promise<void>; 
       await done
     },
   }
-}
-
-async function leaders(rig: KafkaRig, config: KafkaConfig): Promise<number[]> {
-  const found = await asAdmin(rig, admin => admin.fetchTopicMetadata({ topics: [config.topic] }))
-  return found.topics[0]!.partitions.map(partition => partition.leader)
-}
-
-async function allInSync(rig: KafkaRig, config: KafkaConfig): Promise<void> {
-  for (let waitedMs = 0; waitedMs < 60_000; waitedMs += 500) {
-    const found = await asAdmin(rig, admin => admin.fetchTopicMetadata({ topics: [config.topic] }))
-    if (found.topics[0]!.partitions.every(partition => partition.isr.length === 3)) return
-    await sleep(500)
-  }
-  throw new Error('the replicas do not catch up')
 }
 
 test('three nodes whose leaders are killed with -9 under load: nothing acknowledged is lost, nothing is missed', async () => {
