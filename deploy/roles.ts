@@ -80,6 +80,8 @@ function kafkaConfig(config: LoadedConfig, settings: Settings): KafkaConfig | un
 
 export interface OpenedStore extends AsyncDisposable {
   readonly store: Store
+  /** Why the embedded ClickHouse does not come up again, while that is so. */
+  problem(): string | undefined
 }
 
 /** How long a daemon waits for a command that has started the store for its own length. */
@@ -98,6 +100,7 @@ export async function openStore(
   const { Store } = await import('../processor/store.ts')
   const { url, user = 'default', password, database } = config.store
   await using opening = new AsyncDisposableStack()
+  let problem = (): string | undefined => undefined
   let address = { url: url ?? '', user, password: '', database }
   if (url !== undefined) {
     if (password !== undefined)
@@ -119,11 +122,12 @@ export async function openStore(
       await sleep(200, undefined, { signal: settings.signal })
     }
     opening.use(embedded)
+    problem = () => embedded.problem()
     address = { url: embedded.url, user: embedded.user, password: embedded.password, database }
   }
   const store = opening.use(await Store.open(address))
   const opened = opening.move()
-  return { store, [Symbol.asyncDispose]: () => opened.disposeAsync() }
+  return { store, problem, [Symbol.asyncDispose]: () => opened.disposeAsync() }
 }
 
 /** The sources as configured, each with an HTTP client of its own, so that a slow one takes nobody else's connections. */
@@ -366,7 +370,9 @@ export async function startRoles(
   let processor: Processor | undefined
 
   if (processing) {
-    store = opening.use(await openStore(config, { ...settings, signal }, 'own')).store
+    const openedStore = opening.use(await openStore(config, { ...settings, signal }, 'own'))
+    health.check('store', () => openedStore.problem())
+    store = openedStore.store
     const onFault = (fault: Fault) => {
       health.report('log', describeFault(fault))
       log.error({ fault }, 'the log lost messages that the ledger lacks')

@@ -17,7 +17,10 @@ export interface EmbeddedOptions {
   readonly memoryBytesMax?: number
   /** Statements that run at once. */
   readonly runningMax?: number
-  /** Starts the process again after a crash, with the same address and password: clients only retry. */
+  /**
+   * Starts the process again after a crash, with the same address and password, for as long as it takes: clients only
+   * retry.
+   */
   readonly restart?: boolean
   /** How long the lock of an owner that does not answer is waited for; it may have died just now. */
   readonly lockWaitMs?: number
@@ -42,6 +45,8 @@ export interface Embedded extends AsyncDisposable {
   readonly owned: boolean
   /** When an owned process has ended and will not be started again; never for one that is not owned. */
   readonly exited: Promise<EmbeddedExit>
+  /** Why there is no process at the moment, where it does not come up again at once. */
+  problem(): string | undefined
 }
 
 const memoryBytesDefault = Math.min(3 * 1024 ** 3, Math.floor(totalmem() / 2))
@@ -53,10 +58,8 @@ const stopMs = 10_000
 const pingMs = 2_000
 /** A process that ended sooner after it answered counts as a quick crash. */
 const quickCrashMs = 1_000
-/** So many quick crashes in a row, and it is not started again. */
-const quickCrashesMax = 10
-/** How long starting again is tried, while something else has the directory for instance. */
-const restartMs = 60_000
+/** The most between two starts, where it crashes again and again, or cannot start: for lack of disk, for instance. */
+const restartWaitMsMax = 5_000
 
 /**
  * Uses the process named in DATA/store.json if it answers, else starts one for as long as the result is not disposed.
@@ -113,6 +116,7 @@ function borrowed(store: StoreFile): Embedded {
     pid: store.pid,
     owned: false,
     exited: new Promise(() => undefined),
+    problem: () => undefined,
     [Symbol.asyncDispose]: async () => undefined,
   }
 }
@@ -157,7 +161,7 @@ async function start(options: ServerOptions, signal: AbortSignal | undefined): P
     if (message?.state === 'ready') {
       found.resolve({ kind: 'owned', process: { child, url: message.url, pid: message.pid, exit } })
     } else if (message?.state === 'locked') {
-      if (message.final) found.reject(lockedFault(dataDir, message.holderPid))
+      if (message.final) found.reject(lockedFault(dataDir, message.holderPid, stderr))
       else {
         void untilAnswering(options, startSignal).then(
           store => store && found.resolve({ kind: 'borrowed', store }),
@@ -227,7 +231,13 @@ async function untilAnswering(
   return undefined
 }
 
-function lockedFault(dataDir: string, holderPid: number | null): Fault {
+/** The addon says only that it could not open the directory; the engine's last words tell whether that is the lock. */
+function lockedFault(dataDir: string, holderPid: number | null, stderr: string): Fault {
+  const words = stderr.trim().split('\n').at(-1) ?? ''
+  if (words !== '' && !words.includes('Cannot lock file'))
+    return new Fault('STORE_UNREACHABLE', `The embedded ClickHouse cannot open ${dataDir}: ${words}`, {
+      directory: dataDir,
+    })
   const holder = holderPid === null ? 'another process' : `process ${holderPid}`
   return new Fault(
     'STORE_LOCKED',
@@ -242,6 +252,7 @@ class OwnedStore implements Embedded {
   readonly #options: ServerOptions
   readonly #closing = new AbortController()
   #process: Serving
+  #problem: string | undefined
 
   constructor(process: Serving, options: ServerOptions, restart: boolean) {
     this.#process = process
@@ -265,6 +276,10 @@ class OwnedStore implements Embedded {
     return this.#process.pid
   }
 
+  problem(): string | undefined {
+    return this.#problem
+  }
+
   /** Ends the process: running statements may finish within a bound. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#closing.abort()
@@ -284,9 +299,12 @@ class OwnedStore implements Embedded {
     for (let quickCrashes = 0; ; ) {
       const sinceMs = performance.now()
       const exit = await this.#process.exit
+      if (signal.aborted) return exit
       quickCrashes = performance.now() - sinceMs < quickCrashMs ? quickCrashes + 1 : 0
-      if (signal.aborted || quickCrashes > quickCrashesMax) return exit
-      await sleep(200 * quickCrashes, undefined, { signal }).catch(() => undefined)
+      if (quickCrashes > 1)
+        this.#problem = `the embedded ClickHouse crashes as soon as it is up: ${exit.stderr.trim() || (exit.code ?? exit.signal)}`
+      const waitMs = Math.min(200 * quickCrashes, restartWaitMsMax)
+      await sleep(waitMs, undefined, { signal }).catch(() => undefined)
       const next = await this.#startAgain()
       if (!next) return exit
       this.#process = next
@@ -295,14 +313,23 @@ class OwnedStore implements Embedded {
     }
   }
 
-  /** Another process may have taken the directory meanwhile, for a command's length: then this one waits its turn. */
+  /**
+   * Until it comes up, or nobody wants it any more: a full disk may be freed after hours, and another process that has
+   * taken the directory for a command's length gives it back.
+   */
   async #startAgain(): Promise<Serving | undefined> {
     const { signal } = this.#closing
-    const deadlineMs = performance.now() + restartMs
-    while (!signal.aborted && performance.now() < deadlineMs) {
-      const started = await start(this.#options, signal).catch(() => undefined)
-      if (started?.kind === 'owned') return started.process
-      await sleep(500, undefined, { signal }).catch(() => undefined)
+    for (let waitMs = 500; !signal.aborted; waitMs = Math.min(2 * waitMs, restartWaitMsMax)) {
+      try {
+        const started = await start(this.#options, signal)
+        if (started.kind === 'owned') {
+          this.#problem = undefined
+          return started.process
+        }
+      } catch (error) {
+        this.#problem = error instanceof Error ? error.message : String(error)
+      }
+      await sleep(waitMs, undefined, { signal }).catch(() => undefined)
     }
     return undefined
   }
