@@ -1,0 +1,103 @@
+/** What simulations run on: the real ClickHouse, a database a seed, made from a template, copied and put back as backups are; and time. */
+
+import { registerMeters } from '../../processor/rollups.ts'
+import { Store } from '../../processor/store.ts'
+import type { Meter } from '../../schemas/meters.ts'
+import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { virtualTime } from './processes.ts'
+
+export class Engine implements AsyncDisposable {
+  readonly #rig: TestClickHouse
+  readonly #template: Store
+  readonly #time = virtualTime()
+  #made = 0
+
+  private constructor(rig: TestClickHouse, template: Store) {
+    this.#rig = rig
+    this.#template = template
+  }
+
+  static async start(meters: readonly Meter[]): Promise<Engine> {
+    const rig = await startClickHouse()
+    const template = await Store.open({ ...rig, database: `${rig.database}_template` })
+    await registerMeters(template, meters, () => 1n)
+    return new Engine(rig, template)
+  }
+
+  async open(): Promise<Tables> {
+    return await Tables.open(this.#rig, this.#template, () => `${this.#rig.database}_${this.#made++}`)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#time[Symbol.dispose]()
+    await this.#template[Symbol.asyncDispose]()
+    await this.#rig.stop()
+  }
+}
+
+/** The tables of one seed. */
+export class Tables implements AsyncDisposable {
+  readonly #rig: TestClickHouse
+  readonly #template: Store
+  readonly #name: () => string
+  readonly #made: string[] = []
+  #database: string
+  #store: Store
+  #copy: string | undefined
+
+  private constructor(
+    rig: TestClickHouse,
+    template: Store,
+    name: () => string,
+    database: string,
+    store: Store,
+  ) {
+    this.#rig = rig
+    this.#template = template
+    this.#name = name
+    this.#database = database
+    this.#store = store
+    this.#made.push(database)
+  }
+
+  static async open(rig: TestClickHouse, template: Store, name: () => string): Promise<Tables> {
+    const database = name()
+    await clone(template, `${rig.database}_template`, database)
+    return new Tables(rig, template, name, database, await Store.open({ ...rig, database }))
+  }
+
+  get store(): Store {
+    return this.#store
+  }
+
+  async copy(): Promise<void> {
+    this.#copy = this.#name()
+    this.#made.push(this.#copy)
+    await clone(this.#store, this.#database, this.#copy)
+  }
+
+  /** The last copy takes the place of what is there; it can be put back once. */
+  async putBack(): Promise<void> {
+    if (this.#copy === undefined) throw new Error('there is no copy')
+    await this.#store[Symbol.asyncDispose]()
+    this.#database = this.#copy
+    this.#copy = undefined
+    this.#store = await Store.open({ ...this.#rig, database: this.#database })
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#store[Symbol.asyncDispose]()
+    for (const database of this.#made) await this.#template.run(`drop database if exists ${database}`)
+  }
+}
+
+async function clone(store: Store, from: string, to: string): Promise<void> {
+  await store.run(`create database ${to}`)
+  const tables = await store.rows<{ name: string }>(
+    'select name from system.tables where database = {from:String}',
+    { from },
+  )
+  await Promise.all(
+    tables.map(({ name }) => store.run(`create table ${to}.${name} clone as ${from}.${name}`)),
+  )
+}
