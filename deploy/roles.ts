@@ -11,6 +11,7 @@ import type { KafkaConfig } from '../runtime/log/kafka.ts'
 import type { EventLog, RejectLog } from '../runtime/log/log.ts'
 import { SqliteOutbox } from '../runtime/log/outbox.ts'
 import { partitionOf } from '../runtime/log/partition.ts'
+import type { EventSink } from '../runtime/log/sink.ts'
 import { type Logger, type LogLevel, logLevels, openLog } from '../runtime/logs.ts'
 import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
 import { rest } from '../runtime/rest.ts'
@@ -59,7 +60,7 @@ function suspectRule({ suspect }: LoadedConfig): SuspectRule {
   return { percent: suspect.percent, confirmAfterMs: suspect.confirmAfterMinutes * minuteMs }
 }
 
-function kafkaConfig(config: LoadedConfig, settings: Settings): KafkaConfig | undefined {
+export function kafkaConfig(config: LoadedConfig, settings: Settings): KafkaConfig | undefined {
   const { kafka } = config
   if (!kafka) return undefined
   const { sasl, ssl, ...rest } = kafka
@@ -180,6 +181,39 @@ export function openOutbox(
   return outbox
 }
 
+/**
+ * Where events go that are no part of a read: into the outbox that is open, straight to Kafka, or into the outbox of the
+ * data directory beside whoever has it.
+ */
+export async function openSink(
+  config: LoadedConfig,
+  settings: Settings,
+  { outbox, signal }: { readonly outbox?: SqliteOutbox; readonly signal: AbortSignal },
+): Promise<EventSink & AsyncDisposable> {
+  const { lanesSink, outboxSink } = await import('../runtime/log/sink.ts')
+  await using opening = new AsyncDisposableStack()
+  const kafka = kafkaConfig(config, settings)
+  let sink: EventSink
+  if (outbox) sink = outboxSink(outbox)
+  else if (kafka) {
+    const { kafkaLanes } = await import('../runtime/log/kafka.ts')
+    sink = lanesSink(opening.use(await kafkaLanes(kafka, { signal })))
+  } else
+    sink = outboxSink(
+      opening.use(
+        SqliteOutbox.open({
+          dir: config.data,
+          access: 'push',
+          bytesMax: config.outbox.maxBytes,
+          retentionMs: config.outbox.retentionDays * dayMs,
+          nowMs: settings.nowMs,
+        }),
+      ),
+    )
+  const opened = opening.move()
+  return { put: events => sink.put(events), [Symbol.asyncDispose]: () => opened.disposeAsync() }
+}
+
 /** Sends the outbox to Kafka until the signal; while Kafka is away it says so and tries again. */
 async function relayTo(
   kafka: KafkaConfig,
@@ -246,13 +280,21 @@ async function runningProcessor(
 async function serveApi(
   config: LoadedConfig,
   settings: Settings,
-  { served, store, log }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store },
+  {
+    served,
+    store,
+    log,
+    sink,
+  }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store; readonly sink: EventSink },
 ): Promise<AsyncDisposable> {
   const { openApi } = await import('../processor/api/api.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
+  const { eventRoutes } = await import('../processor/api/events.ts')
+  const { Ingest } = await import('../runtime/log/ingest.ts')
+  const ingest = new Ingest({ sink, nowMs: settings.nowMs })
   return await openApi({
     mount: served.mount,
-    routes: [coverageRoutes({ store, nowMs: settings.nowMs })],
+    routes: [coverageRoutes({ store, nowMs: settings.nowMs }), eventRoutes({ ingest })],
     access: config.listen.api,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
@@ -398,7 +440,10 @@ export async function startRoles(
       ...(rejects && { rejects }),
     })
     parts.push(processor.done)
-    if (served) opening.use(await serveApi(config, settings, { served, store, log }))
+    if (served) {
+      const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
+      opening.use(await serveApi(config, settings, { served, store, log, sink }))
+    }
   }
   if (roles.includes('sender') && outbox && kafka) parts.push(relayTo(kafka, outbox, health, log, signal))
   if (roles.includes('collector') && outbox) {
