@@ -50,6 +50,12 @@ export const Account = Type.Object(
         description: 'Dims of its contract, such as plan: they win over those of the usage.',
       }),
     ),
+    uncovered: Type.Optional(
+      Type.Union([Type.Literal('refuse'), Type.Literal('allow')], {
+        description:
+          'Whether a period may close over pushed events of a source that posts no marks, so that nobody can tell what is missing: refuse, or allow. Such a source is named either way. Without it, refuse.',
+      }),
+    ),
     subjects: Type.Array(AccountSubject, { description: 'The tenants it pays for.' }),
   },
   strict,
