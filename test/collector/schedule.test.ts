@@ -10,7 +10,7 @@ import {
   retryAfterMs,
   settleDelayMs,
 } from '../../collector/schedule.ts'
-import { CollectorMemory, endedByHand, memoryTables } from '../../runtime/log/memory.ts'
+import { beliefs, CollectorMemory, endedByHand, memoryTables } from '../../runtime/log/memory.ts'
 import { dayMs, gridMinutes, hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
 
 const source = 'meterline/test/one'
@@ -23,7 +23,7 @@ class Notebook {
   readonly plan: Plan
   constructor(plan: Plan, scopes: readonly string[] = ['a'], expectedMs = startMs) {
     const db = new DatabaseSync(':memory:')
-    db.exec(memoryTables + endedByHand)
+    db.exec(memoryTables + endedByHand + beliefs)
     this.memory = new CollectorMemory(db)
     this.plan = plan
     this.see(scopes, expectedMs)
@@ -403,6 +403,106 @@ describe('over any history', () => {
       }),
       { numRuns: 40 },
     )
+  })
+})
+
+describe('backfill', () => {
+  const outages = fc.record({
+    scopes: fc.integer({ min: 1, max: 4 }),
+    outageHours: fc.integer({ min: 24, max: 20 * 24 }),
+    readsAnHour: fc.integer({ min: 20, max: 60 }),
+    retentionDays: fc.integer({ min: 2, max: 30 }),
+    failing: fc.infiniteStream(fc.nat(9).map(die => die === 0)),
+  })
+  /** As many as a collector of one read at a time plans at once. */
+  const planned = 8
+
+  test('after an outage all that the provider still knows is read, oldest first, and live windows keep their time', () => {
+    fc.assert(
+      fc.property(outages, ({ scopes, outageHours, readsAnHour, retentionDays, failing }) => {
+        const plan: Plan = { widthMinutes: 60, rereadAfterMs: [hourMs], retentionMs: retentionDays * dayMs }
+        const names = Array.from({ length: scopes }, (_, index) => `s${index}`)
+        const notebook = new Notebook(plan, names)
+        const outageEndMs = startMs + outageHours * hourMs
+        const readMs = Math.ceil(hourMs / readsAnHour)
+        const caughtUp: number[] = []
+        let failures = 0
+        let newDelayMsMax = 0
+        let nowMs = outageEndMs
+        const untilMs = outageEndMs + 20 * dayMs
+        for (let quiet = false; !quiet && nowMs < untilMs; ) {
+          const { due } = notebook.due(nowMs, planned)
+          quiet = nowMs > outageEndMs + hourMs && due.every(({ why }) => why !== 'missed')
+          // A scope that is down has nothing due, and is not done.
+          for (const { windows } of notebook.memory.scopes(source))
+            for (const { failures } of windows.values()) quiet &&= failures === 0
+          if (due.length === 0) nowMs += minuteMs
+          notebook.memory.forget(source, nowMs - plan.retentionMs)
+          for (const each of due) {
+            nowMs += readMs
+            const failed = failing.next().value
+            notebook.note(each, nowMs, failed ? 'failed' : 'complete')
+            if (failed) failures += 1
+            else if (each.why === 'missed' && each.window.endMs < outageEndMs - hourMs)
+              caughtUp.push(each.window.startMs)
+            if (each.why === 'new' && each.dueMs > outageEndMs)
+              newDelayMsMax = Math.max(newDelayMsMax, nowMs - each.dueMs)
+          }
+        }
+        expect(nowMs).toBeLessThan(untilMs)
+        // The rest of a plan, then at most what is due at that hour itself, in three of four places.
+        const ahead = planned + Math.ceil((2 * scopes + failures / 10) * (4 / 3)) + 1
+        expect(newDelayMsMax).toBeLessThanOrEqual(Math.max(ahead, 2 * planned) * readMs + minuteMs)
+        // Oldest first; one that failed comes later.
+        const firstKnownMs = Math.ceil((outageEndMs - plan.retentionMs) / hourMs) * hourMs
+        if (outageHours > 30)
+          expect(caughtUp.at(0)! - Math.max(startMs, firstKnownMs)).toBeLessThanOrEqual(2 * hourMs)
+        const steppedBack = caughtUp.filter((at, index) => index > 0 && at < caughtUp[index - 1]!)
+        expect(steppedBack.length).toBeLessThanOrEqual(2 * failures + scopes)
+        // And all of it: but for what left the retention while it waited, which are the oldest.
+        const lastLostMs = nowMs - plan.retentionMs
+        for (const name of names)
+          for (const window of windowsOver(
+            { startMs: Math.max(startMs, firstKnownMs), endMs: outageEndMs },
+            60,
+          )) {
+            if (window.startMs < lastLostMs) continue
+            const isSettled = notebook
+              .settled(name)
+              .some(span => span.startMs <= window.startMs && span.endMs >= window.endMs)
+            const memory = notebook.memory.window(source, name, window.startMs)
+            expect(isSettled || memory?.complete !== undefined).toBe(true)
+          }
+      }),
+      { numRuns: 8 },
+    )
+  })
+
+  test.each([
+    { reads: 60, live: 40, old: 20 },
+    // Of a plan of eight, two; the last six reads of an hour have one.
+    { reads: 30, live: 23, old: 7 },
+  ])('of $reads reads an hour with 40 new windows, $old are for what was missed', ({ reads, live, old }) => {
+    const names = Array.from({ length: 40 }, (_, index) => `s${index}`)
+    const plan: Plan = { widthMinutes: 60, rereadAfterMs: [], retentionMs: 30 * dayMs }
+    const notebook = new Notebook(plan, names)
+    const outageEndMs = startMs + 2 * dayMs
+    const read = { live: 0, old: 0 }
+    for (let hour = 1; hour <= 12; hour += 1) {
+      const nowMs = outageEndMs + hour * hourMs + settleDelayMs
+      for (let done = 0; done < reads; ) {
+        const { due } = notebook.due(nowMs + done * minuteMs, planned)
+        if (due.length === 0) break
+        for (const each of due.slice(0, reads - done)) {
+          notebook.note(each, nowMs + done * minuteMs)
+          read[each.window.startMs < outageEndMs ? 'old' : 'live'] += 1
+          done += 1
+        }
+      }
+    }
+    expect(read).toEqual({ live: live * 12, old: old * 12 })
+    const settledTo = names.map(name => notebook.settled(name)[0]?.endMs ?? startMs)
+    expect(Math.max(...settledTo) - Math.min(...settledTo)).toBeLessThanOrEqual(hourMs)
   })
 })
 
