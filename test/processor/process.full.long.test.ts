@@ -1,6 +1,5 @@
 /** The disk under the embedded ClickHouse really full: the engine is killed on it, comes back by itself once it is freed, and nothing is lost. */
-import { execFileSync } from 'node:child_process'
-import { closeSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs'
+import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -15,45 +14,18 @@ import { show } from '../../schemas/decimal.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { dayMs } from '../../schemas/window.ts'
 import { hourAfterJune1, june1Ms, readOf } from '../reads.ts'
+import { mountSmallDisk } from '../rig/small-disk.ts'
 
 const meter = defaultMeters.find(({ slug }) => slug === 'instance_hours') as Meter
 const patienceMs = 60_000
 
-/** A disk of its own takes root; without, CI fails and a person is told. */
-function mountDisk(path: string): boolean {
-  try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', path], { stdio: 'pipe' })
-    return true
-  } catch (error) {
-    if (process.env.CI) throw error
-    console.warn(`NOT TESTED: a small disk cannot be mounted here: ${(error as Error).message.trim()}`)
-    return false
-  }
-}
-
-function fill(file: string): void {
-  const ballast = openSync(file, 'w')
-  try {
-    for (;;) writeSync(ballast, Buffer.alloc(4096))
-  } catch (error) {
-    expect(error).toMatchObject({ code: 'ENOSPC' })
-  } finally {
-    closeSync(ballast)
-  }
-}
-
-test('a disk that fills up, also under a crash: red in words, and all of it comes in when it is freed', async ctx => {
-  const dir = mkdtempSync(join(tmpdir(), 'meterline-full-'))
-  const disk = mkdtempSync(join(tmpdir(), 'meterline-disk-'))
-  const ballast = join(disk, 'ballast')
-  if (!mountDisk(disk)) return ctx.skip()
+test('a disk that fills up, also under a crash: red in words, and all of it comes in when it is freed', async () => {
   await using stack = new AsyncDisposableStack()
-  stack.defer(() => {
-    execFileSync('umount', ['-l', disk])
-    rmSync(disk, { recursive: true, force: true })
-    rmSync(dir, { recursive: true, force: true })
-  })
-  const embedded = stack.use(await openEmbedded({ dataDir: join(disk, 'data'), restart: true }))
+  const disk = stack.use(mountSmallDisk())
+  const dir = stack.adopt(mkdtempSync(join(tmpdir(), 'meterline-full-')), path =>
+    rmSync(path, { recursive: true }),
+  )
+  const embedded = stack.use(await openEmbedded({ dataDir: join(disk.dir, 'data'), restart: true }))
   const { url, user, password } = embedded
   const store = stack.use(await Store.open({ url, user, password, database: 'full' }))
   const outbox = stack.use(SqliteOutbox.open({ dir, access: 'append', nowMs: Date.now }))
@@ -84,17 +56,17 @@ test('a disk that fills up, also under a crash: red in words, and all of it come
   for (let hour = 0; hour < 4; hour += 1) outbox.append(readOf({ window: hourAfterJune1(hour) }))
   await all(8)
 
-  fill(ballast)
+  disk.fill()
   for (let hour = 4; hour < 8; hour += 1) outbox.append(readOf({ window: hourAfterJune1(hour) }))
   await expect
     .poll(() => processor.trouble(), { timeout: patienceMs })
     .toMatch(/^STORE_FULL .*not enough space/)
   // Answers still come from what is there.
   expect(await hours()).toBe('8')
-  rmSync(ballast)
+  disk.free()
   await all(16)
 
-  fill(ballast)
+  disk.fill()
   for (let hour = 8; hour < 12; hour += 1) outbox.append(readOf({ window: hourAfterJune1(hour) }))
   process.kill(embedded.pid, 'SIGKILL')
   await expect
@@ -102,7 +74,7 @@ test('a disk that fills up, also under a crash: red in words, and all of it come
     .toMatch(/ENOSPC|No space left|not enough space/)
   await sleep(5_000)
   expect(processor.trouble()).toMatch(/^STORE_UNREACHABLE /)
-  rmSync(ballast)
+  disk.free()
   await all(24)
   expect(embedded.problem()).toBeUndefined()
 })

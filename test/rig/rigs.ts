@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
+import { mountSmallDisk } from './small-disk.ts'
 
 export interface Rig {
   readonly name: string
@@ -19,7 +20,7 @@ export interface Rig {
 export async function findRigs(): Promise<readonly Rig[]> {
   const docker = await dockerAnswers()
   const jars = await kafkaJars()
-  return [findKafka(docker, jars), killableKafka(jars), findClickHouse(docker)]
+  return [findKafka(docker, jars), killableKafka(jars), findClickHouse(docker), findSmallDisk()]
 }
 
 /** The folder of the broker's jars, or why there is none. */
@@ -74,6 +75,21 @@ function findClickHouse(docker: boolean): Rig {
   if (chdb) return { ...rig, found: true, how: `the embedded engine, chdb ${chdb}, as a process of its own` }
   if (docker) return { ...rig, found: true, how: 'in a container, by testcontainers' }
   return { ...rig, found: false, how: 'no CLICKHOUSE_URL, no chdb, no Docker engine' }
+}
+
+function findSmallDisk(): Rig {
+  const rig = {
+    name: 'A small disk',
+    remedy: 'Run the tests as root, or with CAP_SYS_ADMIN: it is mounted.',
+    usedBy: /\/rig\/small-disk\.ts'/,
+  }
+  try {
+    mountSmallDisk(1)[Symbol.dispose]()
+    return { ...rig, found: true, how: 'a tmpfs, mounted for the test' }
+  } catch (error) {
+    const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n').slice(-1)
+    return { ...rig, found: false, how: `it cannot be mounted (${line})` }
+  }
 }
 
 function chdbVersion(): string | undefined {
