@@ -685,7 +685,7 @@ class World {
       const stop = new AbortController()
       if (this.#topic)
         this.#relay(seat, stop.signal).catch(fault => {
-          if (!stop.signal.aborted)
+          if (seat.outbox === outbox)
             this.#violation ??= `the relay ended: ${describeFault(asFault(fault, 'INTERNAL'))}`
         })
       let ended: { readonly fault?: unknown } | undefined

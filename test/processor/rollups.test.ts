@@ -1,0 +1,90 @@
+/** Recomputing cells against a real ClickHouse, with its process dying at each of its statements. */
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { accept } from '../../processor/accept.ts'
+import { Ledger } from '../../processor/ledger.ts'
+import { recompute, registerMeters } from '../../processor/rollups.ts'
+import { Store } from '../../processor/store.ts'
+import { quantities } from '../../processor/usage.ts'
+import { show } from '../../schemas/decimal.ts'
+import { defaultMeters, type Meter } from '../../schemas/meters.ts'
+import { batchOf, hourAfterJune1, instance, readEvents, testSource } from '../reads.ts'
+import { startClickHouse } from '../rig/clickhouse.ts'
+
+const meter = defaultMeters.find(({ slug }) => slug === 'instance_hours') as Meter
+let rig: Awaited<ReturnType<typeof startClickHouse>>
+let store: Store
+let tokens = 0n
+
+beforeAll(async () => {
+  rig = await startClickHouse()
+  store = await Store.open(rig)
+  await registerMeters(store, [meter], () => ++tokens)
+})
+afterAll(async () => {
+  await store?.[Symbol.asyncDispose]()
+  await rig?.stop()
+})
+
+/** A store that is gone for good at its n-th statement, before or after doing it. */
+function dying(at: number, when: 'before' | 'after'): { store: Store; reached: () => boolean } {
+  let count = 0
+  const wrapped = Object.create(store) as Store
+  const guarded =
+    <Args extends unknown[], Result>(act: (...args: Args) => Promise<Result>) =>
+    async (...args: Args): Promise<Result> => {
+      count += 1
+      if (count > at || (count === at && when === 'before')) throw new Error('killed')
+      const result = await act.apply(store, args)
+      if (count === at) throw new Error('killed')
+      return result
+    }
+  wrapped.insert = guarded(store.insert)
+  wrapped.rows = guarded(store.rows) as Store['rows']
+  wrapped.run = guarded(store.run)
+  return { store: wrapped, reached: () => count >= at }
+}
+
+test.each(['before', 'after'] as const)(
+  'a recompute that dies %s any of its statements leaves no cell fresh that is wrong',
+  async when => {
+    const ledger = new Ledger(store, when)
+    let offset = 0
+    for (let at = 1; ; at += 1) {
+      const window = hourAfterJune1(at + (when === 'before' ? 0 : 24))
+      const read = async (readatMs: number, seconds: string) => {
+        const scope = 'org/profile'
+        const events = readEvents({ source: testSource, scope, window, readatMs }, [
+          instance('org', 'i-1', seconds),
+        ])
+        await ledger.put([accept(batchOf(events, offset), when)])
+        offset += events.length
+      }
+      const hours = async () => {
+        const rows = await quantities(store, { meter, span: window, zone: 'UTC', groupBy: [], where: {} })
+        return rows.map(row => show(row.quantity)).join()
+      }
+      await read(1000, '1800')
+      await recompute(store, { run: ++tokens, cellsMax: 100 })
+      await read(2000, '3600')
+      const died = dying(at, when)
+      await recompute(died.store, { run: ++tokens, cellsMax: 100 }).catch(() => undefined)
+      expect([at, await hours()]).toEqual([at, '1'])
+      await recompute(store, { run: ++tokens, cellsMax: 100 })
+      expect([at, await hours()]).toEqual([at, '1'])
+      if (!died.reached()) {
+        expect(at).toBeGreaterThan(4)
+        return
+      }
+    }
+  },
+)
+
+test('a touch of no cell leaves nothing to be done', async () => {
+  const events = readEvents(
+    { source: testSource, scope: '*', window: hourAfterJune1(60), readatMs: 1000 },
+    [],
+  )
+  await new Ledger(store, 'empty').put([accept(batchOf(events, 0), 'empty')])
+  const stale = await store.rows('select * from stale final where not done')
+  expect(stale).toEqual([])
+})
