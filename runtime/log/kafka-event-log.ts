@@ -24,6 +24,7 @@ import {
   logFault,
   patiently,
   topicId,
+  withAdmin,
   within,
 } from './kafka.ts'
 import type { EventLog, LogBatch, LogMessage, LogState } from './log.ts'
@@ -85,6 +86,19 @@ export async function kafkaEventLog(
     ...(options.signal && { signal: options.signal }),
   })
   return new KafkaEventLog(config, options, id)
+}
+
+/**
+ * The topic's id, and the first offset that each partition still has: what an outbox has sent before it is gone.
+ * @throws Fault LOG_UNREACHABLE | LOG_UNSAFE
+ */
+export async function kafkaLogStart(
+  config: KafkaConfig,
+  options: KafkaCallOptions = {},
+): Promise<{ readonly id: string; readonly starts: ReadonlyMap<number, bigint> }> {
+  const id = await idOf(config, options.talk)
+  const bounds = await withAdmin(config, admin => admin.fetchTopicOffsets(config.topic), options)
+  return { id, starts: new Map(bounds.map(one => [one.partition, BigInt(one.low)])) }
 }
 
 async function idOf(config: KafkaConfig, talk?: KafkaTalk): Promise<string> {

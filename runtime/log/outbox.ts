@@ -456,7 +456,8 @@ export class SqliteOutbox implements Disposable {
       group by source, scope, start_ms
       union all
       select source, null, hour_s * 1000, events, high, low from (
-        select source, unixepoch(json_extract(cast(value as text), '$.time')) / 3600 * 3600 as hour_s, ${halves}
+        select source, case when json_valid(cast(value as text))
+          then unixepoch(json_extract(cast(value as text), '$.time')) / 3600 * 3600 end as hour_s, ${halves}
         where log_offset is not null and scope is null group by source, hour_s)
       where hour_s is null or hour_s * 1000 >= ?1 and hour_s * 1000 < ?2
       order by 1, 2, 3`)
