@@ -127,6 +127,46 @@ span(program.command('export <format>').description('csv, jsonl or rafay-csv fro
   )
 
 program
+  .command('rejected')
+  .description(
+    'messages that were not taken, with their reasons; exit 3 while one has not come in by a replay',
+  )
+  .option('--code <code>', 'only these')
+  .option('--from <time>', 'RFC 3339, inclusive: rejected since')
+  .option('--to <time>', 'RFC 3339, exclusive')
+  .option('--limit <rows>', 'so many at most (default: 1000)')
+  .action(runs(async options => (await import('./deploy/replay.ts')).rejected({ ...settings(), ...options })))
+
+program
+  .command('replay')
+  .description('rejected messages that can be taken by now go back into the log; exit 3 while some are left')
+  .option('--code <code>', 'only these')
+  .option('--from <time>', 'RFC 3339, inclusive: rejected since')
+  .option('--to <time>', 'RFC 3339, exclusive')
+  .action(runs(async options => (await import('./deploy/replay.ts')).replay({ ...settings(), ...options })))
+
+span(
+  program
+    .command('conflicts')
+    .description(
+      'messages of one identity that say different things, both contents; exit 3 if there are any',
+    ),
+).action(runs(async options => (await import('./deploy/replay.ts')).conflicts({ ...settings(), ...options })))
+
+program
+  .command('amend')
+  .description(
+    'says what a pushed event is to say instead, or that it is void; recorded with author and reason',
+  )
+  .requiredOption('--source <source>', 'of the event')
+  .requiredOption('--id <id>', 'of the event')
+  .option('--void', 'it counts for nothing')
+  .option('--event <file>', 'JSON with type, subject, time and data: what it says instead, whole')
+  .requiredOption('--author <name>', 'who amends')
+  .requiredOption('--reason <text>', 'why')
+  .action(runs(async options => (await import('./deploy/replay.ts')).amend({ ...settings(), ...options })))
+
+program
   .command('check')
   .description('config, catalogue, accounts and books: every problem at once, with file and line')
   .action(runs(async () => (await import('./deploy/commands.ts')).check(settings())))

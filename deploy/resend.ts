@@ -187,7 +187,7 @@ async function idsOf(store: Store, windows: readonly WindowName[]): Promise<Read
   return new Set(rows.map(row => row.id_hash))
 }
 
-/** Those of these rows whose ids the ledger lacks, and that it did not put elsewhere: a reject, or one of two that conflict. */
+/** Those of these rows whose ids the ledger lacks, and that it did not put elsewhere: a reject, one of two that conflict, a replay. */
 async function lackedBy(
   store: Store,
   log: SentLog,
@@ -201,7 +201,10 @@ async function lackedBy(
       (select p.1, p.2 from (select arrayJoin(arrayZip({partitions:Array(UInt32)}, {offsets:Array(UInt64)})) as p))`
     const found = await store.rows<{ partition: number; offset: string }>(
       `select partition, offset from rejected where ${at}
-       union all select partition, offset from passed where fate = 'conflict' and ${at}`,
+       union all select partition, offset from passed where fate = 'conflict' and ${at}
+       union all select via_partition, via_offset from replays
+       where via_log = {log:String} and (via_partition, via_offset) in
+         (select p.1, p.2 from (select arrayJoin(arrayZip({partitions:Array(UInt32)}, {offsets:Array(UInt64)})) as p))`,
       {
         log: log.id,
         partitions: some.map(row => row.partition),

@@ -227,7 +227,17 @@ export class Accepting {
     const bytes = Buffer.from(value, 'base64')
     if (!('log' in event.data)) {
       const { code, reason, bytes: length, sha256 } = event.data
-      this.#rejects.push({ partition, offset, code, reason, headers, value: bytes, bytes: length, sha256 })
+      this.#rejects.push({
+        partition,
+        offset,
+        code,
+        reason,
+        headers,
+        origin: 'http',
+        value: bytes,
+        bytes: length,
+        sha256,
+      })
       return
     }
     const { log, partition: fromPartition, offset: fromOffset, part, received } = event.data

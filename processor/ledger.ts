@@ -98,6 +98,7 @@ const rejectColumns = [
   'bytes',
   'sha256',
   'headers',
+  'origin',
 ] as const
 
 const replayColumns = [
@@ -752,6 +753,7 @@ export class Ledger {
       reject.headers === undefined
         ? ''
         : JSON.stringify(reject.headers).slice(0, headersLengthMax).toWellFormed(),
+      reject.origin ?? 'log',
     ])
   }
 

@@ -7,6 +7,7 @@ import { hash, randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { Counter, Gauge } from 'prom-client'
 import {
+  batchType,
   type CloudEvent,
   decodeHttp,
   decodeStructured,
@@ -164,13 +165,18 @@ interface Piece {
 
 function piecesOf(headersIn: HttpHeadersIn, body: Buffer): readonly Piece[] {
   const headers = keptHeaders(headersIn)
-  const whole = (decode: () => CloudEvent): readonly Piece[] => [{ headers, bytes: body, decode }]
+  let type: string | undefined
+  const whole = (decode: () => CloudEvent): readonly Piece[] => [
+    { headers: type === undefined ? headers : { 'content-type': type }, bytes: body, decode },
+  ]
   const failed = (error: unknown) =>
     whole(() => {
       throw error
     })
   try {
     const form = formOf(headersIn, body)
+    // As what it was taken, whatever it was called: so it can be taken again.
+    if (form !== 'binary') type = form === 'batch' ? batchType : structuredType
     if (form === 'binary') {
       const one = () => decodeHttp(headersIn, body)[0]!
       return whole(() => (isJsonLike(headersIn) ? within(body, shapeOf(body).whole, one) : one()))

@@ -52,6 +52,8 @@ export interface RejectedMessage {
   readonly reason: string
   /** Of the original message: they say what its bytes are. */
   readonly headers?: Readonly<Record<string, string>>
+  /** Where HTTP refused it, which lets in less than the log does. */
+  readonly origin?: 'http'
   /** The first 64 KiB of the original bytes; `bytes` and `sha256` are of the whole. */
   readonly value: Buffer
   readonly bytes: number
