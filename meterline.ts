@@ -86,16 +86,42 @@ program
     runs(async options => (await import('./deploy/commands.ts')).rafayCsv({ ...settings(), ...options })),
   )
 
-program
+const coverage = program
   .command('coverage')
   .description('which windows were read; exit 3 unless all were')
-  .option('--from <time>', 'RFC 3339, inclusive (default: a week ago)')
+  .option('--from <time>', 'RFC 3339, inclusive (default: a week before --to)')
   .option('--to <time>', 'RFC 3339, exclusive (default: now)')
   .option('--source <name>', 'only this source')
   .option('--scope <scope>', 'only this scope')
+  .option('--account <id>', 'only what this account waits for')
+  // What stands behind the name of a decision is of the decision.
+  .enablePositionalOptions()
   .action(
     runs(async options => (await import('./deploy/commands.ts')).coverage({ ...settings(), ...options })),
   )
+const decision = (name: string, description: string) =>
+  coverage
+    .command(name)
+    .description(description)
+    .requiredOption('--source <name>', 'the source')
+    .requiredOption('--reason <text>', 'why; it is recorded')
+    .option('--author <name>', 'who decides (default: the user of the system)')
+
+span(decision('confirm', 'reads that are held back as suspect count as they are'))
+  .option('--scope <scope>', 'only this scope')
+  .action(
+    runs(async options => (await import('./deploy/decide.ts')).confirmReads({ ...settings(), ...options })),
+  )
+span(decision('waive', 'invoices may close over what is missing'))
+  .option('--scope <scope>', 'only this scope; without it each in which something is missing')
+  .option('--subject <subject>', 'only what is missing of this tenant')
+  .action(
+    runs(async options => (await import('./deploy/decide.ts')).waiveGaps({ ...settings(), ...options })),
+  )
+decision('end', 'nothing is expected of a scope any longer')
+  .requiredOption('--scope <scope>', 'the scope')
+  .requiredOption('--from <time>', 'RFC 3339: from the first window that starts then or later')
+  .action(runs(async options => (await import('./deploy/decide.ts')).endScope({ ...settings(), ...options })))
 
 span(program.command('usage <meter>').description('the quantities of a meter'))
   .option('--window <step>', 'HOUR, DAY, WEEK or MONTH; without it the span is one window')
@@ -124,6 +150,18 @@ span(program.command('export <format>').description('csv, jsonl or rafay-csv fro
     runs(async (format, options) =>
       (await import('./deploy/commands.ts')).exportTo({ ...settings(), ...options, format }),
     ),
+  )
+
+program
+  .command('audit')
+  .description(
+    'holds outbox, log, ledger, rollups and lines against each other; exit 1 on a difference, 3 with known gaps',
+  )
+  .option('--deep', 'read every event again')
+  .option('--from <time>', 'RFC 3339, inclusive: only these windows (default: all)')
+  .option('--to <time>', 'RFC 3339, exclusive')
+  .action(
+    runs(async options => (await import('./deploy/audit.ts')).auditCommand({ ...settings(), ...options })),
   )
 
 program

@@ -126,6 +126,6 @@ export function readOf(of: ReadOf): NewRead {
   }
 }
 
-function encode(event: ReadingEvent | MarkEvent): EncodedEvent {
+export function encode(event: ReadingEvent | MarkEvent): EncodedEvent {
   return { id: event.id, value: Buffer.from(JSON.stringify(event)) }
 }
