@@ -1,4 +1,4 @@
-/** docs/guarantees.md keeps its word: every guarantee names tests, every test named is there, and so is every mutation. */
+/** The page of guarantees keeps its word: each names tests, every test named is there, and so is every planted fault. */
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { expect, test } from 'vitest'
