@@ -254,6 +254,7 @@ export class Accepting {
   #takeMark(event: MarkEvent, { window, read, readatMs }: Same, message: LogMessage): void {
     const { offset } = message
     const value = JSON.stringify(event.data)
+    checkWhole(value, event.scope)
     const content = textHash(value)
     if (this.#wasSeen(event, content, value, offset)) return
     this.#marks.push({
@@ -270,6 +271,7 @@ export class Accepting {
 
   #takeDecision(event: DecisionEvent, offset: bigint): void {
     const value = JSON.stringify(event.data)
+    checkWhole(value, event.scope)
     const { action, readat, window } = event.data
     const startMs = instantMs(window.start)
     const endMs = instantMs(window.end)
@@ -296,6 +298,7 @@ export class Accepting {
     checkBounds(event, (window.endMs - window.startMs) / secondMs)
     checkInterval(event, window)
     const text = contentText(event)
+    checkWhole(text, event.scope)
     const content = contentHash(event, text)
     const before = this.#seenRows.get(event.id)
     if (before !== undefined) {
@@ -546,6 +549,14 @@ function checkShared(event: ReadingEvent | MarkEvent): Window {
   if (event.partitionkey !== partitionKey(event.source, event.scope))
     throw new Fault('EVENT_DATA_INVALID', '/partitionkey is not the source and the scope')
   return { startMs, endMs }
+}
+
+/** JSON writes half a character (a lone surrogate) as an escape, and only that; ClickHouse takes none. */
+const halfCharacter = /(?:^|[^\\])(?:\\\\)*\\ud/
+
+function checkWhole(json: string, scope: string): void {
+  if ((json.includes('\\ud') && halfCharacter.test(json)) || !scope.isWellFormed())
+    throw new Fault('EVENT_DATA_INVALID', '/data holds half a character: a lone surrogate')
 }
 
 function checkInterval(event: ReadingEvent, window: Window): void {
