@@ -205,6 +205,11 @@ program
   .action(runs(async options => (await import('./deploy/replay.ts')).amend({ ...settings(), ...options })))
 
 program
+  .command('resend')
+  .description('sends again what the ledger lacks of what was sent; exit 3 where windows are due again')
+  .action(runs(async () => (await import('./deploy/resend-command.ts')).resendCommand(settings())))
+
+program
   .command('check')
   .description('config, catalogue, accounts and books: every problem at once, with file and line')
   .action(runs(async () => (await import('./deploy/commands.ts')).check(settings())))

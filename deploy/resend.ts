@@ -6,6 +6,7 @@ import { Counter, Gauge } from 'prom-client'
 import { Ledger } from '../processor/ledger.ts'
 import type { Store } from '../processor/store.ts'
 import type { Health } from '../runtime/health.ts'
+import type { KafkaCallOptions, KafkaConfig } from '../runtime/log/kafka.ts'
 import type { ScopeMemory } from '../runtime/log/memory.ts'
 import type { SqliteOutbox, WindowRow } from '../runtime/log/outbox.ts'
 import type { Logger } from '../runtime/logs.ts'
@@ -22,6 +23,22 @@ export interface SentLog {
   readonly starts: ReadonlyMap<number, bigint>
   /** Can rows be sent once more? An outbox that is read in place goes on from where it is. */
   readonly resends: boolean
+}
+
+/** The log as it is now. @throws Fault LOG_UNREACHABLE | LOG_UNSAFE */
+export async function sentLog(
+  kafka: KafkaConfig | undefined,
+  outbox: SqliteOutbox,
+  options: KafkaCallOptions,
+): Promise<SentLog> {
+  if (!kafka)
+    return {
+      id: outbox.id,
+      starts: new Map([[0, BigInt(outbox.bounds().firstSeq)]]),
+      resends: false,
+    }
+  const { kafkaLogStart } = await import('../runtime/log/kafka-event-log.ts')
+  return { ...(await kafkaLogStart(kafka, options)), resends: true }
 }
 
 export interface ResendParts {
@@ -337,7 +354,7 @@ function* lots<Item>(items: readonly Item[], lot: number): Generator<readonly It
 export interface ResendingOptions {
   /** What a comparison needs, opened for it alone. */
   readonly open: () => Promise<
-    Omit<ResendParts, 'nowMs' | 'pastMs'> & { readonly close: () => Promise<void> }
+    Omit<ResendParts, 'nowMs' | 'pastMs'> & { readonly close: () => PromiseLike<void> }
   >
   readonly health: Health
   readonly log: Logger

@@ -19,6 +19,7 @@ import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
 import { dayMs, hourMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
+import type { Resending } from './resend.ts'
 
 /** What every command gets from the command line and the process. */
 export interface Settings {
@@ -249,6 +250,53 @@ async function relayTo(
 const kafkaTalk = (log: Logger) => (line: { readonly level: 'warn' | 'error'; readonly message: string }) =>
   log[line.level === 'error' ? 'warn' : 'debug'](line.message)
 
+/** Compares what was sent with what the ledger has, where both are at hand: its store is of this process, or has an address. */
+async function openResending(
+  config: LoadedConfig,
+  settings: Settings,
+  parts: {
+    readonly kafka: KafkaConfig | undefined
+    readonly outbox: SqliteOutbox
+    readonly opened: readonly OpenedSource[]
+    readonly store: Store | undefined
+    readonly health: Health
+    readonly log: Logger
+    readonly signal: AbortSignal
+  },
+): Promise<Resending | undefined> {
+  const { kafka, outbox, opened, health, log, signal } = parts
+  if (!parts.store && config.store.url === undefined) return undefined
+  const { Resending, sentLog } = await import('./resend.ts')
+  const sources = sourceNames(opened)
+  return new Resending({
+    open: async () => {
+      const its = parts.store
+        ? { store: parts.store, [Symbol.asyncDispose]: async () => {} }
+        : await openStore(config, { ...settings, signal })
+      const close = () => its[Symbol.asyncDispose]()
+      try {
+        return { outbox, sources, store: its.store, log: await sentLog(kafka, outbox, { signal }), close }
+      } catch (error) {
+        await close()
+        throw error
+      }
+    },
+    health,
+    log,
+    nowMs: settings.nowMs,
+    signal,
+    recentMs: config.outbox.retentionDays * dayMs,
+  })
+}
+
+/** The sources as they stand in events. */
+export function sourceNames(opened: readonly OpenedSource[]) {
+  return opened.map(({ kind, name, source }) => ({
+    name: `meterline/${kind}/${name}`,
+    retentionMs: source.retentionMs,
+  }))
+}
+
 /** The processor over a log, with its state in the health of the role. */
 async function runningProcessor(
   config: LoadedConfig,
@@ -411,12 +459,14 @@ export async function startRoles(
   let store: Store | undefined
   let processor: Processor | undefined
 
+  let resending: Resending | undefined
   if (processing) {
     const openedStore = opening.use(await openStore(config, { ...settings, signal }, 'own'))
     health.check('store', () => openedStore.problem())
     store = openedStore.store
     const onFault = (fault: Fault) => {
-      health.report('log', describeFault(fault))
+      if (resending) resending.lost(fault)
+      else health.report('log', describeFault(fault))
       log.error({ fault }, 'the log lost messages that the ledger lacks')
     }
     let eventLog: EventLog
@@ -447,6 +497,8 @@ export async function startRoles(
   }
   if (roles.includes('sender') && outbox && kafka) parts.push(relayTo(kafka, outbox, health, log, signal))
   if (roles.includes('collector') && outbox) {
+    resending = await openResending(config, settings, { kafka, outbox, opened, store, health, log, signal })
+    if (resending) parts.push(resending.run())
     const { runCollector } = await import('../collector/collector.ts')
     parts.push(
       runCollector({
