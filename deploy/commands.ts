@@ -1,15 +1,17 @@
 /** The commands that ask and end: each opens what it needs, prints its answer to stdout and the rest to stderr. */
 import { mkdir, readFile, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { coverageAnswer } from '../processor/api/coverage.ts'
 import { positionAsOf } from '../processor/as-of.ts'
 import type { bill } from '../processor/billing.ts'
-import { type CoverageRow, coverage as coverageOf, gapLine, isGap, spansOf } from '../processor/coverage.ts'
+import { type CoverageRow, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
+import { unknownLine } from '../processor/gate.ts'
 import { usage as usageOf } from '../processor/usage.ts'
 import { type Format, printJson, printRows } from '../runtime/print.ts'
 import { describeFault, Fault } from '../schemas/fault.ts'
 import type { UsageRow } from '../schemas/meters.ts'
-import { type CalendarStep, dayMs, parseInstant } from '../schemas/window.ts'
+import { type CalendarStep, dayMs } from '../schemas/window.ts'
 import { configured, openStore, type Settings, spanOf } from './roles.ts'
 
 const done = 0
@@ -22,21 +24,18 @@ export async function coverage(
     readonly to?: string
     readonly source?: string
     readonly scope?: string
+    readonly account?: string
   },
 ): Promise<number> {
-  const config = await configured(settings, 'meter')
+  const config = await configured(settings, settings.account === undefined ? 'meter' : 'price')
   await using opened = await openStore(config, settings)
-  const nowMs = settings.nowMs()
-  const rows = await coverageOf(opened.store, {
-    span: {
-      startMs: settings.from === undefined ? nowMs - 7 * dayMs : parseInstant(settings.from, '--from'),
-      endMs: settings.to === undefined ? nowMs : parseInstant(settings.to, '--to'),
-    },
-    nowMs,
-    ...(settings.source !== undefined && { source: settings.source }),
-    ...(settings.scope !== undefined && { scope: settings.scope }),
+  const { rows, unknown, span } = await coverageAnswer(opened.store, settings, {
+    accounts: config.accounts,
+    nowMs: settings.nowMs(),
   })
-  return printCoverage(rows, settings)
+  const code = printCoverage(rows, settings)
+  for (const one of unknown) settings.stderr(unknownLine(one, span))
+  return unknown.every(({ isAllowed }) => isAllowed) ? code : gaps
 }
 
 /** Prints coverage, names its gaps on stderr, and says with which code to exit. */

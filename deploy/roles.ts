@@ -340,9 +340,11 @@ async function serveApi(
   const { eventRoutes } = await import('../processor/api/events.ts')
   const { Ingest } = await import('../runtime/log/ingest.ts')
   const ingest = new Ingest({ sink, nowMs: settings.nowMs })
+  // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
+  const accounts = async () => (await configured(settings, 'price')).accounts
   return await openApi({
     mount: served.mount,
-    routes: [coverageRoutes({ store, nowMs: settings.nowMs }), eventRoutes({ ingest })],
+    routes: [coverageRoutes({ store, accounts, nowMs: settings.nowMs }), eventRoutes({ ingest })],
     access: config.listen.api,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
@@ -490,6 +492,8 @@ export async function startRoles(
       ...(rejects && { rejects }),
     })
     parts.push(processor.done)
+    const { watchCoverage } = await import('../processor/watch-coverage.ts')
+    parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
     if (served) {
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
       opening.use(await serveApi(config, settings, { served, store, log, sink }))

@@ -9,7 +9,6 @@ import {
   gridMinutes,
   hourMs,
   minuteMs,
-  overlaps,
   showInstant,
   type Window,
   windowAt,
@@ -57,6 +56,8 @@ export interface CoverageRow {
 export interface CoverageSpan extends Omit<CoverageRow, 'start' | 'end'> {
   readonly window: Window
   readonly widthMinutes: GridMinutes
+  /** It is a bad item, and no window. */
+  readonly isItem: boolean
 }
 
 export interface CoverageQuery {
@@ -174,6 +175,7 @@ export function scopeSpans(
     const windows = cut(run, state === 'settled' ? [] : whole).map(({ window, isWaived }) => ({
       ...at,
       window,
+      isItem: false,
       state: isWaived ? ('waived' as const) : state,
       ...(run.fault && { fault: run.fault }),
       ...(run.partition !== undefined && { partition: run.partition }),
@@ -183,6 +185,7 @@ export function scopeSpans(
       return cut(run, of).map(({ window, isWaived }) => ({
         ...at,
         window,
+        isItem: true,
         state: isWaived ? ('waived' as const) : ('failed' as const),
         ...(subject !== undefined && { subject }),
         fault: { code, message },
@@ -490,7 +493,7 @@ export function rowsOf(spans: readonly CoverageSpan[]): readonly CoverageRow[] {
   const byScope = Map.groupBy(spans, scopeKey)
   return Array.from(byScope.values()).flatMap(some =>
     some
-      .flatMap(({ window, widthMinutes, ...row }) =>
+      .flatMap(({ window, widthMinutes, isItem, ...row }) =>
         windowsOver(window, widthMinutes).map(one => ({ ms: one.startMs, row: rowOf(row, one) })),
       )
       .sort((a, b) => a.ms - b.ms)
@@ -498,7 +501,7 @@ export function rowsOf(spans: readonly CoverageSpan[]): readonly CoverageRow[] {
   )
 }
 
-function rowOf(row: Omit<CoverageSpan, 'window' | 'widthMinutes'>, window: Window): CoverageRow {
+function rowOf(row: Omit<CoverageRow, 'start' | 'end'>, window: Window): CoverageRow {
   const { source, scope, ...rest } = row
   return { source, scope, start: showInstant(window.startMs), end: showInstant(window.endMs), ...rest }
 }
@@ -535,9 +538,4 @@ export function gapLine(span: CoverageRow & { readonly windows: number }): strin
   const partition = span.partition === undefined ? '' : ` partition=${span.partition}`
   const fault = span.fault ? ` ${span.fault.code} ${span.fault.message}` : ''
   return `gap: source=${span.source} scope=${span.scope}${subject} ${span.start}/${span.end} windows=${span.windows} ${span.state}${partition}${fault}`
-}
-
-/** Does the span share time with the row? */
-export function touches(row: Pick<CoverageRow, 'start' | 'end'>, span: Window): boolean {
-  return overlaps({ startMs: Date.parse(row.start), endMs: Date.parse(row.end) }, span)
 }

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
+import { findPromtool } from './promtool.ts'
 import { mountSmallDisk } from './small-disk.ts'
 
 export interface Rig {
@@ -20,7 +21,13 @@ export interface Rig {
 export async function findRigs(): Promise<readonly Rig[]> {
   const docker = await dockerAnswers()
   const jars = await kafkaJars()
-  return [findKafka(docker, jars), killableKafka(jars), findClickHouse(docker), findSmallDisk()]
+  return [
+    findKafka(docker, jars),
+    killableKafka(jars),
+    findClickHouse(docker),
+    findSmallDisk(),
+    await findRules(),
+  ]
 }
 
 /** The folder of the broker's jars, or why there is none. */
@@ -50,6 +57,17 @@ function findKafka(docker: boolean, jars: Awaited<ReturnType<typeof kafkaJars>>)
   if (docker) return { ...rig, found: true, how: `${kafkaVersion} in a container, by testcontainers` }
   if ('folder' in jars) return { ...rig, found: true, how: `${kafkaVersion} from the jars in ${jars.folder}` }
   return { ...rig, found: false, how: `no KAFKA_BROKERS, no Docker engine, ${jars.lacking}` }
+}
+
+async function findRules(): Promise<Rig> {
+  const found = await findPromtool()
+  return {
+    name: 'promtool',
+    found: 'path' in found,
+    how: 'path' in found ? found.path : found.lacking,
+    remedy: 'Install Prometheus (Debian: prometheus), or only its promtool.',
+    usedBy: /\/rig\/promtool\.ts'/,
+  }
 }
 
 /** Brokers of others, and containers, are not killed: that takes processes of our own. */
