@@ -94,34 +94,38 @@ const coverage = program
   .option('--source <name>', 'only this source')
   .option('--scope <scope>', 'only this scope')
   .option('--account <id>', 'only what this account waits for')
-  // What stands behind the name of a decision is of the decision.
-  .enablePositionalOptions()
   .action(
     runs(async options => (await import('./deploy/commands.ts')).coverage({ ...settings(), ...options })),
   )
+/** Options that `coverage` has too are taken by it, wherever they stand: they are named here for the help. */
 const decision = (name: string, description: string) =>
   coverage
     .command(name)
     .description(description)
-    .requiredOption('--source <name>', 'the source')
+    .option('--source <name>', 'the source')
     .requiredOption('--reason <text>', 'why; it is recorded')
     .option('--author <name>', 'who decides (default: the user of the system)')
+const decided = <Options extends object>(options: Options) => ({
+  ...settings(),
+  ...coverage.opts<{ from?: string; to?: string; source?: string; scope?: string }>(),
+  ...(options as Options & { reason: string }),
+})
 
-span(decision('confirm', 'reads that are held back as suspect count as they are'))
+decision('confirm', 'reads that are held back as suspect count as they are')
+  .option('--from <time>', 'RFC 3339, inclusive')
+  .option('--to <time>', 'RFC 3339, exclusive')
   .option('--scope <scope>', 'only this scope')
-  .action(
-    runs(async options => (await import('./deploy/decide.ts')).confirmReads({ ...settings(), ...options })),
-  )
-span(decision('waive', 'invoices may close over what is missing'))
+  .action(runs(async options => (await import('./deploy/decide.ts')).confirmReads(decided(options))))
+decision('waive', 'invoices may close over what is missing')
+  .option('--from <time>', 'RFC 3339, inclusive')
+  .option('--to <time>', 'RFC 3339, exclusive')
   .option('--scope <scope>', 'only this scope; without it each in which something is missing')
   .option('--subject <subject>', 'only what is missing of this tenant')
-  .action(
-    runs(async options => (await import('./deploy/decide.ts')).waiveGaps({ ...settings(), ...options })),
-  )
+  .action(runs(async options => (await import('./deploy/decide.ts')).waiveGaps(decided(options))))
 decision('end', 'nothing is expected of a scope any longer')
-  .requiredOption('--scope <scope>', 'the scope')
-  .requiredOption('--from <time>', 'RFC 3339: from the first window that starts then or later')
-  .action(runs(async options => (await import('./deploy/decide.ts')).endScope({ ...settings(), ...options })))
+  .option('--scope <scope>', 'the scope')
+  .option('--from <time>', 'RFC 3339: from the first window that starts then or later')
+  .action(runs(async options => (await import('./deploy/decide.ts')).endScope(decided(options))))
 
 span(program.command('usage <meter>').description('the quantities of a meter'))
   .option('--window <step>', 'HOUR, DAY, WEEK or MONTH; without it the span is one window')
