@@ -86,6 +86,8 @@ export interface ProcessorLimits extends PulseLimits {
   readonly refusedInARowMax: number
   /** How often the log is asked how far it is, and the ledger whether it is still the same. */
   readonly watchEveryMs: number
+  /** How long a stop waits for a statement that does not end: what is cut off comes again. */
+  readonly stopWithinMs: number
 }
 
 /** A running processor. `done` resolves when it was stopped, and rejects when it must not go on. */
@@ -119,6 +121,7 @@ const limitsDefault = {
   waitingBytesMax: 32 * 1024 ** 2,
   refusedInARowMax: 20,
   watchEveryMs: 5000,
+  stopWithinMs: 10_000,
 }
 const retryMsMax = 10_000
 /** So many cells of two dims and their groups fit in a few hundred megabytes. */
@@ -131,8 +134,6 @@ const quietMs = 500
 const busyRestMs = 5000
 /** A put that comes so soon after the last one need not ask whether the ledger is still the same. */
 const trustMs = 250
-/** How long a stop waits for a statement that does not end: what is cut off comes again. */
-const stopWithinMs = 10_000
 
 /** Starts the loop. Registering meters happens first, so that every recompute knows them. */
 export async function startProcessor(options: ProcessorOptions): Promise<Processor> {
@@ -161,7 +162,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   async function insisting<T>(what: 'ledger' | 'rollups', act: () => Promise<T>): Promise<T | undefined> {
     for (let waitMs = 100; ; waitMs = Math.min(waitMs * 2, retryMsMax)) {
       try {
-        const done = await unlessStopped(act(), stopWithinMs)
+        const done = await unlessStopped(act(), limits.stopWithinMs)
         isWorking(what)
         return done
       } catch (error) {

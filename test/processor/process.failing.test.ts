@@ -213,6 +213,20 @@ test('a server that is slow, then silent, then gone, then back: nothing is lost 
   await world.expectHours(16)
 })
 
+test('a stop does not wait for a server that is silent', async () => {
+  await world.process({ limits: { stopWithinMs: 300 } })
+  world.append(1)
+  await world.taken()
+  world.proxy.mode = 'silent'
+  world.append(1)
+  await world.trouble(/^STORE_UNREACHABLE/)
+  const beganMs = performance.now()
+  world.stop.abort()
+  await world.processor.done
+  // Less than the deadline of a statement, which is two seconds here and two minutes by default.
+  expect(performance.now() - beganMs).toBeLessThan(1700)
+})
+
 test('while the ledger is away no more is taken from the log than the bounds say, in messages or in bytes', async () => {
   for (const limits of [{ waitingMessagesMax: 60 }, { waitingBytesMax: 60 * 900 }]) {
     await using other = await World.open()
@@ -338,7 +352,7 @@ test('a ledger put back to an older copy, with log and cursor as they are, is no
     'select count() as n, uniqExact(identity, readat) as ids from events final',
   )
   expect(row).toEqual({ n: '18', ids: '18' })
-})
+}, 120_000)
 
 test('a log that gives nothing though it lags, or says no more how far it is, or pauses a partition: red', async () => {
   let state = async () => ({ lag: 5n, partitions: [0] }) as Awaited<ReturnType<EventLog['state']>>
