@@ -274,11 +274,7 @@ export class Ledger {
         puttings.flatMap(putting => this.#replayLines(putting)),
       ),
     ])
-    await this.#store.insert(
-      'positions',
-      positionColumns,
-      puttings.map(putting => this.#positionLine(putting)),
-    )
+    await this.#store.insert('positions', positionColumns, this.#positionLines(puttings))
     for (const { marks: done, partition, last } of batches) {
       for (const mark of done) this.#open.delete(mark.read)
       this.#next.set(partition, last + 1n)
@@ -717,11 +713,20 @@ export class Ledger {
 
   // -- rows
 
-  #positionLine(putting: Putting): string {
+  /** Of two batches of a partition the second goes on where the first ends. */
+  #positionLines(puttings: readonly Putting[]): readonly string[] {
+    const next = new Map(this.#next)
+    return puttings.map(putting => {
+      const line = this.#positionLine(putting, next.get(putting.batch.partition))
+      next.set(putting.batch.partition, putting.batch.last + 1n)
+      return line
+    })
+  }
+
+  #positionLine(putting: Putting, next: bigint | undefined): string {
     const { batch, passed, rejects, droppedRows, droppedMarks, droppedDecisions } = putting
     // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
     // being less than the span.
-    const next = this.#next.get(batch.partition)
     const first = next !== undefined && next < batch.first ? next : batch.first
     return JSON.stringify([
       this.#log,

@@ -6,6 +6,7 @@ import { Ledger } from '../../processor/ledger.ts'
 import { recompute, registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities, usage } from '../../processor/usage.ts'
+import { Witness } from '../../processor/witness.ts'
 import { show } from '../../schemas/decimal.ts'
 import type { MarkData, Usage } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
@@ -395,3 +396,27 @@ function usageRow(start: string, end: string, subject: string, gpuType: string, 
     value,
   }
 }
+
+test('batches of a partition that are put together leave spans that touch, and the witness finds the last one', async () => {
+  await using its = await world()
+  const witness = new Witness(its.store, 'log')
+  witness.resumed(0, await its.ledger.resumeAt(0))
+  for (let put = 0; put < 2; put += 1) {
+    const batches = [1, 2, 3].map(of => {
+      const read = { source, scope: 'a', window: hourOf(put * 3 + of), readatMs: 3 }
+      const events = readEvents(read, [instance('org', 'one', '3600')])
+      const batch = accept(batchOf(events, its.offset), 'log')
+      its.offset += events.length
+      return batch
+    })
+    await its.ledger.put(batches)
+    for (const batch of batches) witness.acknowledged(batch)
+    expect(await witness.isPutBack(new AbortController().signal)).toBe(false)
+  }
+  const spans = await its.store.rows<{ first: string; last: string }>(
+    'select first, last from positions order by first, last',
+  )
+  expect(spans.map(({ first, last }) => [Number(first), Number(last)])).toEqual(
+    [0, 2, 4, 6, 8, 10].map(first => [first, first + 1]),
+  )
+})
