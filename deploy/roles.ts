@@ -338,13 +338,18 @@ async function serveApi(
   const { openApi } = await import('../processor/api/api.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
   const { eventRoutes } = await import('../processor/api/events.ts')
+  const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   const { Ingest } = await import('../runtime/log/ingest.ts')
   const ingest = new Ingest({ sink, nowMs: settings.nowMs })
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
   const accounts = async () => (await configured(settings, 'price')).accounts
   return await openApi({
     mount: served.mount,
-    routes: [coverageRoutes({ store, accounts, nowMs: settings.nowMs }), eventRoutes({ ingest })],
+    routes: [
+      coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
+      eventRoutes({ ingest }),
+      rejectedRoutes({ store, nowMs: settings.nowMs }),
+    ],
     access: config.listen.api,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
