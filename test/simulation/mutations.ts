@@ -14,6 +14,8 @@ export interface Mutation {
   readonly patch: readonly { readonly find: string; readonly put: string }[]
   /** The test that must fail, by its file and its whole title without the groups around it. */
   readonly test: { readonly file: string; readonly title: string }
+  /** Of what it must fail: not of a server that is not there. */
+  readonly says: RegExp
 }
 
 export const mutations: readonly Mutation[] = [
@@ -30,6 +32,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/processor/ledger.test.ts',
       title: 'a newer read replaces: more hours, a vanished instance, and one that moved to another tenant',
     },
+    says: /to deeply equal/,
   },
   {
     breaks: 'committed before the ledger acknowledged',
@@ -44,6 +47,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/simulation/simulation.test.ts',
       title: 'seed 1 ends with what the provider said, and every gap known',
     },
+    says: /had not acknowledged/,
   },
   {
     breaks: 'reads counted whose mark is not complete in the ledger',
@@ -53,6 +57,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/processor/ledger.test.ts',
       title: 'a read whose mark says more than arrived counts for nothing, and the older one stays',
     },
+    says: /to deeply equal/,
   },
   {
     breaks: "Kafka's committed offset trusted, in place of positions",
@@ -67,6 +72,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/runtime/log/kafka-event-log.test.ts',
       title: 'what the ledger holds decides where reading begins, whatever was committed',
     },
+    says: /timed out/,
   },
   {
     breaks: 'suspect reads counted at once',
@@ -76,6 +82,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/processor/ledger.suspect.test.ts',
       title: 'waits, and counts once a second read an hour later agrees',
     },
+    says: /to deeply equal/,
   },
   {
     breaks: 'a cell marked fresh before its rollups are in',
@@ -94,6 +101,7 @@ export const mutations: readonly Mutation[] = [
       file: 'test/processor/rollups.test.ts',
       title: 'a recompute that dies before any of its statements leaves no cell fresh that is wrong',
     },
+    says: /to deeply equal/,
   },
 ]
 
@@ -110,10 +118,10 @@ export class Copy implements Disposable {
   }
 
   /**
-   * Plants the fault, runs its test, and mends the file again. Resolves to what became of the test: what does not run,
-   * or breaks outside of the test, shows nothing.
+   * Plants the fault, runs its test, and mends the file again. Resolves to what the test failed of, or 'passed'.
+   * @throws Error where the test did not run: what breaks outside of it shows nothing.
    */
-  async outcome(mutation: Mutation): Promise<'passed' | 'failed'> {
+  async outcome(mutation: Mutation): Promise<string> {
     const path = join(this.#dir, mutation.file)
     const text = readFileSync(path, 'utf8')
     writeFileSync(path, mutated(text, mutation))
@@ -124,7 +132,7 @@ export class Copy implements Disposable {
     }
   }
 
-  async #run({ file, title }: Mutation['test']): Promise<'passed' | 'failed'> {
+  async #run({ file, title }: Mutation['test']): Promise<string> {
     const report = join(this.#dir, 'report.json')
     rmSync(report, { force: true })
     const args = ['run', file, '-t', `${escaped(title)}$`, '--reporter=json', `--outputFile=${report}`]
@@ -138,15 +146,16 @@ export class Copy implements Disposable {
     )
     if (!existsSync(report)) throw new Error(`${file} did not run: ${said.slice(0, 2000)}`)
     const { testResults } = JSON.parse(readFileSync(report, 'utf8')) as {
-      testResults: { assertionResults: { title: string; status: string }[] }[]
+      testResults: { assertionResults: { title: string; status: string; failureMessages: string[] }[] }[]
     }
-    const statuses = testResults
+    const ran = testResults
       .flatMap(({ assertionResults }) => assertionResults)
-      .filter(result => result.title === title && result.status !== 'skipped' && result.status !== 'pending')
-      .map(({ status }) => status)
-    if (statuses.includes('failed')) return 'failed'
-    if (statuses.includes('passed')) return 'passed'
-    throw new Error(`${file} has no test "${title}" that ran: ${said.slice(0, 2000)}`)
+      .filter(result => result.title === title && ['passed', 'failed'].includes(result.status))
+    if (ran.length === 0) throw new Error(`${file} has no test "${title}" that ran: ${said.slice(0, 2000)}`)
+    const failed = ran.filter(({ status }) => status === 'failed')
+    return failed.length === 0
+      ? 'passed'
+      : failed.flatMap(({ failureMessages }) => failureMessages).join('\n')
   }
 
   [Symbol.dispose](): void {
