@@ -258,40 +258,40 @@ async function markedRuns(
   query: CoverageQuery,
 ): Promise<ReadonlyMap<string, readonly MarkedRun[]>> {
   const rows = await store.rows<RunRow>(
-    `select source, scope, toUnixTimestamp(min(start)) as start_s, toUnixTimestamp(max(end)) as end_s, width, state,
-       has_current, fault_code, fault_message, place, bad
+    // Sorted within each scope, by number: sorting all windows by the text of their scopes takes several times as long.
+    // The window before the first one is the last one, which never ends where the first begins.
+    `select source, scope, run.1 as start_s, run.2 as end_s, run.3 as width, run.4.1 as state, run.4.2 as has_current,
+       run.4.3 as fault_code, run.4.4 as fault_message, run.4.5 as place, run.4.6 as bad
      from (
-       select *, sum(is_new) over (partition by source, scope order by start
-         rows between unbounded preceding and current row) as run
+       select source, scope, arraySort(one -> one.1, groupArrayArray(kept)) as windows,
+         arrayFilter((one, before) -> one.1 != before.2 or one.3 != before.3 or one.4 != before.4,
+           windows, arrayRotateRight(windows, 1)) as firsts,
+         arrayFilter((one, next) -> one.2 != next.1 or one.3 != next.3 or one.4 != next.4,
+           windows, arrayRotateLeft(windows, 1)) as lasts,
+         arrayJoin(arrayMap((first, last) -> tuple(first.1, last.2, first.3, first.4), firsts, lasts)) as run
        from (
-         select *, tuple(width, state, has_current, fault_code, fault_message, place, bad) as gist,
-           (lagInFrame(toUnixTimestamp(end)) over before != toUnixTimestamp(start)
-             or lagInFrame(gist) over before != gist) as is_new
+         select source, scope, arrayFilter(one -> one.3 = hour_width, groupArray(tuple(start_s, end_s, width, gist))) as kept,
+           argMax(width, tuple(has_current, tried)) as hour_width
          from (
-           select source, scope, start, end, dateDiff('minute', start, end) as width, has_current,
-             multiIf(has_current and waiting_rank > current_rank, 'suspect',
-               has_current and settled_at >= current_rank.2, 'settled', has_current, 'read',
+           select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
+             dateDiff('minute', start, end) as width, countIf(counts) > 0 as has_current,
+             maxIf(rank, counts) as current_rank, max(readat) as tried, argMax(said, readat) as latest,
+             multiIf(has_current and maxIf(rank, waits) > current_rank, 'suspect',
+               has_current and maxIf(readat, counts and settled) >= current_rank.2, 'settled', has_current, 'read',
                latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
-             if(state = 'failed', toString(latest.3), '') as fault_code,
-             if(state = 'failed', latest.4, '') as fault_message,
-             if(state = 'incomplete', toInt64(latest.5), -1) as place, bad,
-             argMax(width, tuple(has_current, tried)) over (partition by source, scope, toStartOfHour(start)) as hour_width
+             tuple(state, has_current, if(state = 'failed', latest.3, ''), if(state = 'failed', latest.4, ''),
+               if(state = 'incomplete', toInt64(latest.5), -1), argMaxIf(bad, rank, counts)) as gist
            from (
-             select source, scope, start, end, countIf(counts) > 0 as has_current, maxIf(rank, counts) as current_rank,
-               maxIf(rank, waits) as waiting_rank, maxIf(readat, counts and settled) as settled_at, max(readat) as tried,
-               argMax(said, readat) as latest, argMaxIf(bad_items, rank, counts) as bad
-             from (
-               select source, scope, start, end, readat, settled, bad as bad_items,
-                 tuple(outcome, held, fault_code, fault_message, partition) as said,
-                 held and outcome = 'complete' and not suspect as counts,
-                 held and outcome = 'complete' and suspect as waits, tuple(not estimated, readat) as rank
-               from reads final
-               where start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
-                 and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
-             group by source, scope, start, end))
-         where width = hour_width
-         window before as (partition by source, scope order by start rows between 1 preceding and current row)))
-     group by source, scope, run, width, state, has_current, fault_code, fault_message, place, bad
+             select source, scope, start, end, readat, settled, bad,
+               tuple(toString(outcome), held, toString(fault_code), fault_message, partition) as said,
+               held and outcome = 'complete' and not suspect as counts,
+               held and outcome = 'complete' and suspect as waits, tuple(not estimated, readat) as rank
+             from reads final
+             where start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
+               and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
+           group by source, scope, start, end)
+         group by source, scope, intDiv(start_s, 3600))
+       group by source, scope)
      order by source, scope, start_s`,
     {
       ...chosenParams(query),
