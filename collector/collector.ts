@@ -7,7 +7,7 @@ import { rest } from '../runtime/rest.ts'
 import { listingScope } from '../schemas/event.ts'
 import { describeFault, Fault } from '../schemas/fault.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
-import { minuteMs, secondMs, showWindow } from '../schemas/window.ts'
+import { hourMs, minuteMs, secondMs, showWindow } from '../schemas/window.ts'
 import { collectRead, type OpenedSource, sourceName } from './collect.ts'
 import { SourceCounters, showDepthOf } from './counters.ts'
 import { listScopes, unlistedWindows } from './listing.ts'
@@ -27,6 +27,8 @@ export interface CollectorOptions {
   readonly suspect?: SuspectRule
   /** How long the loop rests at most before it looks at the clock again, which may jump. */
   readonly restMsMax?: number
+  /** How often the outbox's file is read through for damage, besides what its use finds out. */
+  readonly checkEveryMs?: number
 }
 
 const restMsMaxDefault = secondMs
@@ -34,6 +36,7 @@ const fullRestMs = secondMs
 const listingRetryMsMin = 5 * secondMs
 const listingRetryMsMax = 5 * minuteMs
 const tidyEveryMs = minuteMs
+const checkEveryMsDefault = hourMs
 /** Between the pieces of a purge, in which others get on. */
 const purgeRestMs = 20
 /**
@@ -45,6 +48,8 @@ const apartMsMax = 5 * secondMs
 const planAhead = 8
 /** So many reads may wait to be stored together, beside those that wait for the provider. */
 export const unstoredMax = 64
+/** As much as clocks are set back without anything being wrong. */
+const clockSlackMs = minuteMs
 /** From so many failures in a row, and as many as there are scopes, the source counts as down. */
 const failuresToBeDown = 3
 /** How long the relay may go on sending after reading has stopped. */
@@ -214,6 +219,7 @@ class SourceReader {
 
   #schedule(limit: number): ReturnType<typeof dueWindows> {
     const { source, fromMs } = this.#opened
+    this.#distrustClockAhead()
     const { suspect } = this.#options
     const schedule = dueWindows({
       ...(suspect && { confirmAfterMs: suspect.confirmAfterMs }),
@@ -227,6 +233,16 @@ class SourceReader {
     })
     this.#counters.due(schedule.count)
     return schedule
+  }
+
+  /** The clock fell back: what it settled while it was ahead may have been read before it was over. */
+  #distrustClockAhead(): void {
+    const { outbox, nowMs, log } = this.#options
+    const trustedMs = nowMs() + clockSlackMs
+    if (![...this.#scopes.values()].some(({ settledAtMs }) => settledAtMs > trustedMs)) return
+    log.warn({ source: this.#name }, 'the clock was ahead: what was settled meanwhile is read again')
+    outbox.distrust(this.#name, trustedMs)
+    for (const memory of outbox.memory.scopes(this.#name)) this.#remember(memory)
   }
 
   #start(due: DueWindow): void {
@@ -340,11 +356,16 @@ class SourceReader {
   }
 }
 
+/** @throws Fault OUTBOX_DAMAGED */
 async function keepOutbox(options: CollectorOptions, signal: AbortSignal): Promise<void> {
-  const { outbox, sources, nowMs } = options
+  const { outbox, sources, nowMs, checkEveryMs = checkEveryMsDefault } = options
+  let checkedMs = performance.now()
   while (!signal.aborted) {
     while (outbox.purge() > 0 && !signal.aborted) await rest(purgeRestMs, signal)
     for (const opened of sources) outbox.forget(sourceName(opened), nowMs() - opened.source.retentionMs)
-    await rest(tidyEveryMs, signal)
+    await rest(Math.min(tidyEveryMs, checkEveryMs), signal)
+    if (performance.now() - checkedMs < checkEveryMs || signal.aborted) continue
+    outbox.checkWhole()
+    checkedMs = performance.now()
   }
 }

@@ -316,6 +316,7 @@ class Once {
       expectedMs: span.startMs,
       announced: false,
       settled: [],
+      settledAtMs: 0,
       grids: [],
       windows: new Map(),
     }

@@ -69,6 +69,8 @@ export interface ScopeMemory extends ScopeLife {
   readonly announced: boolean
   /** Spans whose last planned read is done, oldest first, merged. */
   readonly settled: readonly Window[]
+  /** When, by the collector's clock, the latest read began that settled any of them; 0 without one. */
+  readonly settledAtMs: number
   readonly grids: readonly GridSpan[]
   /** Open windows by their start. */
   readonly windows: ReadonlyMap<number, WindowMemory>
@@ -148,6 +150,12 @@ alter table windows add column low_readat_ms integer;
 alter table windows add column low_totals text;
 `
 
+/** The fifth: what was settled by a clock that ran ahead can be told, and is let go of without its readats coming back. */
+export const settledAt = `
+alter table settled add column attempted_ms integer not null default 0;
+alter table scopes add column readat_floor_ms integer not null default 0;
+`
+
 interface WindowRow {
   start_ms: number
   end_ms: number
@@ -168,6 +176,11 @@ interface SpanRow {
   end_ms: number
 }
 
+interface SettledRow extends SpanRow {
+  readonly readat_ms: number
+  readonly attempted_ms: number
+}
+
 interface ScopeRow {
   scope: string
   since_ms: number | null
@@ -176,6 +189,9 @@ interface ScopeRow {
   ended_by_hand_ms: number | null
   announced: number
 }
+
+const insertSettled =
+  'insert into settled (source, scope, start_ms, end_ms, readat_ms, attempted_ms) values (?, ?, ?, ?, ?, ?)'
 
 export class CollectorMemory {
   readonly #prepare: (sql: string) => Statement
@@ -198,10 +214,12 @@ export class CollectorMemory {
     if (!row) return undefined
     const of = (table: string) => `select * from ${table} where source = ? and scope = ? order by start_ms`
     const windows = this.#all<WindowRow>(of('windows'), source, scope)
+    const settled = this.#all<SettledRow>(of('settled'), source, scope)
     return {
       ...lifeOf(row),
       announced: row.announced === 1,
-      settled: this.#all<SpanRow>(of('settled'), source, scope).map(spanOf),
+      settled: settled.map(spanOf),
+      settledAtMs: Math.max(0, ...settled.map(span => span.attempted_ms)),
       grids: this.#all<SpanRow & { width_minutes: number }>(of('grids'), source, scope).map(grid => ({
         ...spanOf(grid),
         widthMinutes: grid.width_minutes as GridMinutes,
@@ -232,7 +250,8 @@ export class CollectorMemory {
     const last = this.#get<{ readat_ms: number | null }>(
       `select max(readat_ms) as readat_ms from (
          select readat_ms from windows where source = ?1 and scope = ?2 and start_ms = ?3
-         union all select readat_ms from settled where source = ?1 and scope = ?2 and start_ms <= ?3 and end_ms > ?3)`,
+         union all select readat_ms from settled where source = ?1 and scope = ?2 and start_ms <= ?3 and end_ms > ?3
+         union all select readat_floor_ms from scopes where source = ?1 and scope = ?2 and readat_floor_ms > 0)`,
       source,
       scope,
       window.startMs,
@@ -297,7 +316,7 @@ export class CollectorMemory {
     const last = this.window(source, scope, window.startMs)
     assert(!last || last.readatMs < read.readatMs, 'the readat of a scope and window never goes back')
     if (complete?.settled) {
-      this.#settle(source, scope, window, read.readatMs)
+      this.#settle(read)
       return
     }
     this.#unsettle(source, scope, window)
@@ -379,13 +398,30 @@ export class CollectorMemory {
     this.#prepare('delete from windows where source = ? and end_ms <= ?').run(source, beforeMs)
   }
 
-  #settle(source: string, scope: string, window: Window, readatMs: number): void {
+  /**
+   * Lets go of what a clock ahead of now has settled: it may have been read before it was over. Its windows are due again,
+   * under readats that do not go back. Call it inside a transaction.
+   */
+  distrust(source: string, nowMs: number): void {
+    const ahead = this.#all<{ scope: string; readat_ms: number }>(
+      'select scope, max(readat_ms) as readat_ms from settled where source = ? and attempted_ms > ? group by scope',
+      source,
+      nowMs,
+    )
+    for (const { scope, readat_ms } of ahead)
+      this.#prepare(
+        'update scopes set readat_floor_ms = max(readat_floor_ms, ?) where source = ? and scope = ?',
+      ).run(readat_ms, source, scope)
+    this.#prepare('delete from settled where source = ? and attempted_ms > ?').run(source, nowMs)
+  }
+
+  #settle({ source, scope, window, readatMs, attemptedMs }: ReadRecord): void {
     this.#prepare('delete from windows where source = ? and scope = ? and start_ms = ?').run(
       source,
       scope,
       window.startMs,
     )
-    const touching = this.#all<SpanRow & { readat_ms: number }>(
+    const touching = this.#all<SettledRow>(
       'select * from settled where source = ? and scope = ? and start_ms <= ? and end_ms >= ?',
       source,
       scope,
@@ -393,14 +429,13 @@ export class CollectorMemory {
       window.startMs,
     )
     this.#merge('settled', source, scope, window, touching)
-    this.#prepare(
-      'insert into settled (source, scope, start_ms, end_ms, readat_ms) values (?, ?, ?, ?, ?)',
-    ).run(
+    this.#prepare(insertSettled).run(
       source,
       scope,
       Math.min(window.startMs, ...touching.map(span => span.start_ms)),
       Math.max(window.endMs, ...touching.map(span => span.end_ms)),
       Math.max(readatMs, ...touching.map(span => span.readat_ms)),
+      Math.max(attemptedMs, ...touching.map(span => span.attempted_ms)),
     )
   }
 
@@ -413,12 +448,12 @@ export class CollectorMemory {
       scope,
       span.start_ms,
     )
-    const insert = this.#prepare(
-      'insert into settled (source, scope, start_ms, end_ms, readat_ms) values (?, ?, ?, ?, ?)',
-    )
-    const readatMs = span.readat_ms ?? 0
-    if (span.start_ms < window.startMs) insert.run(source, scope, span.start_ms, window.startMs, readatMs)
-    if (span.end_ms > window.endMs) insert.run(source, scope, window.endMs, span.end_ms, readatMs)
+    const insert = this.#prepare(insertSettled)
+    const { readat_ms: readatMs = 0, attempted_ms: attemptedMs = 0 } = span
+    if (span.start_ms < window.startMs)
+      insert.run(source, scope, span.start_ms, window.startMs, readatMs, attemptedMs)
+    if (span.end_ms > window.endMs)
+      insert.run(source, scope, window.endMs, span.end_ms, readatMs, attemptedMs)
   }
 
   #pinGrid(source: string, scope: string, window: Window): void {
@@ -467,7 +502,7 @@ export class CollectorMemory {
   }
 
   #spanHolding(table: 'settled' | 'grids', source: string, scope: string, window: Window) {
-    return this.#get<SpanRow & { width_minutes?: number; readat_ms?: number }>(
+    return this.#get<SpanRow & { width_minutes?: number; readat_ms?: number; attempted_ms?: number }>(
       `select * from ${table} where source = ? and scope = ? and start_ms <= ? and end_ms >= ?`,
       source,
       scope,

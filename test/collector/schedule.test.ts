@@ -10,7 +10,7 @@ import {
   retryAfterMs,
   settleDelayMs,
 } from '../../collector/schedule.ts'
-import { beliefs, CollectorMemory, endedByHand, memoryTables } from '../../runtime/log/memory.ts'
+import { beliefs, CollectorMemory, endedByHand, memoryTables, settledAt } from '../../runtime/log/memory.ts'
 import { dayMs, gridMinutes, hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
 
 const source = 'meterline/test/one'
@@ -23,7 +23,7 @@ class Notebook {
   readonly plan: Plan
   constructor(plan: Plan, scopes: readonly string[] = ['a'], expectedMs = startMs) {
     const db = new DatabaseSync(':memory:')
-    db.exec(memoryTables + endedByHand + beliefs)
+    db.exec(memoryTables + endedByHand + beliefs + settledAt)
     this.memory = new CollectorMemory(db)
     this.plan = plan
     this.see(scopes, expectedMs)

@@ -470,7 +470,10 @@ describe('one writer', () => {
     before[Symbol.dispose]()
     const old = new DatabaseSync(join(dir, 'outbox.db'))
     old.exec(
-      'drop index rows_sent; alter table scopes drop column ended_by_hand_ms; pragma user_version = 1; drop table requests; drop table requested',
+      `drop index rows_sent; drop table requests; drop table requested; pragma user_version = 1;
+      alter table scopes drop column ended_by_hand_ms; alter table scopes drop column readat_floor_ms;
+      alter table settled drop column attempted_ms; alter table windows drop column totals;
+      alter table windows drop column low_readat_ms; alter table windows drop column low_totals`,
     )
     old.close()
     const after = open()
@@ -669,6 +672,23 @@ describe('memory', () => {
       }),
       { numRuns: 15 },
     )
+  })
+
+  test('what a clock ahead has settled can be let go of, and readat still does not go back', () => {
+    const outbox = open()
+    see(outbox, 'org/profile')
+    const aheadMs = june1Ms + 9 * dayMs
+    outbox.append(readOf({ window: hourAfterJune1(0), readatMs: june1Ms + 3 * hourMs, settled: true }))
+    outbox.append(readOf({ window: hourAfterJune1(5), readatMs: aheadMs, settled: true }))
+    expect(scopeOf(outbox)?.settledAtMs).toBe(aheadMs)
+    outbox.distrust(testSource, june1Ms + 8 * hourMs)
+    expect(scopeOf(outbox)).toMatchObject({
+      settled: [hourAfterJune1(0)],
+      settledAtMs: june1Ms + 3 * hourMs,
+    })
+    expect(
+      outbox.memory.nextReadatMs(testSource, 'org/profile', hourAfterJune1(5), june1Ms + 8 * hourMs),
+    ).toBe(aheadMs + 1)
   })
 
   test('a settled window that is read again is open until a read settles it', () => {
