@@ -9,6 +9,14 @@ import { contentHash, MarkEvent, ReadingEvent, sealMark, sealReading, showDigest
 import { faults } from '../schemas/fault.ts'
 import { measures } from '../schemas/measures.ts'
 import { CatalogueFile, defaultMeters } from '../schemas/meters.ts'
+import {
+  AmendmentEvent,
+  pushedBytesMax,
+  pushedDepthMax,
+  pushedValuesMax,
+  RefusalEvent,
+  ReplayEvent,
+} from '../schemas/pushed.ts'
 import { windowAt } from '../schemas/window.ts'
 
 /** What the pages read of a JSON schema. */
@@ -115,6 +123,18 @@ ends a read. Both have the partition key of their source and scope, so that a ma
       '## A mark',
       fenced(mark),
       memberTable(MarkEvent),
+      '## Pushed events',
+      `Any other CloudEvent with JSON data may be pushed to \`POST /api/v1/events\`, structured, binary or as a batch, or sent to
+the topic. Its identity is \`source\` and \`id\` alone: the first one counts, the same again is a duplicate, anything else under
+it is a conflict. \`subject\` is needed; \`time\` is between 2000 and a day ahead, and when the log took it where it is missing.
+At most ${pushedBytesMax} bytes, ${pushedDepthMax} levels and ${pushedValuesMax} values. Sources that begin with \`meterline/\` and types that
+begin with \`io.meterline.\` are Meterline's own: of these are the three that follow.`,
+      '### The amendment of a pushed event',
+      memberTable(AmendmentEvent),
+      '### What HTTP refused',
+      memberTable(RefusalEvent),
+      '### A rejected message that comes again',
+      memberTable(ReplayEvent),
     ],
   )
 }
