@@ -274,18 +274,19 @@ async function markedRuns(
            argMax(width, tuple(has_current, tried)) as hour_width
          from (
            select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
-             dateDiff('minute', start, end) as width, countIf(counts) > 0 as has_current,
-             maxIf(rank, counts) as current_rank, max(readat) as tried, argMax(said, readat) as latest,
+             dateDiff('minute', start, end) as width, maxIf(rank, counts) as current_rank, current_rank > 0 as has_current,
+             max(readat_ms) as tried, argMaxIf(said, readat_ms, not counts) as latest,
              multiIf(has_current and maxIf(rank, waits) > current_rank, 'suspect',
-               has_current and maxIf(readat, counts and settled) >= current_rank.2, 'settled', has_current, 'read',
-               latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
+               has_current and maxIf(readat_ms, counts and settled) >= bitAnd(current_rank, {exact:Int64} - 1), 'settled',
+               has_current, 'read', latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
              tuple(state, has_current, if(state = 'failed', latest.3, ''), if(state = 'failed', latest.4, ''),
                if(state = 'incomplete', toInt64(latest.5), -1), argMaxIf(bad, rank, counts)) as gist
            from (
-             select source, scope, start, end, readat, settled, bad,
+             select source, scope, start, end, settled, bad, toUnixTimestamp64Milli(readat) as readat_ms,
+               readat_ms + if(estimated, 0, {exact:Int64}) as rank,
                tuple(toString(outcome), held, toString(fault_code), fault_message, partition) as said,
                held and outcome = 'complete' and not suspect as counts,
-               held and outcome = 'complete' and suspect as waits, tuple(not estimated, readat) as rank
+               held and outcome = 'complete' and suspect as waits
              from reads final
              where start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
                and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
@@ -298,6 +299,8 @@ async function markedRuns(
       from: Math.floor(query.span.startMs / 1000),
       reach: Math.max(0, Math.floor((query.span.startMs - hourMs) / 1000)),
       to: Math.ceil(Math.min(query.span.endMs, query.nowMs) / 1000),
+      // A number above every readat: reads without estimates rank above those with. Numbers compare faster than pairs.
+      exact: (2n ** 62n).toString(),
     },
   )
   const runs = new Map<string, MarkedRun[]>()
