@@ -25,9 +25,10 @@ export function embeddedLog(outbox: SqliteOutbox, options: EmbeddedOptions = {})
   /** Where to begin: the ledger's own record decides, whatever was released. */
   async function begin(resumeAt: (partition: number) => Promise<bigint | undefined>): Promise<number> {
     let wanted = await resumeAt(0)
-    if (wanted !== undefined && wanted > outbox.bounds().nextSeq) {
-      // The ledger has more than was ever written here: the file is an older copy, and its next rows would carry
-      // numbers that others had. Under a new id all of it is new, and what the ledger has vanishes by identity.
+    if (wanted !== undefined && wanted > outbox.readableSeq) {
+      // The ledger has more than was here to be read: the file is an older copy, and its next rows carry numbers that
+      // others had, even where there are as many of them by now. Under a new id all of it is new, and what the ledger
+      // has vanishes by identity.
       const before = outbox.id
       outbox.renew()
       wanted = await resumeAt(0)

@@ -206,6 +206,8 @@ export class SqliteOutbox implements Disposable {
   readonly #dir: string
   /** Of the file that a pusher opened: it may be set aside meanwhile. */
   readonly #inode: bigint | undefined
+  /** The number behind the last row that was there at open or that was handed out since. */
+  #knownSeq = 1
   #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
   #soonBytes = 0
   #soonTimer: NodeJS.Timeout | undefined
@@ -258,6 +260,7 @@ export class SqliteOutbox implements Disposable {
         this.#rescue(damage, options.onFault)
         this.#holdPartitions()
       }
+      this.#knownSeq = this.bounds().nextSeq
     } catch (error) {
       db?.close()
       this.#lock?.close()
@@ -577,11 +580,21 @@ export class SqliteOutbox implements Disposable {
 
   /** Rows from a sequence number on, released or not: what the embedded log reads. */
   rowsFrom(seq: number, limits: TakeLimits): StoredRow[] {
-    return this.#take(
+    const rows = this.#take(
       'select seq, partition, key, value, appended_ms from rows where seq >= ? order by seq limit ?',
       [seq, limits.rowsMax],
       limits.bytesMax,
     )
+    this.#knownSeq = Math.max(this.#knownSeq, (rows.at(-1)?.seq ?? 0) + 1)
+    return rows
+  }
+
+  /**
+   * How far a ledger can have read this file: to what was in it when it was opened, and what was read of it since. One
+   * that has read further has read another copy, however much was appended to this one meanwhile.
+   */
+  get readableSeq(): number {
+    return this.#knownSeq
   }
 
   /** The log read in place has everything up to this row. */

@@ -146,6 +146,26 @@ test('an outbox put back to an older copy is another log: its new rows are not t
   expect(outbox.depth().rows).toBe(3)
 })
 
+test('so it is where the older copy has grown past what the ledger had before anybody reads it', async () => {
+  const outbox = open()
+  outbox.append(readOf({ readings: 2 }))
+  const before = outbox.id
+  outbox[Symbol.dispose]()
+  // Rows 4 to 6 of the ledger were of the file that was lost; these are others, with more of the same numbers.
+  const copy = open()
+  copy.append(readOf({ window: hourAfterJune1(7), readings: 5 }))
+  const ledger = new Map([[before, 7n]])
+  await using log = embeddedLog(copy)
+  const stop = new AbortController()
+  const offsets: number[] = []
+  for await (const batch of log.batches({ resumeAt: async () => ledger.get(log.id), signal: stop.signal })) {
+    offsets.push(...batch.messages.map(message => Number(message.offset)))
+    stop.abort()
+  }
+  expect(offsets).toEqual(upTo(9))
+  expect(log.id).not.toBe(before)
+})
+
 test('a ledger that goes by the old id of such an outbox is told to start again, and then gets all', async () => {
   const outbox = open()
   outbox.append(readOf({ readings: 2 }))
