@@ -137,14 +137,22 @@ export class Provider {
     if (chance.is(0.3)) return [{ ...last, fromMs: Number.NEGATIVE_INFINITY }]
     const halfMs = window.endMs + finalAfterMs / 2
     const versions: Version[] = [
-      { fromMs: Number.NEGATIVE_INFINITY, untilMs: last.fromMs, pieces: earlier(final, tenants, chance) },
+      {
+        fromMs: Number.NEGATIVE_INFINITY,
+        untilMs: last.fromMs,
+        pieces: earlier(final, widthMs, this.script, chance),
+      },
     ]
     if (chance.is(0.5))
-      versions.push({ fromMs: halfMs, untilMs: last.fromMs, pieces: earlier(final, tenants, chance) })
-    if (lies && chance.is(0.2)) {
+      versions.push({
+        fromMs: halfMs,
+        untilMs: last.fromMs,
+        pieces: earlier(final, widthMs, this.script, chance),
+      })
+    if (lies && chance.is(0.6)) {
       const fromMs = window.endMs + chance.whole(1, finalAfterMs / minuteMs) * minuteMs
       const pieces = chance.is(0.3) ? [] : final.filter(() => chance.is(0.5))
-      versions.push({ fromMs, untilMs: Math.min(fromMs + hourMs, last.fromMs), pieces })
+      versions.push({ fromMs, untilMs: Math.min(fromMs + 2 * hourMs, last.fromMs), pieces })
     }
     return [...versions, last]
   }
@@ -194,8 +202,9 @@ export function windowKey(scope: string, window: Window): string {
   return `${scope} ${showWindow(window)}`
 }
 
-/** What it may have said before: a piece that is not there yet, smaller, of another tenant, estimated, or one too many. */
-function earlier(final: readonly Piece[], tenants: number, chance: Chance): readonly Piece[] {
+/** What it may have said before: a piece that is not there yet, smaller, larger, of another tenant, estimated, or one too many. */
+function earlier(final: readonly Piece[], widthMs: number, script: Script, chance: Chance): readonly Piece[] {
+  const { tenants, lies } = script
   const pieces = final
     .filter(() => chance.is(0.8))
     .map(piece => {
@@ -203,6 +212,8 @@ function earlier(final: readonly Piece[], tenants: number, chance: Chance): read
       if (change === 0) return { ...piece, millis: chance.whole(1, piece.millis) }
       if (change === 1) return { ...piece, tenant: `tenant-${chance.whole(0, tenants - 1)}` }
       if (change === 2) return { ...piece, estimated: true }
+      // More than in the end: what is right later then looks like too little.
+      if (change === 3 && lies) return { ...piece, millis: widthMs }
       return piece
     })
   if (chance.is(0.2))

@@ -55,6 +55,8 @@ interface Plan {
   readonly haste: number
   readonly clocksJump: boolean
   readonly ledgerPutBack: boolean
+  /** Does the log's retention take messages, read or not? */
+  readonly logForgets: boolean
   /** How long a released row stays in an outbox. */
   readonly retentionMs: number
   readonly script: Script
@@ -167,7 +169,8 @@ class World {
     await this.#compare('at the end of the day')
     await this.#advance(dayEndMs + 3 * hourMs)
     await this.#compare('with all read')
-    if (this.plan.script.lies || this.plan.clocksJump || this.plan.retentionMs < dayMs) {
+    const { script: said, clocksJump, retentionMs, logForgets } = this.plan
+    if (said.lies || clocksJump || retentionMs < dayMs || logForgets) {
       this.#provider.calm = true
       // Behind whatever a clock that ran ahead has stamped.
       this.#jump(2 * dayMs)
@@ -208,6 +211,10 @@ class World {
         collector,
         collector.skewMs !== 0 ? 0 : chance.one([-1, 1]) * chance.whole(1, dayMs / minuteMs) * minuteMs,
       )
+    if (this.plan.logForgets && chance.is(0.2)) {
+      this.#note('the log forgets its oldest messages')
+      this.#topic?.forget()
+    }
     if (this.#topic && chance.is(0.25)) {
       this.#note('the partitions are dealt anew')
       this.#topic.deal()
@@ -552,7 +559,11 @@ class World {
     let missing = 0
     for (const [partition, messages] of this.#topic?.partitions.entries() ?? [])
       for (const { offset } of messages)
-        if (!this.#taken.has(`${this.#topic?.id} ${partition} ${offset}`)) missing += 1
+        if (
+          offset >= BigInt(this.#topic?.firsts[partition] ?? 0) &&
+          !this.#taken.has(`${this.#topic?.id} ${partition} ${offset}`)
+        )
+          missing += 1
     return missing
   }
 
@@ -659,6 +670,8 @@ class World {
 
   /** Every event that a log still holds is in the ledger. */
   #expectAllTaken(when: string): void {
+    // Then an outbox may still have what nobody can read any more.
+    if (this.plan.logForgets) return
     const ids = new Set([...this.#taken.values()].map(({ id }) => id))
     for (const { name, outbox } of this.#seats)
       for (const { value } of outbox?.rowsFrom(0, { rowsMax: 1e6, bytesMax: 1e9 }) ?? []) {
@@ -843,6 +856,7 @@ function planOf(chance: Chance): Plan {
     haste: chance.one([0.8, 0.5, 0.3]),
     clocksJump: chance.is(0.25),
     ledgerPutBack: chance.is(0.4),
+    logForgets: !embedded && chance.is(0.3),
     retentionMs: chance.is(0.2) ? 3 * hourMs : 7 * dayMs,
     script: {
       scopes: chance.whole(2, 3),

@@ -18,11 +18,21 @@ export class Topic {
   readonly partitions: readonly LogMessage[][]
   readonly #chance: Chance
   readonly #readers: Reader[] = []
+  /** The first offset that each partition still has. */
+  readonly firsts: number[]
 
   constructor(id: string, partitions: number, chance: Chance) {
     this.id = id
     this.partitions = Array.from({ length: partitions }, () => [])
+    this.firsts = this.partitions.map(() => 0)
     this.#chance = chance
+  }
+
+  /** Retention takes the oldest messages, whether they were read or not. */
+  forget(): void {
+    for (const [partition, messages] of this.partitions.entries())
+      if (this.#chance.is(0.5))
+        this.firsts[partition] = this.#chance.whole(this.firsts[partition] ?? 0, messages.length)
   }
 
   /** The lanes of one relay. A send that got no answer may have arrived. */
@@ -102,10 +112,11 @@ class Reader implements EventLog {
           await pause(pollMs, signal)
           continue
         }
-        const [partition, offset] = this.#chance.one(ready)
-        const from = Number(offset)
+        const [partition, wanted] = this.#chance.one(ready)
+        const from = Math.max(Number(wanted), this.#topic.firsts[partition] ?? 0)
         const messages = this.#topic.partitions[partition]!.slice(from, from + this.#chance.whole(20, 400))
-        next.set(partition, offset + BigInt(messages.length))
+        next.set(partition, BigInt(from + messages.length))
+        if (messages.length === 0) continue
         yield { partition, messages }
       }
     } finally {
