@@ -74,7 +74,7 @@ async function look(store: Store, options: AuditOptions): Promise<AuditReport> {
   else notes.push('no outbox is at hand: what collectors sent was not compared with the ledger')
   progress('sent')
   compared.push(messages.compared, ...readings.compared)
-  const cells = await auditCells(store, slices)
+  const cells = await auditCells(store, slices, deep ? 'by groups' : 'by sums')
   compared.push(cells.compared)
   notes.push(...cells.notes)
   progress('cells')

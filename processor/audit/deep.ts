@@ -20,7 +20,7 @@ const list = (parts: readonly string[]) => `concat('[', ${parts.join(", ',', ")}
 const quoted = (sql: string) => `concat('"', ${sql}, '"')`
 
 /** What `contentText` of schemas/event.ts writes, in SQL: equal for all that Meterline's own collectors seal. */
-const contentSql = list([
+export const contentSql = list([
   text('type'),
   text('subject'),
   quoted(second('start')),
@@ -35,7 +35,7 @@ const contentSql = list([
   'toString(parts)',
   "if(estimated, 'true', 'false')",
 ])
-const identitySql = list([
+export const identitySql = list([
   text('source'),
   text('scope'),
   text('type'),
@@ -45,8 +45,8 @@ const identitySql = list([
   quoted(second('start')),
   quoted(second('end')),
 ])
-const hash64 = (sql: string) => `reinterpretAsUInt64(reverse(substring(SHA256(${sql}), 1, 8)))`
-const hash128 = (sql: string) => `reinterpretAsUInt128(reverse(substring(SHA256(${sql}), 1, 16)))`
+export const hash64 = (sql: string) => `reinterpretAsUInt64(reverse(substring(SHA256(${sql}), 1, 8)))`
+export const hash128 = (sql: string) => `reinterpretAsUInt128(reverse(substring(SHA256(${sql}), 1, 16)))`
 
 interface EventRow {
   readonly source: string

@@ -8,7 +8,7 @@ export interface Slice extends Window {
 }
 
 /** Groups of so many events take a few hundred megabytes. */
-const eventsPerSlice = 1_000_000n
+const eventsPerSlice = 500_000n
 /** Before and behind every window there can be: DateTime holds 1970 to 2106. */
 export const always: Window = { startMs: 0, endMs: (2 ** 32 - 3600) * 1000 }
 
