@@ -491,6 +491,14 @@ function gridOf(minutes: number): GridMinutes {
 
 // -- as rows, and as lines for people
 
+/** How many rows the spans make. */
+export function countRows(spans: readonly Pick<CoverageSpan, 'window' | 'widthMinutes'>[]): number {
+  return spans.reduce(
+    (sum, { window, widthMinutes }) => sum + (window.endMs - window.startMs) / (widthMinutes * minuteMs),
+    0,
+  )
+}
+
 /** A row for each window of the spans, in order of source, scope and start; bad items behind their window. */
 export function rowsOf(spans: readonly CoverageSpan[]): readonly CoverageRow[] {
   const byScope = Map.groupBy(spans, scopeKey)

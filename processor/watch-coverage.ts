@@ -6,6 +6,7 @@ import { asFault, describeFault } from '../schemas/fault.ts'
 import { dayMs, minuteMs, secondMs } from '../schemas/window.ts'
 import {
   type CoverageSpan,
+  countRows,
   coverageSpans,
   coverageStates,
   isGap,
@@ -67,7 +68,7 @@ export function bySource(spans: readonly CoverageSpan[], nowMs: number): Readonl
     }
     sources.set(span.source, of)
     const widthMs = span.widthMinutes * minuteMs
-    const count = Math.round((span.window.endMs - span.window.startMs) / widthMs)
+    const count = countRows([span])
     if (span.isItem) of.badItems += isGap(span) ? count : 0
     else of.windows.set(span.state, (of.windows.get(span.state) ?? 0) + count)
     if (isGap(span))

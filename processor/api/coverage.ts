@@ -2,7 +2,7 @@
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, parseInstant, showInstant, type Window } from '../../schemas/window.ts'
-import { type CoverageRow, coverage, scopeTenants } from '../coverage.ts'
+import { type CoverageRow, countRows, coverageSpans, rowsOf, scopeTenants } from '../coverage.ts'
 import { awaited, gateOf, type UnknownSource } from '../gate.ts'
 import type { Store } from '../store.ts'
 import type { Routes } from './api.ts'
@@ -15,6 +15,9 @@ export interface CoverageAsked {
   readonly scope?: string
   readonly account?: string
 }
+
+/** Of one answer over HTTP: some ten megabytes. */
+export const rowsMax = 50_000
 
 const Query = {
   type: 'object',
@@ -35,12 +38,18 @@ export interface CoverageAnswer {
   readonly span: Window
 }
 
-/** @throws Fault USAGE for a time that is none, an empty span, or an account that is not there */
+/** @throws Fault USAGE for a time that is none, an empty span, an account that is not there, or too many rows */
 export async function coverageAnswer(
   store: Store,
   asked: CoverageAsked,
-  { accounts, nowMs }: { readonly accounts: readonly Account[]; readonly nowMs: number },
+  given: {
+    readonly accounts: readonly Account[]
+    readonly nowMs: number
+    /** More than that are refused, before they are made. */
+    readonly rowsMax?: number
+  },
 ): Promise<CoverageAnswer> {
+  const { accounts, nowMs, rowsMax = Number.POSITIVE_INFINITY } = given
   const endMs = asked.to === undefined ? nowMs : parseInstant(asked.to, 'to')
   const startMs = asked.from === undefined ? endMs - 7 * dayMs : parseInstant(asked.from, 'from')
   if (startMs >= endMs)
@@ -49,20 +58,27 @@ export async function coverageAnswer(
   const account = accounts.find(({ id }) => id === asked.account)
   if (asked.account !== undefined && !account)
     throw new Fault('USAGE', `there is no account "${asked.account}"`)
-  const rows = await coverage(store, {
+  const spans = await coverageSpans(store, {
     span,
     nowMs,
     ...(asked.source !== undefined && { source: asked.source }),
     ...(asked.scope !== undefined && { scope: asked.scope }),
   })
+  const count = countRows(spans)
+  if (count > rowsMax)
+    throw new Fault(
+      'USAGE',
+      `these are ${count} rows, and ${rowsMax} is the most: ask for less time, or by scope`,
+    )
+  const rows = rowsOf(spans)
   if (!account) return { rows, unknown: [], span }
   const sources = Array.from(new Set(account.subjects.map(({ source }) => source)))
-  const given = { account, period: span, rows, tenants: await scopeTenants(store, sources) }
+  const gate = { account, period: span, rows, tenants: await scopeTenants(store, sources) }
   const isAsked = (source: string) =>
     asked.source === undefined || source === asked.source || source.endsWith(`/${asked.source}`)
   return {
-    rows: awaited(given),
-    unknown: gateOf(given).unknown.filter(({ source }) => isAsked(source)),
+    rows: awaited(gate),
+    unknown: gateOf(gate).unknown.filter(({ source }) => isAsked(source)),
     span,
   }
 }
@@ -79,7 +95,7 @@ export function coverageRoutes(parts: {
       { schema: { querystring: Query } },
       async ({ query }) => {
         const accounts = query.account === undefined ? [] : await parts.accounts()
-        const { rows } = await coverageAnswer(parts.store, query, { accounts, nowMs: parts.nowMs() })
+        const { rows } = await coverageAnswer(parts.store, query, { accounts, nowMs: parts.nowMs(), rowsMax })
         return rows
       },
     )
