@@ -6,6 +6,7 @@ import { idHash } from '../schemas/event.ts'
 import type { LogPlace } from '../schemas/pushed.ts'
 import { type PushedContent, pushedIdentity, showPushed } from '../schemas/pushed.ts'
 import type { AcceptedAmendment, AcceptedBatch, AcceptedPushed, PassedMessage } from './accept.ts'
+import { asOfEnd } from './reads.ts'
 import type { Store } from './store.ts'
 
 const firstColumns = ['id_hash', 'identity', 'content', 'log', 'partition', 'offset'] as const
@@ -240,21 +241,27 @@ function showTime({ timeMs }: PushedContent): string {
  * that are void. Rows have source, id, type, subject, time, time_text, data, id_hash, log, partition and offset (of the
  * first message), and `amended`.
  * @param range a condition on `time`
+ * @param asOf `position`: as the ledger stood there, with the parameters of `positionParams`
  */
-export function currentPushed(range: string): string {
-  const latest = `(select identity, argMax((action, type, subject, time, time_text, data), (log, partition, offset)) as said
-    from (select * from amendments final) group by identity)`
-  const firsts = `(select * from pushed final where (identity, log, partition, offset) in
-    (select identity, toString(log), partition, offset from pushed_firsts final))`
+export function currentPushed(range: string, asOf: 'now' | 'position' = 'now'): string {
+  const there = asOf === 'now' ? 'true' : `offset < ${asOfEnd}`
+  const firstsOf = (which: string) => `(identity, log, partition, offset) in (
+      select identity, toString(log), partition, offset from pushed_firsts final
+      where id_hash in (select id_hash from pushed where ${which}))`
+  const amended = `identity in (select identity from amendments where ${there})`
+  const columns = 'source, id, type, subject, time, time_text, data, id_hash, log, partition, offset'
   return `(
-    select source, id, type, subject, time, time_text, data, id_hash, log, partition, offset, false as amended
-    from ${firsts} where ${range} and identity not in (select identity from amendments)
+    select ${columns}, false as amended from pushed final
+    where ${range} and ${there} and not ${amended} and ${firstsOf(range)}
     union all
-    select source, id, type, subject, time, time_text, data, id_hash, log, partition, offset, true as amended from (
-      select f.source as source, f.id as id, f.id_hash as id_hash, f.log as log, f.partition as partition, f.offset as offset,
-        if(l.said.1 = 'amend', l.said.2, f.type) as type, l.said.3 as subject, l.said.4 as time,
-        l.said.5 as time_text, l.said.6 as data, l.said.1 as action
-      from (select * from ${firsts} where identity in (select identity from amendments)) as f
-      inner join ${latest} as l on f.identity = l.identity)
+    select ${columns}, true as amended from (
+      select first.source as source, first.id as id, first.id_hash as id_hash, first.log as log,
+        first.partition as partition, first.offset as offset, latest.said.1 as action, latest.said.2 as type,
+        latest.said.3 as subject, latest.said.4 as time, latest.said.5 as time_text, latest.said.6 as data
+      from (select * from pushed final where ${there} and ${amended} and ${firstsOf(amended)}) as first
+      inner join (
+        select identity, argMax((action, type, subject, time, time_text, data), (log, partition, offset)) as said
+        from amendments final where ${there} group by identity) as latest
+      on first.identity = latest.identity)
     where action = 'amend' and ${range})`
 }

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { currentPushed } from '../../processor/pushed.ts'
+import { positionParams } from '../../processor/reads.ts'
 import { conflicts, rejectedRows, replayRejected } from '../../processor/replay.ts'
 import { Store } from '../../processor/store.ts'
 import type { LogBatch } from '../../runtime/log/log.ts'
@@ -186,6 +187,17 @@ describe('amendments', () => {
     )
     expect(outcome).toMatchObject({ amendments: 4, conflicts: 1 })
     expect(said(await at.current())).toEqual(['2 {"tokens":70}', '3 {"tokens":70}'])
+    const asOf = async (end: bigint) =>
+      said(
+        await at.store.rows<{ id: string; data: string }>(
+          `select id, data from ${currentPushed('time >= toDateTime(0)', 'position')} order by id`,
+          positionParams(new Map([['log/0', end]])),
+        ),
+      )
+    expect(await asOf(2n)).toEqual(['1 {"tokens":7}', '2 {"tokens":7}'])
+    expect(await asOf(4n)).toEqual(['2 {"tokens":7}', '3 {"tokens":7}'])
+    expect(await asOf(6n)).toEqual(['2 {"tokens":70}'])
+    expect(await asOf(7n)).toEqual(['2 {"tokens":70}', '3 {"tokens":70}'])
     expect(
       await at.store.rows('select id, author, reason, action from amendments final order by offset'),
     ).toEqual(
