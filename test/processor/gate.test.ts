@@ -41,7 +41,7 @@ const anyRow: fc.Arbitrary<CoverageRow> = fc
     scope: fc.constantFrom(...scopes),
     hour: fc.integer({ min: -2, max: 12 }),
     state: fc.constantFrom(...coverageStates),
-    subject: fc.option(fc.constantFrom(...subjects)),
+    subject: fc.option(fc.constantFrom(...subjects), { freq: 1 }),
   })
   .map(({ subject, ...of }) =>
     row({ ...of, ...(subject !== null && { subject, state: of.state === 'waived' ? 'waived' : 'failed' }) }),
@@ -154,6 +154,19 @@ describe('the gate', () => {
     const stranger = { subjects: [{ source: sources[0], subject: 'w' }] }
     const rows = [row({ scope: 's2', state: 'never' })]
     expect(gateOf({ account: stranger, period, rows, tenants }).open).toEqual(rows)
+  })
+
+  test('one scope with two tenants makes everybody wait for the whole source', () => {
+    const tenants = [
+      { source: sources[0], scope: 's1', subjects: ['x'] },
+      { source: sources[0], scope: 's2', subjects: ['y', 'z'] },
+    ]
+    const account = { subjects: [{ source: sources[0], subject: 'x' }] }
+    const rows = [row({ scope: 's2', state: 'failed' })]
+    expect(gateOf({ account, period, rows, tenants }).open).toEqual(rows)
+    const single = [tenants[0]!, { source: sources[1], scope: 's2', subjects: ['y', 'z'] }]
+    const elsewhere = [row({ scope: 's1' }), row({ source: sources[1], scope: 's2', state: 'failed' })]
+    expect(gateOf({ account, period, rows: elsewhere, tenants: single }).closes).toBe(true)
   })
 
   test.each<[CoverageState, boolean]>([
