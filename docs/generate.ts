@@ -125,7 +125,7 @@ ends a read. Both have the partition key of their source and scope, so that a ma
       memberTable(MarkEvent),
       '## Pushed events',
       `Any other CloudEvent with JSON data may be pushed to \`POST /api/v1/events\`, structured, binary or as a batch, or sent to
-the topic. Its identity is \`source\` and \`id\` alone: the first one counts, the same again is a duplicate, anything else under
+the topic with the key \`source id\`, so that one identity is in one partition. Its identity is \`source\` and \`id\` alone: the first one counts, the same again is a duplicate, anything else under
 it is a conflict. \`subject\` is needed; \`time\` is between 2000 and a day ahead, and when the log took it where it is missing.
 At most ${pushedBytesMax} bytes, ${pushedDepthMax} levels and ${pushedValuesMax} values. Sources that begin with \`meterline/\` and types that
 begin with \`io.meterline.\` are Meterline's own: of these are the three that follow.`,
