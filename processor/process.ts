@@ -217,9 +217,9 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     })
     takenMs = nowMs()
     if (!outcome) return undefined
+    witness.acknowledged(accepted)
     for (const batch of accepted) {
       positions.set(batch.partition, batch.last + 1n)
-      witness.acknowledged(batch)
       taken += BigInt(batch.messages)
       if (batch.readings > 0) refusedInARow.delete('readings')
       if (batch.marks.length > 0) refusedInARow.delete('others')

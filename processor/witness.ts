@@ -9,6 +9,12 @@ interface Position {
   readonly last: bigint
 }
 
+interface Span {
+  readonly partition: number
+  readonly first: bigint
+  readonly last: bigint
+}
+
 /** A replica may be a moment behind: its word is believed only when it says the same again. */
 const askAgainMs = 300
 const askedMost = 3
@@ -33,10 +39,16 @@ export class Witness {
     if (next !== undefined && next > 0n) this.#rows.set(partition, { partition, from: 0n, last: next - 1n })
   }
 
-  acknowledged({ partition, first, last }: { partition: number; first: bigint; last: bigint }): void {
-    const before = this.#ends.get(partition) ?? 0n
-    this.#ends.set(partition, last + 1n)
-    this.#rows = new Map([[partition, { partition, from: before < first ? before : first, last }]])
+  /** Batches that were put as one, in the order of the log. */
+  acknowledged(batches: readonly Span[]): void {
+    // How the ledger draws the line between those of one partition is its own affair: none begins before the first.
+    const from = new Map<number, bigint>()
+    for (const { partition, first, last } of batches) {
+      const before = from.get(partition) ?? this.#ends.get(partition) ?? 0n
+      from.set(partition, before < first ? before : first)
+      this.#rows = new Map([[partition, { partition, from: from.get(partition) ?? 0n, last }]])
+    }
+    for (const { partition, last } of batches) this.#ends.set(partition, last + 1n)
   }
 
   /**
