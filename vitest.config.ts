@@ -11,7 +11,7 @@ const all = globSync('test/**/*.test.ts', { cwd: import.meta.dirname }).sort()
 /** A test that starts real servers takes them from test/rig/ or deploy/, or starts the whole command. */
 const startsServers = (file: string): boolean =>
   file.startsWith('test/rig/') ||
-  /\/rig\/|from '[./]+\/deploy\/(embedded\/|demo\/demo|roles|commands)|'meterline\.ts'/.test(
+  /\/rig\/|from '[./]+\/deploy\/(embedded\/|demo\/demo|roles|commands|decide)|'meterline\.ts'/.test(
     readFileSync(join(import.meta.dirname, file), 'utf8'),
   )
 

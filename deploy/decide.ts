@@ -14,7 +14,8 @@ import { Health } from '../runtime/health.ts'
 import { SqliteOutbox } from '../runtime/log/outbox.ts'
 import { partitionOf } from '../runtime/log/partition.ts'
 import { openLog } from '../runtime/logs.ts'
-import { type DecisionEvent, decisionType, partitionKey } from '../schemas/event.ts'
+import { misfits } from '../schemas/check.ts'
+import { DecisionEvent, decisionType, partitionKey } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
 import {
   dayMs,
@@ -48,7 +49,7 @@ export async function confirmReads(settings: DecideSettings): Promise<number> {
   const span = spanOf(settings)
   const name = needed(settings.source, '--source')
   return await withLedger(settings, async ledger => {
-    const source = await sourceNamed(ledger.store, name)
+    const source = await sourceNamed(ledger.store, name, settings.scope)
     const chosen = { span, source, ...(settings.scope !== undefined && { scope: settings.scope }) }
     const held = await heldBack(ledger.store, chosen)
     if (held.length === 0) settings.stderr(`no read of ${source} is held back in ${showWindow(span)}`)
@@ -73,7 +74,7 @@ export async function waiveGaps(settings: DecideSettings & { readonly subject?: 
   const { subject } = settings
   const name = needed(settings.source, '--source')
   return await withLedger(settings, async ledger => {
-    const source = await sourceNamed(ledger.store, name)
+    const source = await sourceNamed(ledger.store, name, settings.scope)
     const chosen = { span, source, ...(settings.scope !== undefined && { scope: settings.scope }) }
     const rows = () => coverage(ledger.store, { ...chosen, nowMs: settings.nowMs() })
     const scopes =
@@ -99,7 +100,7 @@ export async function endScope(settings: DecideSettings): Promise<number> {
   const fromMs = parseInstant(needed(settings.from, '--from'), '--from')
   const name = needed(settings.source, '--source')
   return await withLedger(settings, async ledger => {
-    const source = await sourceNamed(ledger.store, name)
+    const source = await sourceNamed(ledger.store, name, settings.scope)
     const window = { startMs: fromMs, endMs: fromMs + hourMs }
     await ledger.take([decisionOf({ source, scope, window, data: { action: 'end' } }, settings)])
     settings.stderr(`ended: source=${source} scope=${scope} from=${showInstant(fromMs)}`)
@@ -137,7 +138,10 @@ function short(decimal = '0'): string {
   return decimal.includes('.') ? decimal.replace(/\.?0+$/, '') : decimal
 }
 
-/** A decision as an event: on record with its author and reason, in the order of the scope's reads. */
+/**
+ * A decision as an event: on record with its author and reason, in the order of the scope's reads.
+ * @throws Fault USAGE where it does not fit, as the ledger would find
+ */
 export function decisionOf(
   of: {
     readonly source: string
@@ -151,7 +155,7 @@ export function decisionOf(
   // The ledger keeps whole seconds.
   const startMs = Math.floor(of.window.startMs / secondMs) * secondMs
   const endMs = Math.ceil(of.window.endMs / secondMs) * secondMs
-  return {
+  const event = {
     specversion: '1.0',
     id: randomUUID(),
     source,
@@ -166,21 +170,30 @@ export function decisionOf(
       author: by.author ?? userInfo().username,
       reason: by.reason,
     },
-  }
+  } as const
+  const [misfit] = misfits(DecisionEvent, event)
+  if (misfit) throw new Fault('USAGE', `${misfit.path.split('/').at(-1)} ${misfit.message}`)
+  return event
 }
 
-/** The whole name of a source that the ledger knows. One that it does not know yet has to be given whole. */
-async function sourceNamed(store: Store, name: string): Promise<string> {
-  const known = Array.from(new Set((await scopeLives(store, { source: name })).map(({ source }) => source)))
-  const [only, ...others] = known
-  if (only !== undefined && others.length === 0) return only
-  if (known.includes(name) || (known.length === 0 && name.startsWith('meterline/'))) return name
-  throw new Fault(
-    'USAGE',
-    known.length === 0
-      ? `--source ${name}: the ledger knows no such source; write meterline/kind/name of one that was never read`
-      : `--source ${name} is one of ${known.join(', ')}: write the whole name`,
-  )
+/**
+ * The whole name of a source that the ledger knows.
+ * @throws Fault USAGE where it knows no such source, or not this scope of it: of what it does not expect nothing is missing.
+ */
+async function sourceNamed(store: Store, name: string, scope?: string): Promise<string> {
+  const lives = await scopeLives(store, { source: name })
+  const known = Array.from(new Set(lives.map(({ source }) => source)))
+  const source = known.includes(name) ? name : known[0]
+  if (source === undefined || (known.length > 1 && source !== name))
+    throw new Fault(
+      'USAGE',
+      source === undefined
+        ? `--source ${name}: the ledger knows no such source`
+        : `--source ${name} is one of ${known.join(', ')}: write the whole name`,
+    )
+  if (scope !== undefined && !lives.some(life => life.source === source && life.scope === scope))
+    throw new Fault('USAGE', `--scope ${scope}: the ledger knows no such scope of ${source}`)
+  return source
 }
 
 // -- on the way to the ledger

@@ -1,8 +1,34 @@
 /** What a person does about coverage beside a daemon: sees a gap, waives it, ends its scope; command and API agree. */
+import { userInfo } from 'node:os'
 import { expect, test } from 'vitest'
+import { decisionOf } from '../../deploy/decide.ts'
 import type { CoverageRow } from '../../processor/coverage.ts'
 import { hourMs, showInstant } from '../../schemas/window.ts'
 import { broken, source, startConsole, told, until } from './decide.ts'
+
+test('a decision is an event that the ledger takes, with whole seconds and somebody to answer for it', () => {
+  const of = {
+    source,
+    scope: 'a',
+    window: { startMs: 1500, endMs: 2500 },
+    data: { action: 'waive' } as const,
+  }
+  const by = { reason: 'the site was closed', nowMs: () => 0 }
+  const event = decisionOf(of, by)
+  expect(event).toMatchObject({
+    time: '1970-01-01T00:00:00.000Z',
+    partitionkey: `${source} a`,
+    data: {
+      action: 'waive',
+      window: { start: '1970-01-01T00:00:01Z', end: '1970-01-01T00:00:03Z' },
+      author: userInfo().username,
+      reason: by.reason,
+    },
+  })
+  expect(decisionOf(of, by).id).not.toBe(event.id)
+  expect(() => decisionOf(of, { ...by, reason: 'a line\nand more' })).toThrow(/^reason must match pattern/)
+  expect(() => decisionOf({ ...of, source: 'https://else' }, by)).toThrow(/^source must match pattern/)
+})
 
 test('beside a daemon: what an account waits for, a waiver and an end; command and API say the same', async () => {
   const fromMs = Math.floor(Date.now() / hourMs) * hourMs - 2 * hourMs
@@ -35,8 +61,14 @@ test('beside a daemon: what an account waits for, a waiver and an end; command a
 
   // Not a word of why, an unknown source, nothing to confirm: refused, refused, and told.
   expect((await ask('coverage', 'waive', '--source', 'prod', ...span)).code).toBe(2)
-  const unknown = await ask('coverage', 'waive', '--source', 'prd', '--reason', 'gone', ...span)
-  expect([unknown.code, unknown.stderr]).toEqual([2, expect.stringContaining('knows no such source')])
+  const wrong = {
+    '--source prd': 'knows no such source',
+    '--source prod --scope gone': 'knows no such scope',
+  }
+  for (const [about, says] of Object.entries(wrong)) {
+    const refused = await ask('coverage', 'waive', ...about.split(' '), '--reason', 'gone', ...span)
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining(says)])
+  }
   const nothing = await ask(
     'coverage',
     'confirm',
