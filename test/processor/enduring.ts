@@ -89,13 +89,15 @@ export async function endure(plan: EndurancePlan): Promise<Endured> {
   const everyKills = Math.floor(plan.kills / (plan.restores + 1))
   let restores = 0
   for (let kill = 0; kill < plan.kills + plan.restores; kill += 1) {
-    await Promise.race([sleep(100 + random() * 1500), ...parts, role.ended()])
+    // Something was acknowledged since the last kill, so each of them finds work under way.
+    await Promise.race([role.progress(), ...parts, role.ended()])
+    await Promise.race([sleep(random() * 1000), ...parts, role.ended()])
     const restoresNow = restores < plan.restores && kill > 0 && kill % (everyKills + 1) === everyKills
-    // Now and then the processor is not there either while it happens.
-    const isStopped = restoresNow && restores % 2 === 1
+    // Every other time the processor is not there either while it happens; the last time it is.
+    const isStopped = restoresNow && (plan.restores - restores) % 2 === 0
     if (isStopped) await role.stop()
     await rig.whileDead(directory => {
-      const copy = copies[Math.floor(random() * copies.length)]
+      const copy = copies[Math.floor(random() * Math.max(1, copies.length - 1))]
       if (restoresNow && copy !== undefined) {
         rmSync(directory, { recursive: true })
         cpSync(copy, directory, { recursive: true })
@@ -112,6 +114,8 @@ export async function endure(plan: EndurancePlan): Promise<Endured> {
   await feed.stop()
   await expectOracle({ store, feed, role, seed: plan.seed })
   expect(restores).toBe(plan.restores)
+  // Noticed each time that it happened under its eyes, and never otherwise.
+  expect(role.said.filter(line => line.includes('put back'))).toHaveLength(Math.ceil(restores / 2))
   return {
     kills: plan.kills,
     restores,
@@ -222,6 +226,7 @@ class Role {
   #stack = new AsyncDisposableStack()
   #stop = new AbortController()
   #acknowledgedBefore = 0n
+  #seen = 0n
   processor: Processor | undefined
   readonly said: string[] = []
 
@@ -267,6 +272,17 @@ class Role {
     this.#acknowledgedBefore += this.processor?.taken() ?? 0n
     this.processor = undefined
     await this.#stack.disposeAsync()
+  }
+
+  /** Resolves when more was acknowledged than at the last time. */
+  async progress(): Promise<void> {
+    const untilMs = performance.now() + caughtUpMs
+    while (this.acknowledged() <= this.#seen) {
+      if (performance.now() > untilMs)
+        throw new Error(`nothing is acknowledged\n${this.said.slice(-20).join('\n')}`)
+      await sleep(20)
+    }
+    this.#seen = this.acknowledged()
   }
 
   acknowledged(): bigint {
