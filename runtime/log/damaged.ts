@@ -85,7 +85,9 @@ function moveCompanions(dir: string, name: string): void {
 export function openDamaged(file: string): (Rescued & Disposable) | undefined {
   let db: DatabaseSync
   try {
-    db = new DatabaseSync(file, { readOnly: true, timeout: 10_000 })
+    db = new DatabaseSync(file, { readOnly: true, defensive: false, timeout: 10_000 })
+    // Without it SQLite reads nothing of a file that is shorter than its first page says (lockBtree in its btree.c).
+    db.exec('pragma writable_schema = on')
   } catch {
     return undefined
   }

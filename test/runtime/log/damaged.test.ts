@@ -138,7 +138,9 @@ test('a file cut short is found out at open', () => {
   truncateSync(file(), Math.floor(statSync(file()).size / 2 / pageBytes) * pageBytes)
   const fresh = open()
   expect(faults).toMatchObject([{ code: 'OUTBOX_DAMAGED' }])
-  expect(idsOf(fresh).every(id => waiting.includes(id))).toBe(true)
+  const kept = idsOf(fresh)
+  expect(kept.length).toBeGreaterThan(waiting.length / 4)
+  expect(kept).toEqual(waiting.filter(id => kept.includes(id)))
 })
 
 test('rows that are in the journal only are brought over', () => {
