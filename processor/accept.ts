@@ -593,6 +593,10 @@ export function rejected(partition: number, message: LogMessage, fault: Fault): 
     code: fault.code,
     // A text cut in the middle of a pair would be refused by ClickHouse.
     reason: fault.message.toWellFormed(),
+    // Those that say what the bytes are; others may carry what is nobody's business.
+    headers: Object.fromEntries(
+      Object.entries(message.headers).filter(([name]) => name === 'content-type' || /^ce[_-]/.test(name)),
+    ),
     value: value.subarray(0, keptBytesMax),
     bytes: value.length,
     sha256: hash('sha256', value, 'hex'),

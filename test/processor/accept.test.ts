@@ -228,6 +228,53 @@ test.each(rejects)('%s is rejected with its reason, and the rest goes on', (_, b
   expect(reject?.sha256).toMatch(/^[0-9a-f]{64}$/)
 })
 
+test('a reject keeps the headers that say what its bytes are, and no others', () => {
+  const bad = message(Buffer.from('{'), { ...headers, authorization: 'Bearer 1', ce_id: 'x' })
+  const [reject] = accept({ partition: 0, messages: [bad] }, 'log').rejects
+  expect(reject?.headers).toEqual({ ...headers, ce_id: 'x' })
+})
+
+test('a message that comes again has the fate of what it holds, at its own place', () => {
+  const replay = (value: Buffer) => ({
+    specversion: '1.0',
+    id: 'r',
+    source: 'meterline/replay/rejected',
+    type: 'io.meterline.replay.v1',
+    time: '2025-06-01T00:00:00Z',
+    partitionkey: 'k',
+    datacontenttype: 'application/json',
+    data: {
+      log: 'old',
+      partition: 4,
+      offset: '99',
+      part: 0,
+      received: '2025-05-31T00:00:00Z',
+      headers,
+      value: value.toString('base64'),
+    },
+  })
+  const take = (event: object) =>
+    accept({ partition: 0, messages: [message(Buffer.from(JSON.stringify(event)))] }, 'log')
+  const timeless = pushed({ time: undefined }).value ?? Buffer.alloc(0)
+  const good = take(replay(timeless))
+  expect(good.pushed).toMatchObject([{ offset: 7n, timeMs: Date.UTC(2025, 4, 31) }])
+  expect(good.replays).toEqual([{ offset: 7n, part: 0, from: { log: 'old', partition: 4, offset: 99n } }])
+  const bad = take(replay(Buffer.from('{')))
+  expect(bad.rejects).toMatchObject([{ offset: 7n, code: 'EVENT_NOT_JSON', value: Buffer.from('{') }])
+  expect(bad.replays).toHaveLength(1)
+  const nested = take(replay(Buffer.from(JSON.stringify(replay(timeless)))))
+  expect(nested).toMatchObject({ pushed: [], rejects: [{ code: 'EVENT_INVALID' }] })
+})
+
+test('half a character in a reading is a reject, before ClickHouse refuses it', () => {
+  const half = changed(event => Object.assign(event.data, { labels: { name: '\ud83d' } }))
+  expect(accept({ partition: 0, messages: [half] }, 'log').rejects).toMatchObject([
+    { code: 'EVENT_DATA_INVALID', reason: expect.stringContaining('half a character') },
+  ])
+  const backslash = changed(event => Object.assign(event.data, { labels: { name: '\\ud83d 😀' } }))
+  expect(accept({ partition: 0, messages: [backslash] }, 'log').readings).toBe(1)
+})
+
 test('a reading of two summed rows may hold two windows of seconds', () => {
   const bad = changed(event =>
     Object.assign(event.data, { measures: { instance_seconds: '7200' }, parts: 2 }),
