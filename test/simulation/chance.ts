@@ -1,12 +1,11 @@
 /** Chance that a seed decides, so that whatever happened can happen again. */
-import { seeded } from '../bench/load.ts'
 
 export class Chance {
-  readonly #next: () => number
+  #state: number
 
+  /** Neighbouring seeds have nothing in common. */
   constructor(seed: number) {
-    this.#next = seeded(seed)
-    // The first numbers of neighbouring seeds are alike.
+    this.#state = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) | 0
     for (let skipped = 0; skipped < 8; skipped += 1) this.#next()
   }
 
@@ -23,5 +22,13 @@ export class Chance {
     const item = items[this.whole(0, items.length - 1)]
     if (item === undefined) throw new Error('there is nothing to choose from')
     return item
+  }
+
+  /** Mulberry32, by Tommy Ettinger: from 0 up to 1. */
+  #next(): number {
+    this.#state = (this.#state + 0x6d2b79f5) | 0
+    let mixed = Math.imul(this.#state ^ (this.#state >>> 15), 1 | this.#state)
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32
   }
 }

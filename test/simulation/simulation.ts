@@ -160,8 +160,8 @@ class World {
     const dayEndMs = script.span.endMs + lastRereadMs
     while (this.#clock.nowMs < dayEndMs) {
       await this.#something()
-      for (const seat of this.#seats) if (!isRunning(seat) && this.#chance.is(0.6)) this.#start(seat)
-      await this.#advance(this.#clock.nowMs + this.#chance.whole(30, 240) * minuteMs)
+      for (const seat of this.#seats) if (!isRunning(seat) && this.#chance.is(0.8)) this.#start(seat)
+      await this.#advance(this.#clock.nowMs + this.#chance.whole(30, 150) * minuteMs)
       if (this.#chance.is(0.12)) await this.#compare('on the way')
     }
     this.#calm = true
