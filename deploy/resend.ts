@@ -99,7 +99,8 @@ const weekMs = 7 * dayMs
  */
 export async function resendMissing(parts: ResendParts): Promise<ResendReport> {
   const { outbox, store, log } = parts
-  const known = await ledgerWindows(parts)
+  const read = rememberedWindows(parts)
+  const known = await ledgerWindows(store, read)
   const places = await placesOf(parts)
   const sent = outbox.sums({ startMs: 0, endMs: Number.MAX_SAFE_INTEGER })
   const windows = sent.filter((sum): sum is typeof sum & WindowName => sum.scope !== undefined)
@@ -116,7 +117,7 @@ export async function resendMissing(parts: ResendParts): Promise<ResendReport> {
   const resent = log.resends && missing.length > 0 ? outbox.resend(missing.map(row => row.seq)) : 0
   resentRows.inc(resent)
 
-  const lacking = lackingWindows(parts, known)
+  const lacking = read.filter(window => !known.whole.has(nameOf(window)))
   const due: SentWindow[] = []
   for (const some of lots(lacking, windowsMax)) {
     // Read after the rows were put back to waiting, which so count as being on their way.
@@ -272,11 +273,11 @@ interface LedgerWindows {
 }
 
 /** By the readings that are there, not by what a mark was found to hold when it came. */
-async function ledgerWindows({ store, sources, nowMs, pastMs }: ResendParts): Promise<LedgerWindows> {
+async function ledgerWindows(store: Store, windows: readonly SentWindow[]): Promise<LedgerWindows> {
   const whole = new Set<string>()
   const short = new Set<string>()
-  for (const { name: source, retentionMs } of sources)
-    for (const span of weeksOver([nowMs - Math.min(pastMs, retentionMs), nowMs])) {
+  for (const [source, some] of Map.groupBy(windows, window => window.source))
+    for (const span of weeksOver(some.map(({ startMs }) => startMs))) {
       const range = 'source = {source:String} and start >= {from:DateTime} and start < {to:DateTime}'
       const rows = await store.rows<{ scope: string; start_s: number; whole: number; short: number }>(
         `select scope, toUnixTimestamp(start) as start_s, argMax(found >= events, rank) as whole,
@@ -299,18 +300,15 @@ async function ledgerWindows({ store, sources, nowMs, pastMs }: ResendParts): Pr
   return { whole, short }
 }
 
-/** Windows that the collector takes for read and that the ledger does not have. */
-function lackingWindows(
-  { outbox, sources, nowMs, pastMs }: ResendParts,
-  { whole }: LedgerWindows,
-): readonly SentWindow[] {
+/** Windows that the collector takes for read, as far back as their providers still answer. */
+function rememberedWindows({ outbox, sources, nowMs, pastMs }: ResendParts): readonly SentWindow[] {
   return sources.flatMap(({ name: source, retentionMs }) => {
     const fromMs = nowMs - Math.min(pastMs, retentionMs)
     return outbox.memory
       .scopes(source)
       .flatMap(memory =>
         Array.from(readWindows(memory), window => ({ source, scope: memory.scope, ...window })).filter(
-          window => window.startMs >= fromMs && !whole.has(nameOf(window)),
+          window => window.startMs >= fromMs,
         ),
       )
   })
