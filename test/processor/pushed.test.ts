@@ -244,11 +244,24 @@ describe('replay', () => {
       Buffer.from('{'),
       event('2', { data: 'x'.repeat(100_000), time: '2025-06-03T00:00:00Z' }),
     )
+    // In binary mode its headers are half of it.
+    const binary = {
+      'content-type': 'application/json',
+      ce_specversion: '1.0',
+      ce_id: '4',
+      ce_source: 'urn:app',
+      ce_type: 'call',
+      ce_subject: 'acme',
+      ce_time: '2025-06-03T00:00:00Z',
+    }
+    const [message] = batch([Buffer.from('{"tokens":4}')], 3).messages
+    const refused = { partition: 0, messages: [{ ...message!, headers: binary }] }
+    await new Ledger(at.store, 'log', null).put([accept(refused, 'log')])
     expect(await at.current()).toEqual([])
     const nowMs = Date.UTC(2025, 5, 3)
     // The log takes it a day later.
     const replay = () => replayRejected(at.store, { put: later }, { nowMs })
-    let next = 3
+    let next = 4
     async function later(events: readonly PushedEvent[]) {
       const given = batch(
         events.map(({ value }) => value),
@@ -259,22 +272,23 @@ describe('replay', () => {
       await new Ledger(at.store, 'log', null).put([accept({ ...given, messages }, 'log')])
     }
     const first = await replay()
-    expect(first.sent).toBe(1)
+    expect(first.sent).toBe(2)
     expect(first.left.map(({ offset, why }) => [offset, why])).toEqual([
       ['1', 'refused'],
       ['2', 'cut'],
     ])
-    expect(said(await at.current())).toEqual(['1 {"tokens":7}'])
-    expect(await replay()).toMatchObject({ sent: 0, left: [{ why: 'done' }, {}, {}] })
+    expect(said(await at.current())).toEqual(['1 {"tokens":7}', '4 {"tokens":4}'])
+    expect(await replay()).toMatchObject({ sent: 0, left: [{ why: 'done' }, {}, {}, { why: 'done' }] })
     // One that was under way when the other began.
     await at.store.run('truncate table replays')
-    expect(await replay()).toMatchObject({ sent: 1 })
-    expect(said(await at.current())).toEqual(['1 {"tokens":7}'])
+    expect(await replay()).toMatchObject({ sent: 2 })
+    expect(said(await at.current())).toEqual(['1 {"tokens":7}', '4 {"tokens":4}'])
     const rows = await rejectedRows(at.store)
     expect(rows.map(({ offset, code, replays }) => [offset, code, replays.map(({ fate }) => fate)])).toEqual([
       ['0', 'TIME_OUT_OF_BOUNDS', ['duplicate']],
       ['1', 'EVENT_NOT_JSON', []],
       ['2', 'TIME_OUT_OF_BOUNDS', []],
+      ['3', 'TIME_OUT_OF_BOUNDS', ['duplicate']],
     ])
     expect(rows[2]).toMatchObject({ kept: 65_536, bytes: 100_120 })
   })
