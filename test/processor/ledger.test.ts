@@ -410,7 +410,7 @@ test('batches of a partition that are put together leave spans that touch, and t
       return batch
     })
     await its.ledger.put(batches)
-    for (const batch of batches) witness.acknowledged(batch)
+    witness.acknowledged(batches)
     expect(await witness.isPutBack(new AbortController().signal)).toBe(false)
   }
   const spans = await its.store.rows<{ first: string; last: string }>(
