@@ -213,7 +213,7 @@ class World {
       )
     if (this.plan.logForgets && chance.is(0.2)) {
       this.#note('the log forgets its oldest messages')
-      this.#topic?.forget()
+      this.#topic?.forget(partition => this.#firstInHand(partition))
     }
     if (this.#topic && chance.is(0.25)) {
       this.#note('the partitions are dealt anew')
@@ -266,6 +266,19 @@ class World {
     await this.#tables.putBack()
     this.#taken = this.#takenCopy
     this.#takenCopy = undefined
+  }
+
+  /**
+   * The first message that was handed out and not acknowledged. Of those nobody knows whether the ledger has them, until
+   * they come again: the oracle could not tell what counts if they never did.
+   */
+  #firstInHand(partition: number): number {
+    const messages = this.#topic?.partitions[partition] ?? []
+    const first = messages.findIndex(({ offset }) => {
+      const place = `${this.#topic?.id} ${partition} ${offset}`
+      return this.#seen.has(place) && !this.#taken.has(place)
+    })
+    return first < 0 ? messages.length : first
   }
 
   #setClock(seat: Seat, skewMs: number): void {

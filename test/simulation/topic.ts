@@ -28,11 +28,13 @@ export class Topic {
     this.#chance = chance
   }
 
-  /** Retention takes the oldest messages, whether they were read or not. */
-  forget(): void {
-    for (const [partition, messages] of this.partitions.entries())
-      if (this.#chance.is(0.5))
-        this.firsts[partition] = this.#chance.whole(this.firsts[partition] ?? 0, messages.length)
+  /** Retention takes the oldest messages, whether they were read or not, up to an offset of each partition. */
+  forget(most: (partition: number) => number): void {
+    for (const partition of this.partitions.keys())
+      if (this.#chance.is(0.5)) {
+        const first = this.firsts[partition] ?? 0
+        this.firsts[partition] = this.#chance.whole(first, Math.max(first, most(partition)))
+      }
   }
 
   /** The lanes of one relay. A send that got no answer may have arrived. */
