@@ -1,12 +1,9 @@
 /** `meterline audit` as a command: what it prints, and with which code it exits. */
-import { writeFileSync } from 'node:fs'
-import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { stringify } from 'yaml'
-import { auditCommand } from '../../deploy/audit.ts'
 import { World } from '../processor/planted.ts'
 import { instance } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { auditedBy } from './audited.ts'
 
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 
@@ -17,30 +14,7 @@ afterAll(async () => {
   await rig?.stop()
 })
 
-/** Runs the command over the world's outbox and database, as a configuration names them. */
-async function audited(world: World, options: { json?: boolean; from?: string; to?: string } = {}) {
-  const config = join(world.dir, 'meterline.yaml')
-  const { url, user, password } = rig
-  writeFileSync(
-    config,
-    stringify({
-      data: world.dir,
-      store: { url, user, password: '${env:STORE_PASSWORD}', database: world.database },
-    }),
-  )
-  const out: string[] = []
-  const err: string[] = []
-  const code = await auditCommand({
-    config,
-    env: { STORE_PASSWORD: password },
-    signal: new AbortController().signal,
-    stdout: text => void out.push(text),
-    stderr: line => void err.push(line),
-    nowMs: () => Date.UTC(2025, 5, 2),
-    ...options,
-  })
-  return { code, stdout: out.join(''), stderr: err }
-}
+const audited = (world: World, options?: Parameters<typeof auditedBy>[2]) => auditedBy(rig, world, options)
 
 test('exits 0 over what is whole, 3 with gaps named on stderr, 1 with the first difference', async () => {
   await using world = await (await World.open(rig)).fill()
@@ -67,6 +41,6 @@ test('exits 0 over what is whole, 3 with gaps named on stderr, 1 with the first 
   })
   // Messages are all looked at, of whichever windows they are; readings and lines only those of the span.
   const span = await audited(world, { from: '2025-06-01T02:00:00Z', to: '2025-06-01T03:00:00Z' })
-  expect(span.stdout).toMatch(/ {2}received +25\n/)
+  expect(span.stdout).toMatch(/ {2}received +26\n/)
   expect(span.stdout).toMatch(/ {2}accepted +7\n= marks +3\n\+ current +4\n/)
 })

@@ -5,7 +5,7 @@ import { stretchesOf } from '../../processor/audit/messages.ts'
 import { idHash } from '../../schemas/event.ts'
 import { instance } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
-import { expectFound, figures, plants, World } from './planted.ts'
+import { expectFound, figures, named, plants, World } from './planted.ts'
 
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 
@@ -70,6 +70,44 @@ describe('what is whole', () => {
       'unassigned: 0.5 of instance_hours are of tenants that no account pays for',
       'unassigned: 0.5 of gpu_hours are of tenants that no account pays for',
     ])
+  })
+
+  test('pushed events have one fate each, and are a class of their own', async () => {
+    await using world = await World.open(rig)
+    const pushed = (id: string, data: unknown, type = 'io.shop.order') =>
+      world.outbox.push([
+        {
+          source: 'https://shop',
+          id,
+          key: id,
+          value: Buffer.from(
+            JSON.stringify({
+              specversion: '1.0',
+              id,
+              source: 'https://shop',
+              type,
+              subject: 'a',
+              time: '2025-06-01T00:10:00Z',
+              datacontenttype: 'application/json',
+              data,
+            }),
+          ),
+        },
+      ])
+    pushed('o-1', { units: '1' })
+    pushed('o-2', { units: '2' })
+    await world.travel()
+    pushed('o-1', { units: '1' })
+    pushed('o-2', { units: '3' })
+    await world.travel()
+    const report = await world.audit()
+    expect(report.compared.flatMap(({ differences }) => differences)).toEqual([])
+    expect(figures(report, 0)).toEqual({ received: '4', accepted: '2', duplicate: '1', conflict: '1' })
+    expect(figures(report, 1)).toEqual({ accepted: '2', 'pushed, current': '2' })
+    await world.plant(`alter table pushed delete where id = 'o-2'`)
+    const spoilt = await world.audit()
+    expect(named(spoilt, 'messages')[0]?.place).toMatch(/0 offset 2$/)
+    expect(named(spoilt, 'sent')[0]?.message).toMatch(/^outbox row 2 /)
   })
 
   test('the hash of an id is the same in the outbox, in SQL and in JavaScript, whatever the names', async () => {
