@@ -15,6 +15,8 @@ const text = (description: string, maxLength = 1024) =>
   Type.String({ minLength: 1, maxLength, pattern: '^[^\\u0000-\\u001f\\u007f-\\u009f]+$', description })
 const utc = (description: string) =>
   Type.String({ pattern: '^\\d{4}-\\d{2}-\\d{2}T\\d{2}:\\d{2}:\\d{2}(\\.\\d{3})?Z$', description })
+/** What a column of 32 bits holds. */
+const countMax = 4_294_967_295
 const decimal = Type.String({ pattern: '^(0|[1-9][0-9]{0,23})(\\.[0-9]{1,12})?$' })
 
 const span = (description: string) =>
@@ -57,7 +59,11 @@ export const ReadingData = Type.Object(
       description: 'What else the provider says of it; meters group and filter by these.',
     }),
     parts: Type.Optional(
-      Type.Integer({ minimum: 1, description: 'How many provider rows were summed, if not one.' }),
+      Type.Integer({
+        minimum: 1,
+        maximum: countMax,
+        description: 'How many provider rows were summed, if not one.',
+      }),
     ),
     estimated: Type.Boolean({ description: 'True where the provider did not say, and a rule filled in.' }),
   },
@@ -96,7 +102,7 @@ export const MarkData = Type.Object(
     outcome: Type.Union([Type.Literal('complete'), Type.Literal('failed')], {
       description: 'A failed read counts for nothing: it is a recorded gap.',
     }),
-    events: Type.Integer({ minimum: 0, description: 'How many readings the read holds.' }),
+    events: Type.Integer({ minimum: 0, maximum: countMax, description: 'How many readings the read holds.' }),
     digest: Type.String({ pattern: '^[0-9a-f]{16}$', description: 'Sum of their content hashes mod 2^64.' }),
     repeats: Type.Optional(utc('readat of the read whose readings this one repeats; then it sends none.')),
     settled: Type.Boolean({ description: 'The last planned read of this window.' }),

@@ -206,7 +206,7 @@ export class SqliteOutbox implements Disposable {
   readonly #dir: string
   /** Of the file that a pusher opened: it may be set aside meanwhile. */
   readonly #inode: bigint | undefined
-  /** The number behind the last row that was there at open or that was handed out since. */
+  /** The number behind the last row that was ever handed out; kept in the file, so that it goes back with it. */
   #knownSeq = 1
   #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
   #soonBytes = 0
@@ -255,12 +255,18 @@ export class SqliteOutbox implements Disposable {
       this.#statement = preparedOnce(db)
       this.memory = new CollectorMemory(db)
       this.#inode = access === 'push' ? inodeOf(dir) : undefined
-      this.#id = this.#transaction(() => this.#meta('id') ?? this.#setMeta('id', randomUUID()))
+      this.#id = this.#transaction(() => {
+        const id = this.#meta('id')
+        if (id !== undefined) return id
+        this.#setMeta('handed', '1')
+        return this.#setMeta('id', randomUUID())
+      })
       if (access === 'append') {
         this.#rescue(damage, options.onFault)
         this.#holdPartitions()
       }
-      this.#knownSeq = this.bounds().nextSeq
+      // A file of before it was kept: then what is there now.
+      this.#knownSeq = Number(this.#meta('handed') ?? this.bounds().nextSeq)
     } catch (error) {
       db?.close()
       this.#lock?.close()
@@ -585,13 +591,18 @@ export class SqliteOutbox implements Disposable {
       [seq, limits.rowsMax],
       limits.bytesMax,
     )
-    this.#knownSeq = Math.max(this.#knownSeq, (rows.at(-1)?.seq ?? 0) + 1)
+    const nextSeq = (rows.at(-1)?.seq ?? 0) + 1
+    if (nextSeq > this.#knownSeq) {
+      // Before they are handed out. Where a power cut loses it the ledger is asked to take them twice, which it does not.
+      this.#undurable(() => this.#setMeta('handed', String(nextSeq)))
+      this.#knownSeq = nextSeq
+    }
     return rows
   }
 
   /**
-   * How far a ledger can have read this file: to what was in it when it was opened, and what was read of it since. One
-   * that has read further has read another copy, however much was appended to this one meanwhile.
+   * How far a ledger can have read this file: to what was handed out of it. One that has read further has read another
+   * copy, however much was appended to this one meanwhile.
    */
   get readableSeq(): number {
     return this.#knownSeq

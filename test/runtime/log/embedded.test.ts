@@ -166,6 +166,29 @@ test('so it is where the older copy has grown past what the ledger had before an
   expect(log.id).not.toBe(before)
 })
 
+test('and where the process died once more before anybody asked the ledger', async () => {
+  const first = open()
+  first.append(readOf({ readings: 2 }))
+  expect((await take(first, { count: 3 })).offsets).toEqual([1, 2, 3])
+  const before = first.id
+  first[Symbol.dispose]()
+  // The copy of then, of whose later self the ledger had 4 to 6; it was opened, appended to, and left.
+  const copy = open()
+  copy.append(readOf({ window: hourAfterJune1(7), readings: 5 }))
+  copy[Symbol.dispose]()
+  const again = open()
+  const ledger = new Map([[before, 7n]])
+  await using log = embeddedLog(again)
+  const stop = new AbortController()
+  const offsets: number[] = []
+  for await (const batch of log.batches({ resumeAt: async () => ledger.get(log.id), signal: stop.signal })) {
+    offsets.push(...batch.messages.map(message => Number(message.offset)))
+    stop.abort()
+  }
+  expect(offsets).toEqual(upTo(9))
+  expect(log.id).not.toBe(before)
+})
+
 test('a ledger that goes by the old id of such an outbox is told to start again, and then gets all', async () => {
   const outbox = open()
   outbox.append(readOf({ readings: 2 }))
