@@ -389,8 +389,10 @@ export class Resending {
     let restMs = Math.min(firstMs, everyMs)
     let soonMs = firstMs
     for (let round = 0; !signal.aborted; round += 1) {
+      const known = this.#truncated
       await this.#wait(restMs)
       if (signal.aborted) return
+      if (this.#truncated !== known) soonMs = firstMs
       const clean = await this.#round(round % 24 === 0 || this.#truncated !== undefined)
       soonMs = clean ? firstMs : Math.min(soonMs * 2, everyMs)
       restMs = clean ? everyMs : soonMs
