@@ -9,15 +9,15 @@ alter table events add column if not exists id_hash UInt64 default reinterpretAs
 -- `totals`: the sum of each measure over the read's readings. `suspect`: it takes more away than is likely, and waits for
 -- a second read or a person. `counts_from`: the offset of the message since which the read counts: its own mark, or the
 -- later mark or decision that confirmed it; the largest number while none has.
-alter table reads add column if not exists totals Map(LowCardinality(String), Decimal(76, 12));
-alter table reads add column if not exists suspect Bool;
-alter table reads add column if not exists counts_from UInt64 default offset;
 -- `content`: 64 bits of what the mark says, so that another one under its readat is known as a conflict.
-alter table reads add column if not exists id_hash UInt64;
-alter table reads add column if not exists content UInt64;
+alter table reads
+  add column if not exists totals Map(LowCardinality(String), Decimal(76, 12)),
+  add column if not exists suspect Bool,
+  add column if not exists counts_from UInt64 default offset,
+  add column if not exists id_hash UInt64,
+  add column if not exists content UInt64;
 
-alter table positions add column if not exists decisions UInt64;
-alter table positions add column if not exists pushed UInt64;
+alter table positions add column if not exists decisions UInt64, add column if not exists pushed UInt64;
 
 -- What a person decided of a span of a scope, with name and reason: to take a suspect read as it is (`confirm`, naming its
 -- readat), to close over a gap (`waive`, of one subject where it names one), or that a scope is expected no longer (`end`,

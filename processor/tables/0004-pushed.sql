@@ -70,8 +70,9 @@ alter table positions add column if not exists amendments UInt64;
 
 -- The headers of the original message, as JSON: they say what its bytes are. `origin` is how it came: `log`, or `http`
 -- where that refused it.
-alter table rejected add column if not exists headers String codec(ZSTD(1));
-alter table rejected add column if not exists origin LowCardinality(String);
+alter table rejected
+  add column if not exists headers String codec(ZSTD(1)),
+  add column if not exists origin LowCardinality(String);
 
 -- Rejected messages that came again: the place of the reject (and which event of it, where it held several), where it
 -- came to, and what became of it there.
