@@ -1,4 +1,4 @@
-/** The audit over a real outbox, ledger and rollups: it agrees with what is whole, and names ten kinds of planted difference. */
+/** The audit over a real outbox, ledger and rollups: it agrees with what is whole, and names what was planted. */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { showAudit } from '../../deploy/audit.ts'
 import { stretchesOf } from '../../processor/audit/messages.ts'
@@ -155,7 +155,5 @@ describe('spans of offsets', () => {
 })
 
 describe('what is planted is found and named', () => {
-  const ten = plants.filter(({ always }) => always)
-  test('ten kinds in every run', () => expect(ten).toHaveLength(10))
-  test.each(ten)('$kind', async plant => await expectFound(rig, plant))
+  test.each(plants.filter(({ always }) => always))('$kind', async plant => await expectFound(rig, plant))
 })

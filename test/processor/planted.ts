@@ -181,7 +181,7 @@ export interface Plant {
   readonly seenBy: readonly CheckName[]
   /** Of those the one that names it, and how. */
   readonly names: readonly [CheckName, RegExp]
-  /** One of the ten kinds that every run plants; the others are planted in the long run. */
+  /** One of those that every run plants; the long run plants all. */
   readonly always?: true
   /** Only reading every event again sees it. */
   readonly deep?: true
@@ -219,7 +219,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a row twice, under another identity',
-    always: true,
     plant: sql(`insert into events select * replace (identity + 1 as identity) from events where ${one}`),
     seenBy: ['messages', 'readings', 'marks', 'cells', 'lines'],
     names: ['messages', /0 offset 2: this message has two fates: accepted and accepted/],
@@ -237,14 +236,12 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a mark that is gone',
-    always: true,
     plant: sql(`alter table reads delete where start = '2025-06-01 00:00:00' and scope = 'compute'`),
     seenBy: ['sent', 'messages', 'cells', 'lines'],
     names: ['messages', /0 offset 4: 1 of offsets 1 to 24 have no fate/],
   },
   {
     kind: 'a mark that lies about the content',
-    always: true,
     plant: sql(
       `alter table reads update digest = digest + 1 where start = '2025-06-01 00:00:00' and scope = 'compute'`,
     ),
@@ -253,7 +250,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a position that claims what the log never had',
-    always: true,
     plant: sql(
       `insert into positions (log, partition, first, last, messages) values ({log:String}, 0, 25, 27, 3)`,
     ),
@@ -310,7 +306,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a suspect read that counts',
-    always: true,
     plant: async world => {
       world.read('compute', 0, 2000, [instance('a', 'i1', '60')])
       await world.travel()
@@ -322,7 +317,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: "a line's quantity that is off",
-    always: true,
     plant: async () => ({
       rate: async (...given) => {
         const billed = await bill(...given)
@@ -387,7 +381,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a label that was changed in its row',
-    always: true,
     plant: sql(
       `alter table events update labels = mapUpdate(labels, map('organization', 'x')) where ${one}`,
       `insert into stale (source, hour, token, subjects, done) values ('meterline/rafay/test', '2025-06-01 00:00:00', 1, ['a'], 0)`,
