@@ -1,4 +1,4 @@
-/** `GET /api/v1/coverage` on a real ledger: the rows, and what it refuses. The whole way is in test/deploy/decide.test.ts. */
+/** `GET /api/v1/coverage` on a real ledger: the rows, and what it refuses. The whole way is in test/deploy/decide.daemon.long.test.ts. */
 import { Registry } from 'prom-client'
 import { expect, test } from 'vitest'
 import { accept } from '../../../processor/accept.ts'
