@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import type { OpenedSource } from '../../collector/collect.ts'
-import { type CollectorOptions, runCollector } from '../../collector/collector.ts'
+import type { CollectorOptions } from '../../collector/collector.ts'
 import { relay } from '../../collector/relay.ts'
 import type { Source } from '../../collector/source.ts'
 import { RafayConfig, rafay } from '../../collector/sources/rafay.ts'
@@ -32,6 +32,7 @@ import { dayMs, hourMs, minuteMs, secondMs, windowsOver } from '../../schemas/wi
 import { hourAfterJune1, june1Ms, readOf } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { mountSmallDisk } from '../rig/small-disk.ts'
+import { type Looping, startLoop, until } from './looping.ts'
 import { Provider } from './provider.ts'
 
 type Event = MarkEvent | ReadingEvent
@@ -64,33 +65,11 @@ function open(options: Partial<OutboxOptions> = {}): SqliteOutbox {
 }
 
 /** Starts the loop over an outbox. `end` stops it and waits for its end. */
-function start(outbox: SqliteOutbox, options: Partial<CollectorOptions> = {}) {
-  const stop = new AbortController()
-  const run = runCollector({
-    sources: [provider.opened()],
-    outbox,
-    health,
-    log,
-    nowMs: () => clockMs,
-    signal: stop.signal,
-    restMsMax: 20,
-    ...options,
-  })
-  run.catch(() => undefined)
-  const end = async () => {
-    stop.abort()
-    await run
-  }
-  cleanup.push(() => end().catch(() => undefined))
-  return { run, end }
-}
-
-async function until(holds: () => boolean, limitMs = 30_000): Promise<void> {
-  const deadlineMs = performance.now() + limitMs
-  while (!holds()) {
-    if (performance.now() > deadlineMs) throw new Error(`it did not come to hold: ${holds}`)
-    await sleep(20)
-  }
+function start(outbox: SqliteOutbox, options: Partial<CollectorOptions> = {}): Looping {
+  const loop = { outbox, health, log, nowMs: () => clockMs, restMsMax: 20 }
+  const looping = startLoop({ sources: [provider.opened()], ...loop, ...options })
+  cleanup.push(() => looping.end().catch(() => undefined))
+  return looping
 }
 
 const eventsOf = (rows: readonly { readonly value: Buffer }[]): Event[] =>

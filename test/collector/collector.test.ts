@@ -16,6 +16,7 @@ import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs, showInstant } from '../../schemas/window.ts'
 import { hourAfterJune1, june1Ms } from '../reads.ts'
+import { startLoop, until } from './looping.ts'
 import { Provider } from './provider.ts'
 
 let dir: string
@@ -48,32 +49,10 @@ function reopen(options: Partial<OutboxOptions> = {}): void {
 
 /** Starts the loop; what it returns stops it and waits for its end. */
 function start(options: Partial<CollectorOptions> = {}): () => Promise<void> {
-  const stop = new AbortController()
-  const run = runCollector({
-    sources: [provider.opened()],
-    outbox,
-    health,
-    log,
-    nowMs: () => clockMs,
-    signal: stop.signal,
-    restMsMax: 50,
-    ...options,
-  })
-  run.catch(() => undefined)
-  const end = async () => {
-    stop.abort()
-    await run
-  }
+  const loop = { outbox, health, log, nowMs: () => clockMs, restMsMax: 50 }
+  const { end } = startLoop({ sources: [provider.opened()], ...loop, ...options })
   ends.push(() => end().catch(() => undefined))
   return end
-}
-
-async function until(holds: () => boolean, limitMs = 10_000): Promise<void> {
-  const deadlineMs = performance.now() + limitMs
-  while (!holds()) {
-    if (performance.now() > deadlineMs) throw new Error(`it did not come to hold: ${holds}`)
-    await sleep(20)
-  }
 }
 
 function stored(): (MarkEvent | ReadingEvent)[] {
