@@ -7,6 +7,7 @@ import { exact, show } from '../../schemas/decimal.ts'
 import { checkBounds, ReadingEvent, sealReading, type Usage } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { type GridMinutes, hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
+import { faultFrom } from '../faults.ts'
 
 /** Ways in which every answer of a provider can go wrong for good. */
 export const breakages = [
@@ -54,15 +55,6 @@ export function runSourceContract(name: string, contract: SourceContract): void 
     const usages: Usage[] = []
     for await (const item of rig.source.read(from, at, signal)) usages.push(...rig.source.toUsage(item, at))
     return usages
-  }
-
-  async function faultOf(promise: Promise<unknown>): Promise<Fault> {
-    const thrown = await promise.then(
-      () => undefined,
-      (error: unknown) => error,
-    )
-    expect(thrown).toBeInstanceOf(Fault)
-    return thrown as Fault
   }
 
   const inOrder = (usages: readonly Usage[]) => usages.map(usage => JSON.stringify(usage)).sort()
@@ -158,13 +150,13 @@ export function runSourceContract(name: string, contract: SourceContract): void 
 
     test('an abort stops it: before it began, and in the middle', async () => {
       await using rig = await open()
-      expect((await faultOf(read(rig, scope, window, AbortSignal.abort()))).code).toBe('ABORTED')
-      expect((await faultOf(rig.source.scopes(AbortSignal.abort()))).code).toBe('ABORTED')
+      expect((await faultFrom(read(rig, scope, window, AbortSignal.abort()))).code).toBe('ABORTED')
+      expect((await faultFrom(rig.source.scopes(AbortSignal.abort()))).code).toBe('ABORTED')
       rig.break('hang')
       const stop = new AbortController()
       const startedMs = performance.now()
       setTimeout(() => stop.abort(), 50)
-      expect((await faultOf(read(rig, scope, window, stop.signal))).code).toBe('ABORTED')
+      expect((await faultFrom(read(rig, scope, window, stop.signal))).code).toBe('ABORTED')
       expect(performance.now() - startedMs).toBeLessThan(5000)
     })
 
@@ -193,10 +185,10 @@ export function runSourceContract(name: string, contract: SourceContract): void 
     test.each(breakages)('what it cannot know it throws, it is never empty: %s', async how => {
       await using rig = await open()
       rig.break(how)
-      const fault = await faultOf(read(rig, scope, window))
+      const fault = await faultFrom(read(rig, scope, window))
       expect(fault.fate).toBe('retry')
       expect(fault.code).not.toBe('ABORTED')
-      const listing = await faultOf(
+      const listing = await faultFrom(
         rig.source.scopes(live).then(scopes => {
           // A source that need not ask for its scopes knows them all the same.
           if (scopes.length > 0) throw new Fault('SOURCE_BUSY', 'it has scopes')
@@ -211,7 +203,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
       const soon = Math.ceil((Date.now() + hourMs) / width) * width
       const long = Math.floor((Date.now() - rig.source.retentionMs - 48 * hourMs) / width) * width
       for (const startMs of [soon, long]) {
-        const fault = await faultOf(read(rig, scope, { startMs, endMs: startMs + width }))
+        const fault = await faultFrom(read(rig, scope, { startMs, endMs: startMs + width }))
         expect(fault.code).toBe('WINDOW_UNKNOWABLE')
       }
     })
@@ -227,7 +219,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
       for (const how of breakages) {
         await using rig = await open()
         rig.break(how)
-        const fault = await faultOf(read(rig, scope, window))
+        const fault = await faultFrom(read(rig, scope, window))
         texts.push(fault.message, JSON.stringify(fault.facts))
       }
       for (const secret of contract.secrets) expect(texts.filter(text => text.includes(secret))).toEqual([])

@@ -8,7 +8,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib'
 import { afterEach, expect, test } from 'vitest'
 import { type Http, type HttpOptions, openHttp } from '../../runtime/http.ts'
 import { registry } from '../../runtime/metrics.ts'
-import { Fault } from '../../schemas/fault.ts'
+import { faultFrom } from '../faults.ts'
 
 const cleanups: (() => Promise<unknown>)[] = []
 afterEach(async () => {
@@ -44,15 +44,6 @@ function client(options: HttpOptions = {}): { http: Http; waitsMs: number[] } {
 const live = new AbortController().signal
 const ask = (http: Http, url: string, signal = live, headers: Record<string, string> = {}) =>
   http.request({ url, endpoint: 'test.answer', signal, headers })
-
-async function faultOf(promise: Promise<unknown>): Promise<Fault> {
-  const error = await promise.then(
-    () => undefined,
-    (thrown: unknown) => thrown,
-  )
-  expect(error).toBeInstanceOf(Fault)
-  return error as Fault
-}
 
 /** Answers with each of the listed ways in turn, the last for good, and counts. */
 function inTurn(...ways: RequestListener[]) {
@@ -101,7 +92,7 @@ test('busy answers are tried again, with growing jittered waits, until one is fi
 test('a server that stays busy is SOURCE_BUSY after the last retry, with what it said', async () => {
   const { counted, listener } = inTurn(status(500, {}, '{"error":"the shard is\\nmoving"}'))
   const { http } = client({ retries: 2 })
-  const fault = await faultOf(ask(http, await serve(listener)))
+  const fault = await faultFrom(ask(http, await serve(listener)))
   expect(counted.calls).toBe(3)
   expect(fault).toMatchObject({
     code: 'SOURCE_BUSY',
@@ -124,7 +115,7 @@ test('Retry-After is waited for, in seconds and as a date', async () => {
 
 test('a Retry-After beyond the bound is given up at once, and the fault says how long', async () => {
   const { counted, listener } = inTurn(status(429, { 'retry-after': '86400' }))
-  const fault = await faultOf(ask(client().http, await serve(listener)))
+  const fault = await faultFrom(ask(client().http, await serve(listener)))
   expect(counted.calls).toBe(1)
   expect(fault).toMatchObject({ code: 'SOURCE_BUSY', facts: { retryAfterMs: 86_400_000 } })
 })
@@ -139,7 +130,7 @@ test.each([
   [422, 'SOURCE_REFUSED'],
 ])('%i is %s, and asked only once', async (code, expected) => {
   const { counted, listener } = inTurn(status(code, { location: '/elsewhere' }))
-  const fault = await faultOf(ask(client().http, await serve(listener)))
+  const fault = await faultFrom(ask(client().http, await serve(listener)))
   expect(fault.code).toBe(expected)
   expect(counted.calls).toBe(1)
 })
@@ -196,7 +187,7 @@ test.each([
   const healing = inTurn(way, fine)
   expect((await ask(client().http, await serve(healing.listener))).text).toBe('{"fine":true}')
   const lasting = inTurn(way)
-  const fault = await faultOf(ask(client({ retries: 1 }).http, await serve(lasting.listener)))
+  const fault = await faultFrom(ask(client({ retries: 1 }).http, await serve(lasting.listener)))
   expect(fault).toMatchObject({ code: 'BODY_UNREADABLE', facts: { status: 200, attempts: 2 } })
   expect(lasting.counted.calls).toBe(2)
 })
@@ -205,18 +196,18 @@ test('a body beyond the bound is BODY_TOO_LARGE, also when only its decoded form
   const large = 'x'.repeat(5000)
   const { http } = client({ responseBytesMax: 1000 })
   const plain = inTurn(status(200, {}, large))
-  expect((await faultOf(ask(http, await serve(plain.listener)))).code).toBe('BODY_TOO_LARGE')
+  expect((await faultFrom(ask(http, await serve(plain.listener)))).code).toBe('BODY_TOO_LARGE')
   expect(plain.counted.calls).toBe(1)
   const packed = await serve((_, response) =>
     response.writeHead(200, { 'content-encoding': 'gzip' }).end(gzipSync(large)),
   )
-  expect((await faultOf(ask(http, packed))).code).toBe('BODY_TOO_LARGE')
+  expect((await faultFrom(ask(http, packed))).code).toBe('BODY_TOO_LARGE')
 })
 
 test('nobody listening is SOURCE_UNREACHABLE, naming the host and no query', async () => {
   const url = await serve(fine)
   for (const cleanup of cleanups.splice(0)) await cleanup()
-  const fault = await faultOf(ask(client({ retries: 1 }).http, `${url}/usage?token=hunter2`))
+  const fault = await faultFrom(ask(client({ retries: 1 }).http, `${url}/usage?token=hunter2`))
   expect(fault.code).toBe('SOURCE_UNREACHABLE')
   expect(fault.message).toContain('ECONNREFUSED')
   expect(fault.message).not.toContain('hunter2')
@@ -225,20 +216,20 @@ test('nobody listening is SOURCE_UNREACHABLE, naming the host and no query', asy
 test('an answer that never comes ends at the deadline, and one whose body stalls too', async () => {
   const { http } = client({ deadlineMs: 80, retries: 0 })
   const silent = await serve(() => {})
-  expect((await faultOf(ask(http, silent))).code).toBe('SOURCE_UNREACHABLE')
+  expect((await faultFrom(ask(http, silent))).code).toBe('SOURCE_UNREACHABLE')
   const stalling = await serve((_, response) => {
     response.writeHead(200)
     response.write('{')
   })
-  expect((await faultOf(ask(http, stalling))).code).toBe('SOURCE_UNREACHABLE')
+  expect((await faultFrom(ask(http, stalling))).code).toBe('SOURCE_UNREACHABLE')
 })
 
 test('an abort ends a call at once: under way, waiting for a slot, and between two attempts', async () => {
   const silent = await serve(() => {})
   const { http } = client({ concurrency: 1 })
   const stop = new AbortController()
-  const running = faultOf(ask(http, silent, stop.signal))
-  const waiting = faultOf(ask(http, silent, stop.signal))
+  const running = faultFrom(ask(http, silent, stop.signal))
+  const waiting = faultFrom(ask(http, silent, stop.signal))
   setTimeout(() => stop.abort(), 30)
   expect((await running).code).toBe('ABORTED')
   expect((await waiting).code).toBe('ABORTED')
@@ -249,13 +240,13 @@ test('an abort ends a call at once: under way, waiting for a slot, and between t
   const stopLater = new AbortController()
   const startedMs = performance.now()
   setTimeout(() => stopLater.abort(), 100)
-  expect((await faultOf(ask(sleeping, busy, stopLater.signal))).code).toBe('ABORTED')
+  expect((await faultFrom(ask(sleeping, busy, stopLater.signal))).code).toBe('ABORTED')
   expect(performance.now() - startedMs).toBeLessThan(5000)
 })
 
 test('closing the client aborts what is under way', async () => {
   const http = openHttp()
-  const running = faultOf(ask(http, await serve(() => {})))
+  const running = faultFrom(ask(http, await serve(() => {})))
   setTimeout(() => http[Symbol.asyncDispose](), 30)
   expect((await running).code).toBe('ABORTED')
 })
@@ -307,7 +298,7 @@ test('what a refusal says is shown without the key, even when the provider repea
       .writeHead(403)
       .end(JSON.stringify({ error: `key ${String(request.headers['x-api-key'])} may not` })),
   )
-  const fault = await faultOf(ask(client().http, url, live, { 'x-api-key': 's3cr3t-key' }))
+  const fault = await faultFrom(ask(client().http, url, live, { 'x-api-key': 's3cr3t-key' }))
   expect(fault.message).toBe('test.answer: HTTP 403 (key … may not)')
 })
 
@@ -322,7 +313,7 @@ test('a self-signed server is refused at once, and trusted with its certificate 
   await once(server, 'listening')
   cleanups.push(async () => server.close())
   const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}/`
-  const fault = await faultOf(ask(client().http, url))
+  const fault = await faultFrom(ask(client().http, url))
   expect(fault.code).toBe('SOURCE_UNREACHABLE')
   expect(fault.message).toContain('DEPTH_ZERO_SELF_SIGNED_CERT')
   expect(connections).toBe(1)

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, test } from 'vitest'
 import { readSecret, secretFileOf } from '../../runtime/secrets.ts'
-import { Fault } from '../../schemas/fault.ts'
+import { faultOf } from '../faults.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'meterline-secrets-'))
 afterAll(() => rmSync(dir, { recursive: true }))
@@ -13,16 +13,6 @@ const put = (name: string, text: string | Buffer): string => {
   return join(dir, name)
 }
 const option = 'sources[0].apiKey'
-
-function faultOf(work: () => unknown): Fault {
-  try {
-    work()
-  } catch (error) {
-    if (error instanceof Fault) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
 
 describe('a secret', () => {
   test('comes from the environment', () => {

@@ -19,6 +19,7 @@ import {
   kafkaKeyOf,
 } from '../../schemas/cloudevents.ts'
 import { Fault } from '../../schemas/fault.ts'
+import { faultOf } from '../faults.ts'
 import { type Document, features } from './gherkin.ts'
 
 const fixtures = new URL('../fixtures/cloudevents/', import.meta.url)
@@ -31,17 +32,6 @@ const ceHeaders = {
   'ce-type': 'com.example.some',
 }
 const kafkaHeaders = { ce_specversion: '1.0', ce_id: 'a-1', ce_source: '/mine', ce_type: 'com.example.some' }
-
-/** The fault that the work throws; the test fails where it throws none, or something else. */
-function faultOf(work: () => unknown): Fault {
-  try {
-    work()
-  } catch (error) {
-    if (error instanceof Fault) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
-}
 
 function http(headers: HttpHeadersIn, body?: string | Uint8Array): CloudEvent {
   const events = decodeHttp(headers, body)

@@ -25,6 +25,7 @@ import { Fault } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, parseExact } from '../../../schemas/json.ts'
 import { hourMs, minuteMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { type Breakage, runSourceContract, type SourceRig } from '../../contract/source.ts'
+import { faultFrom, faultOf } from '../../faults.ts'
 
 const live = new AbortController().signal
 const opened: AsyncDisposable[] = []
@@ -89,17 +90,6 @@ async function items(source: Source<RafayItem>, scope: string, window: Window): 
 async function usages(source: Source<RafayItem>, scope: string, window: Window): Promise<Usage[]> {
   return (await items(source, scope, window)).flatMap(item => source.toUsage(item, window))
 }
-async function faultOf(work: Promise<unknown> | (() => unknown)): Promise<Fault> {
-  let thrown: unknown
-  try {
-    await (typeof work === 'function' ? work() : work)
-  } catch (error) {
-    thrown = error
-  }
-  expect(thrown).toBeInstanceOf(Fault)
-  return thrown as Fault
-}
-
 const dayMs = Date.UTC(2026, 1, 12)
 const at = (hours: number, minutes = 0): number => dayMs + hours * hourMs + minutes * minuteMs
 const hour = (from: number): Window => ({ startMs: at(from), endMs: at(from + 1) })
@@ -305,7 +295,7 @@ describe('billing dialect', () => {
       labels: { profile_type: 'service', profile: 'open/web ui' },
     })
     expect(double.calls.at(-1)).toMatchObject({ endpoint: 'instance_usage', kind: 'service' })
-    const fault = await faultOf(usages(source, 'other', hour(9)))
+    const fault = await faultFrom(usages(source, 'other', hour(9)))
     expect(fault.code).toBe('SOURCE_MISSING')
   })
 
@@ -347,7 +337,7 @@ describe('billing dialect', () => {
     expect(await usages(source, 'compute', hour(9))).toHaveLength(4)
     expect(double.calls.filter(({ page }) => page === 1)).toHaveLength(2)
     double.behaviour.faults = [{ endpoint: 'instance_usage', page: 2, answer: 'repeat' }]
-    expect((await faultOf(usages(source, 'compute', hour(9)))).code).toBe('PAGES_DRIFTED')
+    expect((await faultFrom(usages(source, 'compute', hour(9)))).code).toBe('PAGES_DRIFTED')
   })
 
   test.each([-1, 1])(
@@ -438,7 +428,7 @@ describe('billing dialect', () => {
     ],
   ])('a row with %s is unreadable, and says where', async (_, change, message) => {
     const { source } = await openFor(smallFixture())
-    const fault = await faultOf(() =>
+    const fault = faultOf(() =>
       source.toUsage({ of: 'instance', kind: 'compute', row: row(change) }, hour(9)),
     )
     expect(fault.code).toBe('ITEM_UNREADABLE')
@@ -447,7 +437,7 @@ describe('billing dialect', () => {
 
   test('a row that is no object is unreadable', async () => {
     const { source } = await openFor(smallFixture())
-    const fault = await faultOf(() => source.toUsage({ of: 'instance', kind: 'compute', row: null }, hour(9)))
+    const fault = faultOf(() => source.toUsage({ of: 'instance', kind: 'compute', row: null }, hour(9)))
     expect(fault.code).toBe('ITEM_UNREADABLE')
   })
 
@@ -525,19 +515,19 @@ describe('billing dialect', () => {
     double.behaviour.onCall = call => {
       ;(call.query as Record<string, string>).range_to = '2026-02-12T11:00:00Z'
     }
-    const range = await faultOf(usages(source, 'compute', window))
+    const range = await faultFrom(usages(source, 'compute', window))
     expect(range).toMatchObject({ code: 'BODY_UNREADABLE', facts: { path: '/range_to' } })
     double.behaviour.onCall = call => {
       ;(call as { kind: string }).kind = 'service'
     }
-    const kind = await faultOf(usages(source, 'compute', window))
+    const kind = await faultFrom(usages(source, 'compute', window))
     expect(kind).toMatchObject({ code: 'BODY_UNREADABLE', facts: { path: '/kind' } })
   })
 
   test('null for rows is not taken for none', async () => {
     const { source, double } = await openFor(smallFixture())
     double.behaviour.faults = [{ answer: 'null_rows' }]
-    const fault = await faultOf(usages(source, 'compute', hour(9)))
+    const fault = await faultFrom(usages(source, 'compute', hour(9)))
     expect(fault.code).toBe('BODY_UNREADABLE')
     expect(fault.message).toBe('instances of kind compute: instance_usage_data is null, not a list')
   })
@@ -645,7 +635,7 @@ describe('console dialect', () => {
     double.behaviour.faults = [{ endpoint: 'usage', instance: 'dev-vm-1', answer: 'usage_string' }]
     const read = await items(source, 'lk5xnd2/small-gpu-vm', hour(9))
     expect(read).toHaveLength(2)
-    const fault = await faultOf(() => read.flatMap(item => source.toUsage(item, hour(9))))
+    const fault = faultOf(() => read.flatMap(item => source.toUsage(item, hour(9))))
     expect(fault.message).toBe(
       'organization Goodlife (lk5xnd2), profile small-gpu-vm, instance dev-vm-1: /usage_hours is the string "20.59h"',
     )
@@ -676,14 +666,14 @@ describe('console dialect', () => {
   test('an organization without metadata fails the listing, by name', async () => {
     const { source, double } = await openFor(smallFixture(), { dialect: 'console' })
     double.behaviour.faults = [{ endpoint: 'organizations', answer: 'no_metadata' }]
-    const fault = await faultOf(source.scopes(live))
+    const fault = await faultFrom(source.scopes(live))
     expect(fault).toMatchObject({
       code: 'BODY_UNREADABLE',
       message: 'organization Goodlife has no metadata.name',
       facts: { organization: 'Goodlife', path: '/metadata/name' },
     })
     double.behaviour.faults = [{ endpoint: 'profiles', organization: 'pepsi', answer: 'no_metadata' }]
-    expect(await faultOf(source.scopes(live))).toMatchObject({
+    expect(await faultFrom(source.scopes(live))).toMatchObject({
       code: 'BODY_UNREADABLE',
       message: 'organization pepsi: a profile has no metadata.name',
     })
@@ -694,7 +684,7 @@ describe('console dialect', () => {
     double.behaviour.faults = [
       { endpoint: 'usage', profile: 'open/web ui', answer: { status: 502, html: true } },
     ]
-    const fault = await faultOf(usages(source, 'lk5xnd2/open/web ui', hour(9)))
+    const fault = await faultFrom(usages(source, 'lk5xnd2/open/web ui', hour(9)))
     expect(fault).toMatchObject({
       code: 'SOURCE_BUSY',
       facts: { organization: 'goodlife', profile: 'open/web ui', endpoint: 'rafay.usage', status: 502 },
@@ -705,8 +695,8 @@ describe('console dialect', () => {
 
   test('a scope of an organization that is not listed is missing; of a profile no longer listed, the console decides', async () => {
     const { source } = await openFor(smallFixture(), { dialect: 'console' })
-    expect((await faultOf(usages(source, 'gone/small-gpu-vm', hour(9)))).code).toBe('SOURCE_MISSING')
-    expect((await faultOf(usages(source, 'lk5xnd2/gone', hour(9)))).code).toBe('SOURCE_MISSING')
+    expect((await faultFrom(usages(source, 'gone/small-gpu-vm', hour(9)))).code).toBe('SOURCE_MISSING')
+    expect((await faultFrom(usages(source, 'lk5xnd2/gone', hour(9)))).code).toBe('SOURCE_MISSING')
   })
 
   test('the partner key lists the organizations where it is given', async () => {
@@ -714,7 +704,7 @@ describe('console dialect', () => {
       dialect: 'console',
       partnerApiKey: 'file:/none',
     })
-    expect((await faultOf(source.scopes(live))).code).toBe('SOURCE_DENIED')
+    expect((await faultFrom(source.scopes(live))).code).toBe('SOURCE_DENIED')
     expect(double.calls).toEqual([])
     const good = await openFor(smallFixture(), { dialect: 'console', partnerApiKey: partnerRef })
     expect(await good.source.scopes(live)).toHaveLength(3)
@@ -761,7 +751,7 @@ describe('token usage', () => {
     const { source, double } = await openTokens()
     for (const answer of ['list', 'empty_object', 'truncated', { status: 500 }] as const) {
       double.behaviour.faults = [{ endpoint: 'token_usage', answer }]
-      expect((await faultOf(usages(source, 'tokens', hour(9)))).fate).toBe('retry')
+      expect((await faultFrom(usages(source, 'tokens', hour(9)))).fate).toBe('retry')
     }
     const item = (row: object) =>
       ({ of: 'tokens', subject: 'o', model: 'm', rows: [parseExact(JSON.stringify(row))] }) as const
@@ -770,12 +760,8 @@ describe('token usage', () => {
       input_tokens: '3',
       output_tokens: '4',
     })
-    expect((await faultOf(() => source.toUsage(item({ input_tokens: 3 }), hour(9)))).code).toBe(
-      'ITEM_UNREADABLE',
-    )
-    expect((await faultOf(() => source.toUsage(item({ total_tokens: '3' }), hour(9)))).code).toBe(
-      'ITEM_UNREADABLE',
-    )
+    expect(faultOf(() => source.toUsage(item({ input_tokens: 3 }), hour(9))).code).toBe('ITEM_UNREADABLE')
+    expect(faultOf(() => source.toUsage(item({ total_tokens: '3' }), hour(9))).code).toBe('ITEM_UNREADABLE')
   })
 
   test('switched off it is no scope', async () => {

@@ -17,8 +17,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { type OutboxOptions, SqliteOutbox } from '../../../runtime/log/outbox.ts'
-import { Fault } from '../../../schemas/fault.ts'
+import type { Fault } from '../../../schemas/fault.ts'
 import { dayMs, minuteMs } from '../../../schemas/window.ts'
+import { faultOf } from '../../faults.ts'
 import { hourAfterJune1, june1Ms, readOf, testSource } from '../../reads.ts'
 
 let dir: string
@@ -42,16 +43,6 @@ function open(options: Partial<OutboxOptions> = {}): SqliteOutbox {
   const outbox = SqliteOutbox.open({ dir, access: 'append', nowMs, onFault, ...options })
   opened.push(outbox)
   return outbox
-}
-
-function faultOf(work: () => unknown): Fault {
-  try {
-    work()
-  } catch (error) {
-    if (error instanceof Fault) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
 }
 
 const file = () => join(dir, 'outbox.db')

@@ -9,8 +9,9 @@ import fc from 'fast-check'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { type OutboxOptions, type PushedEvent, SqliteOutbox } from '../../../runtime/log/outbox.ts'
 import { idHash } from '../../../schemas/event.ts'
-import { Fault } from '../../../schemas/fault.ts'
+import type { Fault } from '../../../schemas/fault.ts'
 import { dayMs, hourMs, minuteMs } from '../../../schemas/window.ts'
+import { faultOf } from '../../faults.ts'
 import { hourAfterJune1, june1Ms, readOf, testSource } from '../../reads.ts'
 
 let dir: string
@@ -31,16 +32,6 @@ function open(options: Partial<OutboxOptions> = {}): SqliteOutbox {
   const outbox = SqliteOutbox.open({ dir, access: 'append', nowMs: () => clockMs, ...options })
   opened.push(outbox)
   return outbox
-}
-
-function faultOf(work: () => unknown): Fault {
-  try {
-    work()
-  } catch (error) {
-    if (error instanceof Fault) return error
-    throw error
-  }
-  throw new Error('nothing was thrown')
 }
 
 /** Counts as the rows have them, against the outbox's own running totals. */
