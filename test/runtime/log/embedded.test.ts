@@ -128,21 +128,22 @@ test('a purged outbox whose ledger has all of it is not called truncated', async
   expect(faults).toEqual([])
 })
 
+/** The offsets of the first batch that an outbox has for a ledger which holds one log up to an offset, and no other. */
+async function offeredTo(ledger: { log: string; resumeAt: bigint }, outbox: SqliteOutbox): Promise<number[]> {
+  await using log = embeddedLog(outbox)
+  const resumeAt = async () => (log.id === ledger.log ? ledger.resumeAt : undefined)
+  for await (const batch of log.batches({ resumeAt, signal: AbortSignal.timeout(10_000) }))
+    return batch.messages.map(message => Number(message.offset))
+  return []
+}
+
 test('an outbox put back to an older copy is another log: its new rows are not taken for those the ledger had', async () => {
   const outbox = open()
   outbox.append(readOf({ readings: 2 }))
   const before = outbox.id
   // The ledger has read up to row 10 of the file that was lost.
-  const ledger = new Map([[before, 11n]])
-  await using log = embeddedLog(outbox)
-  const stop = new AbortController()
-  const offsets: number[] = []
-  for await (const batch of log.batches({ resumeAt: async () => ledger.get(log.id), signal: stop.signal })) {
-    offsets.push(...batch.messages.map(message => Number(message.offset)))
-    stop.abort()
-  }
-  expect(offsets).toEqual([1, 2, 3])
-  expect(log.id).not.toBe(before)
+  expect(await offeredTo({ log: before, resumeAt: 11n }, outbox)).toEqual([1, 2, 3])
+  expect(outbox.id).not.toBe(before)
   expect(outbox.depth().rows).toBe(3)
 })
 
@@ -154,16 +155,8 @@ test('so it is where the older copy has grown past what the ledger had before an
   // Rows 4 to 6 of the ledger were of the file that was lost; these are others, with more of the same numbers.
   const copy = open()
   copy.append(readOf({ window: hourAfterJune1(7), readings: 5 }))
-  const ledger = new Map([[before, 7n]])
-  await using log = embeddedLog(copy)
-  const stop = new AbortController()
-  const offsets: number[] = []
-  for await (const batch of log.batches({ resumeAt: async () => ledger.get(log.id), signal: stop.signal })) {
-    offsets.push(...batch.messages.map(message => Number(message.offset)))
-    stop.abort()
-  }
-  expect(offsets).toEqual(upTo(9))
-  expect(log.id).not.toBe(before)
+  expect(await offeredTo({ log: before, resumeAt: 7n }, copy)).toEqual(upTo(9))
+  expect(copy.id).not.toBe(before)
 })
 
 test('and where the process died once more before anybody asked the ledger', async () => {
@@ -177,16 +170,8 @@ test('and where the process died once more before anybody asked the ledger', asy
   copy.append(readOf({ window: hourAfterJune1(7), readings: 5 }))
   copy[Symbol.dispose]()
   const again = open()
-  const ledger = new Map([[before, 7n]])
-  await using log = embeddedLog(again)
-  const stop = new AbortController()
-  const offsets: number[] = []
-  for await (const batch of log.batches({ resumeAt: async () => ledger.get(log.id), signal: stop.signal })) {
-    offsets.push(...batch.messages.map(message => Number(message.offset)))
-    stop.abort()
-  }
-  expect(offsets).toEqual(upTo(9))
-  expect(log.id).not.toBe(before)
+  expect(await offeredTo({ log: before, resumeAt: 7n }, again)).toEqual(upTo(9))
+  expect(again.id).not.toBe(before)
 })
 
 test('a ledger that goes by the old id of such an outbox is told to start again, and then gets all', async () => {
