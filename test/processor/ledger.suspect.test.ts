@@ -20,6 +20,7 @@ import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs, minuteMs, showInstant, type Window } from '../../schemas/window.ts'
 import { batchOf, hourAfterJune1, instance, readEvents, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 type Events = readonly (ReadingEvent | MarkEvent | DecisionEvent)[]
 
@@ -219,7 +220,7 @@ describe('decisions', () => {
       await world.put(readAt(10 * minuteMs, [kept], window))
       const batch = [decision({ readat: showReadat(window.endMs + 10 * minuteMs) }, window)]
       const offset = world.offset
-      const { store, reached } = failing(world.store, at)
+      const { store, reached } = dying(world.store, at, 'after')
       await world.put(batch, offset, new Ledger(store, world.log)).catch(() => undefined)
       if (!reached()) {
         expect(at).toBeGreaterThan(6)
@@ -361,23 +362,3 @@ describe('as of', () => {
     await expect(positionAsOf(at.store, 'yesterday', Date.now())).rejects.toMatchObject({ code: 'USAGE' })
   })
 })
-
-/** A store that fails for good when it has done its n-th statement. */
-function failing(store: Store, at: number): { store: Store; reached: () => boolean } {
-  let count = 0
-  const wrapped = Object.create(store) as Store
-  const guarded =
-    <Args extends unknown[], Result>(act: (...args: Args) => Promise<Result>) =>
-    async (...args: Args): Promise<Result> => {
-      count += 1
-      if (count > at) throw new Error('killed')
-      const result = await act.apply(store, args)
-      if (count === at) throw new Error('killed')
-      return result
-    }
-  wrapped.insert = guarded(store.insert)
-  wrapped.insertBytes = guarded(store.insertBytes)
-  wrapped.rows = guarded(store.rows) as Store['rows']
-  wrapped.run = guarded(store.run)
-  return { store: wrapped, reached: () => count >= at }
-}

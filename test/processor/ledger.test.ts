@@ -13,6 +13,7 @@ import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs, type Window } from '../../schemas/window.ts'
 import { batchOf, instance, readEvents } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 const source = 'meterline/rafay/test'
 const day = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 5, 2) }
@@ -250,26 +251,6 @@ describe('every step may be repeated', () => {
 })
 
 describe('a crash between any two steps', () => {
-  /** A store that fails for good when it has done its n-th statement: that is before it does the next. */
-  function failing(store: Store, at: number): { store: Store; reached: () => boolean } {
-    let count = 0
-    const wrapped = Object.create(store) as Store
-    const guarded =
-      <Args extends unknown[], Result>(act: (...args: Args) => Promise<Result>) =>
-      async (...args: Args): Promise<Result> => {
-        count += 1
-        if (count > at) throw new Error('killed')
-        const result = await act.apply(store, args)
-        if (count === at) throw new Error('killed')
-        return result
-      }
-    wrapped.insert = guarded(store.insert)
-    wrapped.insertBytes = guarded(store.insertBytes)
-    wrapped.rows = guarded(store.rows) as Store['rows']
-    wrapped.run = guarded(store.run)
-    return { store: wrapped, reached: () => count >= at }
-  }
-
   test('a crash after any statement of a re-read leaves exact answers behind', async () => {
     await using world_ = await world()
     for (let at = 1; ; at += 1) {
@@ -287,7 +268,7 @@ describe('a crash between any two steps', () => {
       ])
       const batch = accept(batchOf(events, world_.offset), 'log')
       world_.offset += events.length
-      const broken = failing(world_.store, at)
+      const broken = dying(world_.store, at, 'after')
       const died = await new Ledger(broken.store, 'log', null).put([batch]).then(
         () => false,
         () => true,

@@ -13,6 +13,7 @@ import { type AmendmentEvent, amendmentType, sealAbout } from '../../schemas/pus
 import { hourMs } from '../../schemas/window.ts'
 import { batchOf, headers, instance, readEvents } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 const june = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 6, 1) }
 const appendedMs = Date.UTC(2025, 5, 1, 12)
@@ -143,17 +144,8 @@ describe('an identity is one event', () => {
     await at.put(event('0'))
     const given = accept(batch(values, 1), 'log')
     for (let statement = 1; ; statement += 1) {
-      let count = 0
-      const dying = Object.create(at.store) as Store
-      for (const name of ['rows', 'insert', 'insertBytes', 'run'] as const)
-        dying[name] = (async (...args: never[]) => {
-          count += 1
-          if (count > statement || (count === statement && when === 'before')) throw new Error('killed')
-          const done = await (at.store[name] as (...args: never[]) => Promise<unknown>)(...args)
-          if (count === statement) throw new Error('killed')
-          return done
-        }) as never
-      const died = await new Ledger(dying, 'log', null).put([given]).then(
+      const broken = dying(at.store, statement, when)
+      const died = await new Ledger(broken.store, 'log', null).put([given]).then(
         () => false,
         () => true,
       )

@@ -10,6 +10,7 @@ import { defaultMeters } from '../../schemas/meters.ts'
 import { dayMs } from '../../schemas/window.ts'
 import { batchOf, hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
 import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 const meters = defaultMeters.filter(({ slug }) => ['instance_hours', 'gpu_hours'].includes(slug))
 let rig: TestClickHouse
@@ -47,29 +48,12 @@ async function expectTotals(seconds: number, withB: boolean): Promise<void> {
   }
 }
 
-/** A store whose process is gone right after its n-th statement: as if before the next. */
-function dying(at: number): { readonly store: Store; readonly died: () => boolean } {
-  let count = 0
-  const wrapped = Object.create(store) as Store
-  for (const name of ['insert', 'insertBytes', 'rows', 'run'] as const) {
-    const act = store[name].bind(store) as (...args: unknown[]) => Promise<unknown>
-    Object.assign(wrapped, {
-      [name]: async (...args: unknown[]) => {
-        count += 1
-        if (count > at) throw new Error('killed')
-        return await act(...args)
-      },
-    })
-  }
-  return { store: wrapped, died: () => count > at }
-}
-
 test('killed after any number of statements, a recompute leaves exact answers, and the next one exact rollups', async () => {
   for (let at = 0; ; at += 1) {
     const seconds = 450 * (1 + (at % 4))
     const withB = at % 2 === 0
     await read(seconds, withB)
-    const broken = dying(at)
+    const broken = dying(store, at + 1, 'before')
     await recompute(broken.store, { run: newToken(), cellsMax: 100 }).catch(() => undefined)
     await expectTotals(seconds, withB)
     // What came between the death and the next recompute must not hide behind what that one finishes.
@@ -81,7 +65,7 @@ test('killed after any number of statements, a recompute leaves exact answers, a
       'select count() as stale from stale final where not done',
     )
     expect(row).toEqual({ stale: '0' })
-    if (!broken.died()) {
+    if (!broken.reached()) {
       expect(at).toBeGreaterThan(4)
       return
     }

@@ -9,6 +9,7 @@ import { show } from '../../schemas/decimal.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { batchOf, hourAfterJune1, instance, readEvents, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 const meter = defaultMeters.find(({ slug }) => slug === 'instance_hours') as Meter
 let rig: Awaited<ReturnType<typeof startClickHouse>>
@@ -24,25 +25,6 @@ afterAll(async () => {
   await store?.[Symbol.asyncDispose]()
   await rig?.stop()
 })
-
-/** A store that is gone for good at its n-th statement, before or after doing it. */
-function dying(at: number, when: 'before' | 'after'): { store: Store; reached: () => boolean } {
-  let count = 0
-  const wrapped = Object.create(store) as Store
-  const guarded =
-    <Args extends unknown[], Result>(act: (...args: Args) => Promise<Result>) =>
-    async (...args: Args): Promise<Result> => {
-      count += 1
-      if (count > at || (count === at && when === 'before')) throw new Error('killed')
-      const result = await act.apply(store, args)
-      if (count === at) throw new Error('killed')
-      return result
-    }
-  wrapped.insert = guarded(store.insert)
-  wrapped.rows = guarded(store.rows) as Store['rows']
-  wrapped.run = guarded(store.run)
-  return { store: wrapped, reached: () => count >= at }
-}
 
 test.each(['before', 'after'] as const)(
   'a recompute that dies %s any of its statements leaves no cell fresh that is wrong',
@@ -66,7 +48,7 @@ test.each(['before', 'after'] as const)(
       await read(1000, '1800')
       await recompute(store, { run: ++tokens, cellsMax: 100 })
       await read(2000, '3600')
-      const died = dying(at, when)
+      const died = dying(store, at, when)
       await recompute(died.store, { run: ++tokens, cellsMax: 100 }).catch(() => undefined)
       expect([at, await hours()]).toEqual([at, '1'])
       await recompute(store, { run: ++tokens, cellsMax: 100 })
