@@ -2,6 +2,7 @@
 import { randomUUID } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import {
+  type ConflictRow,
   conflicts as conflictsOf,
   type NotReplayed,
   type RejectedAsked,
@@ -72,7 +73,7 @@ export async function rejected(settings: Asked & { readonly limit?: string }): P
         row.replays.map(({ fate, code }) => (code === undefined ? fate : `${fate} ${code}`)).join(', '),
     },
   ]
-  settings.stdout(settings.json === true ? printJson(rows) : printRows(rows, columns, 'table'))
+  settings.stdout(printRows(rows, columns, settings.json === true ? 'json' : 'table'))
   return rows.every(isIn) ? done : gaps
 }
 
@@ -113,23 +114,16 @@ export async function conflicts(
   const config = await configured(settings, 'meter')
   await using opened = await openStore(config, settings)
   const rows = await conflictsOf(opened.store, spanOf(settings))
-  settings.stdout(
-    settings.json === true
-      ? printJson(rows)
-      : printRows(
-          rows,
-          [
-            { heading: 'what', text: row => row.what },
-            { heading: 'source', text: row => row.source },
-            { heading: 'id', text: row => row.id },
-            { heading: 'time', text: row => row.time ?? '' },
-            { heading: 'counts', text: row => row.first },
-            { heading: 'does not count', text: row => row.second },
-            { heading: 'place', text: place },
-          ],
-          'table',
-        ),
-  )
+  const columns: readonly Column<ConflictRow>[] = [
+    { heading: 'what', text: row => row.what },
+    { heading: 'source', text: row => row.source },
+    { heading: 'id', text: row => row.id },
+    { heading: 'time', text: row => row.time ?? '' },
+    { heading: 'counts', text: row => row.first },
+    { heading: 'does not count', text: row => row.second },
+    { heading: 'place', text: place },
+  ]
+  settings.stdout(printRows(rows, columns, settings.json === true ? 'json' : 'table'))
   return rows.length === 0 ? done : gaps
 }
 
