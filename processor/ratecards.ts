@@ -296,7 +296,7 @@ function priceText(written: string): string {
 /**
  * Parameters as dims of a meter, and the labels that fill them. The source keeps a parameter under its own name; the
  * GPU's type and count under `gpu_type` and `gpu_count`, and what is called as a label of Meterline's behind
- * `parameter.` (collector/sources/rafay.ts).
+ * `parameter.` (collector/sources/rafay/rows.ts).
  */
 function parameterDims(special: Readonly<Record<string, readonly string[]>>): {
   readonly dimOf: (profile: string, parameter: string) => string

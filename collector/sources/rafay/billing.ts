@@ -1,6 +1,6 @@
 /**
  * The billing dialect: the published API (billing.envmgmt.io), all organizations in one answer, a scope for each kind
- * of instance; with it what only that API tells, external ids of organizations and the ratecards of SKUs.
+ * of instance; with it what only that API tells, the external ids of organizations.
  */
 import type { Usage } from '../../../schemas/event.ts'
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
@@ -197,50 +197,4 @@ function openTenants(config: RafayConfig, context: SourceContext) {
     kept = { ids, atMs: context.nowMs() }
     return ids
   }
-}
-
-/** A SKU's ratecard, in the shape of Rafay's global settings. */
-export interface RafayRatecards {
-  readonly profiles: readonly { readonly name: string; readonly billing: JsonObject }[]
-}
-
-/**
- * The ratecards that SKUs carry in `spec.billing` (or `billing`), as one document of the shape of Rafay's global
- * settings. Where a console keeps them in its global settings only, there are none here.
- */
-export async function readRatecards(
-  config: RafayConfig,
-  context: Pick<SourceContext, 'http' | 'secret'>,
-  signal: AbortSignal,
-): Promise<RafayRatecards> {
-  const profiles: { name: string; billing: JsonObject }[] = []
-  for (const kind of config.kinds) {
-    const about = `SKUs of kind ${kind}`
-    const rows = await readPages({
-      about,
-      pageSize: Math.min(config.pageSize, listPageSizeMax),
-      ask: async page => {
-        const body = await askJson(context.http, {
-          base: baseUrl(config.url, 'url'),
-          path: `/apis/paas.envmgmt.io/v1/projects/system-catalog/${kind}profiles`,
-          query: page,
-          headers: { 'x-api-key': context.secret(config.apiKey) },
-          endpoint: 'rafay.skus',
-          about,
-          facts: {},
-          signal,
-        })
-        return pageOf(body, 'items', about, {})
-      },
-    })
-    for (const row of rows) {
-      const metadata = isJsonObject(row) ? row.metadata : undefined
-      const name = isJsonObject(metadata) ? metadata.name : undefined
-      if (!isJsonObject(row) || typeof name !== 'string')
-        throw new Fault('BODY_UNREADABLE', `${about}: one has no metadata.name`, { path: '/items' })
-      const billing = (isJsonObject(row.spec) ? row.spec.billing : undefined) ?? row.billing
-      if (isJsonObject(billing)) profiles.push({ name, billing })
-    }
-  }
-  return { profiles }
 }

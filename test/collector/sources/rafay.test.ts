@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
 import { sources } from '../../../collector/sources/list.ts'
-import { readRatecards } from '../../../collector/sources/rafay/billing.ts'
 import { baseUrl } from '../../../collector/sources/rafay/calls.ts'
 import { RafayConfig, type RafayItem, rafay } from '../../../collector/sources/rafay.ts'
 import {
@@ -556,15 +555,6 @@ describe('billing dialect', () => {
       usage.labels.organization_external_id,
     ])
     expect(new Set(ids.map(pair => pair.join(' ')))).toEqual(new Set(['lk5xnd2 C-77', '7w2lnkp ']))
-  })
-
-  test('the ratecards of the SKUs come as one document', async () => {
-    const { config } = await openFor(juneFixture())
-    const http = quickHttp()
-    opened.push(http)
-    const ratecards = await readRatecards(config, { http, secret: () => rafayDemoKey }, live)
-    expect(ratecards.profiles.map(({ name }) => name)).toEqual(['small', 'medium', 'large'])
-    expect(ratecards.profiles[0]?.billing).toMatchObject({ dimensions: ['gpu_type'], currency: ['USD'] })
   })
 })
 
