@@ -1,17 +1,13 @@
 /** What the tests of decisions share: a console of which one profile fails, a config that reads it, and how to ask. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
-import {
-  loadGoldenFixture,
-  type RafayDouble,
-  rafayDemoKey,
-  startRafayDouble,
-} from '../../deploy/demo/rafay.ts'
+import { type RafayDouble, rafayDemoKey } from '../../deploy/demo/rafay.ts'
 import type { CoverageRow } from '../../processor/coverage.ts'
 import { meterline, start } from '../rig/meterline.ts'
+import { goldenSource, startGolden } from './golden.ts'
 
 export const env = { RAFAY_DEFAULT_API_KEY: rafayDemoKey, METERLINE_LOG_LEVEL: 'info' }
 export const source = 'meterline/rafay/prod'
@@ -39,21 +35,13 @@ export interface Configured {
 
 export async function startConsole(): Promise<Console> {
   const dir = mkdtempSync(join(tmpdir(), 'meterline-decide-test-'))
-  const golden = readFileSync(new URL('../fixtures/rafay/golden/golden.json', import.meta.url), 'utf8')
-  const fixture = loadGoldenFixture(golden)
-  // Rows of the golden console are the same for every hour; those of more than an hour cannot be of one.
-  fixture.instances = fixture.instances.filter(({ name }) =>
-    ['zero', 'nvidia-h100-8gpu-vm', 'i-001', 'i-002', 'null-usage'].includes(name),
-  )
-  const double = await startRafayDouble({ fixture })
+  const double = await startGolden(['zero', 'nvidia-h100-8gpu-vm', 'i-001', 'i-002', 'null-usage'])
   const [organization, profile] = ['coke', 'slurm-k8s']
   double.behaviour.faults.push({ endpoint: 'usage', organization, profile, answer: { status: 404 } })
   return {
     double,
     configure(name, from, more = {}) {
       const file = join(dir, `${name}.yaml`)
-      const apiKey = '${env:RAFAY_DEFAULT_API_KEY}'
-      const prod = { kind: 'rafay', name: 'prod', dialect: 'console', url: double.url, apiKey, from }
       const accounts = ['lk5xnd2', '7w2lnkp'].map(subject => ({
         id: subject,
         currency: 'USD',
@@ -63,7 +51,16 @@ export async function startConsole(): Promise<Console> {
       writeFileSync(join(dir, 'accounts.yaml'), stringify({ accounts }))
       writeFileSync(join(dir, 'book.yaml'), stringify({ id: 'list', currency: 'USD', charges: [] }))
       const files = { accounts: 'accounts.yaml', priceBooks: ['book.yaml'] }
-      writeFileSync(file, stringify({ data: name, sources: [prod], listen: { port: 0 }, ...files, ...more }))
+      writeFileSync(
+        file,
+        stringify({
+          data: name,
+          sources: [goldenSource(double, from)],
+          listen: { port: 0 },
+          ...files,
+          ...more,
+        }),
+      )
       const args = ['--config', file]
       return {
         file,

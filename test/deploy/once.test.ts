@@ -9,18 +9,14 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { stringify } from 'yaml'
-import {
-  loadGoldenFixture,
-  type RafayDouble,
-  rafayDemoKey,
-  startRafayDouble,
-} from '../../deploy/demo/rafay.ts'
+import { type RafayDouble, rafayDemoKey } from '../../deploy/demo/rafay.ts'
 import { collectOnceCommand } from '../../deploy/once.ts'
 import type { CoverageRow } from '../../processor/coverage.ts'
 import type { Fault } from '../../schemas/fault.ts'
 import { startKafka } from '../rig/kafka.ts'
 import { readTopic } from '../rig/kafka-topics.ts'
 import { meterline, start } from '../rig/meterline.ts'
+import { goldenSource, startGolden } from './golden.ts'
 
 const span = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-06-01T02:00:00Z']
 const env = { RAFAY_DEFAULT_API_KEY: rafayDemoKey }
@@ -29,13 +25,7 @@ let double: RafayDouble
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'meterline-once-test-'))
-  const golden = readFileSync(new URL('../fixtures/rafay/golden/golden.json', import.meta.url), 'utf8')
-  const fixture = loadGoldenFixture(golden)
-  // Rows of the golden console are the same for every hour; those of more than an hour cannot be of one.
-  fixture.instances = fixture.instances.filter(({ name }) =>
-    ['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002', 'null-usage'].includes(name),
-  )
-  double = await startRafayDouble({ fixture })
+  double = await startGolden(['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002', 'null-usage'])
   double.behaviour.faults.push({
     endpoint: 'usage',
     organization: 'coke',
@@ -52,15 +42,7 @@ afterAll(async () => {
 /** Writes a config that reads the console, and more. */
 function configure(name: string, more: Readonly<Record<string, unknown>>): string {
   const file = join(dir, name)
-  const prod = {
-    kind: 'rafay',
-    name: 'prod',
-    dialect: 'console',
-    url: double.url,
-    apiKey: '${env:RAFAY_DEFAULT_API_KEY}',
-    from: '2025-06-01T00:00:00Z',
-  }
-  writeFileSync(file, stringify({ sources: [prod], listen: { port: 0 }, ...more }))
+  writeFileSync(file, stringify({ sources: [goldenSource(double)], listen: { port: 0 }, ...more }))
   return file
 }
 

@@ -1,18 +1,14 @@
 /** A ledger that lost a day: the collector that had sent it reads the day once more, by hand, and every answer is as before. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { stringify } from 'yaml'
-import {
-  loadGoldenFixture,
-  type RafayDouble,
-  rafayDemoKey,
-  startRafayDouble,
-} from '../../deploy/demo/rafay.ts'
+import { type RafayDouble, rafayDemoKey } from '../../deploy/demo/rafay.ts'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
 import { Store } from '../../processor/store.ts'
 import { meterline } from '../rig/meterline.ts'
+import { goldenSource, startGolden } from './golden.ts'
 
 const env = { RAFAY_DEFAULT_API_KEY: rafayDemoKey }
 const days = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-06-04T00:00:00Z']
@@ -22,24 +18,10 @@ let double: RafayDouble
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'meterline-lost-day-'))
-  const golden = readFileSync(new URL('../fixtures/rafay/golden/golden.json', import.meta.url), 'utf8')
-  const fixture = loadGoldenFixture(golden)
-  // Rows of the golden console are the same for every hour; those of more than an hour cannot be of one.
-  fixture.instances = fixture.instances.filter(({ name }) =>
-    ['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002'].includes(name),
-  )
-  double = await startRafayDouble({ fixture })
-  const prod = {
-    kind: 'rafay',
-    name: 'prod',
-    dialect: 'console',
-    url: double.url,
-    apiKey: '${env:RAFAY_DEFAULT_API_KEY}',
-    from: '2025-06-01T00:00:00Z',
-  }
+  double = await startGolden(['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002'])
   writeFileSync(
     join(dir, 'meterline.yaml'),
-    stringify({ data: 'data', sources: [prod], listen: { port: 0 } }),
+    stringify({ data: 'data', sources: [goldenSource(double)], listen: { port: 0 } }),
   )
 })
 afterAll(async () => {
