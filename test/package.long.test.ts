@@ -87,6 +87,16 @@ describe('what is packed', () => {
     )
   })
 
+  test('every file that the README links to', () => {
+    const text = readFileSync(join(root, 'README.md'), 'utf8')
+    const links = [...text.matchAll(/\]\(([^)\s#]+)/g)].map(([, link = '']) => link.replace(/\/$/, ''))
+    const linked = links.filter(link => !/^[a-z]+:/.test(link))
+    expect(linked).toContain('deploy/alerts/meterline.rules.yaml')
+    // A link to a folder leads to what is in it.
+    const isPacked = (link: string) => packed.some(file => file === link || file.startsWith(`${link}/`))
+    expect(linked.filter(link => !isPacked(link))).toEqual([])
+  })
+
   test('no test, no TypeScript, nothing of the build', () => {
     expect(packed.filter(file => /\.ts$|(^|\/)test\/|\.test\.|deploy\/(build|lock)\./.test(file))).toEqual([])
   })
