@@ -2,7 +2,8 @@
 import assert from 'node:assert'
 import { Buffer } from 'node:buffer'
 import type { Belief, CompleteRead } from '../runtime/log/memory.ts'
-import type { EncodedEvent, NewRead, SqliteOutbox } from '../runtime/log/outbox.ts'
+import type { NewRead, SqliteOutbox } from '../runtime/log/outbox.ts'
+import type { EncodedEvent } from '../runtime/log/outbox-rows.ts'
 import { misfitOf, validator } from '../schemas/check.ts'
 import {
   type BadItem,

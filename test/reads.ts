@@ -1,6 +1,7 @@
 /** Makes reads for tests, sealed as collect seals them: as events, as a batch of the log, or to append to an outbox. */
 import type { LogBatch } from '../runtime/log/log.ts'
-import type { EncodedEvent, NewRead } from '../runtime/log/outbox.ts'
+import type { NewRead } from '../runtime/log/outbox.ts'
+import type { EncodedEvent } from '../runtime/log/outbox-rows.ts'
 import {
   contentHash,
   type MarkData,

@@ -3,7 +3,7 @@
  * ends. Only where these differ are single events looked at. The ledger may have more than one outbox remembers: from other
  * collectors, or from before its retention; but where the log is this outbox itself, every event of it must be in it.
  */
-import type { ReleasedSum, WindowRow } from '../../runtime/log/outbox.ts'
+import type { ReleasedSum, WindowRow } from '../../runtime/log/outbox-rows.ts'
 import { showInstant, type Window } from '../../schemas/window.ts'
 import { chunksOf } from '../reads.ts'
 import type { Store } from '../store.ts'
