@@ -135,7 +135,7 @@ type Started =
 /** Starts the process; while it waits for the lock, whoever has it may come to answer, and is used then. */
 async function start(options: ServerOptions, signal: AbortSignal | undefined): Promise<Started> {
   const program = new URL(import.meta.url.endsWith('.ts') ? './server.ts' : './server.js', import.meta.url)
-  const child = spawn(process.execPath, [fileURLToPath(program)], {
+  const child = spawn(process.execPath, [fileURLToPath(program), String(process.pid)], {
     stdio: ['pipe', 'pipe', 'pipe'],
     // Each running statement holds a thread of libuv's pool; some are left for files and compression.
     env: { ...process.env, UV_THREADPOOL_SIZE: String(options.runningMax + 4) },

@@ -7,8 +7,9 @@ import { createInterface } from 'node:readline'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Engine, LockedError, loadAddon } from './engine.ts'
 import { HttpInterface, type HttpOptions, insertDir, keepAliveMs, killMs } from './http.ts'
+import { watchParent } from './orphan.ts'
 
-/** What the parent says in the first line of stdin: no secret in arguments or environment. */
+/** What the parent says in the first line of stdin: no secret in arguments or environment. Its pid is the argument. */
 export interface ServerOptions extends HttpOptions {
   /** The data directory; the engine's files are in `clickhouse/`, the address in `store.json`. */
   readonly dataDir: string
@@ -103,7 +104,8 @@ async function main(): Promise<void> {
   // Ctrl-C goes to the whole process group: the parent decides when its store ends.
   process.on('SIGINT', () => undefined)
   process.on('SIGHUP', () => undefined)
-  const parentPid = process.ppid
+  const parentPid = Number(process.argv[2])
+  watchParent(parentPid)
   const orphaned = () => process.ppid !== parentPid
   const stopped = Promise.withResolvers<void>()
   process.on('SIGTERM', () => stopped.resolve())
