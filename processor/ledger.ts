@@ -179,6 +179,18 @@ interface Putting {
 }
 
 /** Writes accepted batches of one log. One `put` at a time. */
+/** The tables whose rows say where in the log they stand. */
+const placedTables = [
+  'events',
+  'reads',
+  'decisions',
+  'passed',
+  'rejected',
+  'pushed_firsts',
+  'pushed',
+  'amendments',
+]
+
 export class Ledger {
   readonly #store: Store
   readonly #log: string
@@ -219,6 +231,23 @@ export class Ledger {
     // After a rebalance another process may have gone on with them.
     this.#open.clear()
     return next
+  }
+
+  /**
+   * The highest offset of a partition of which anything stands in the ledger, whether its batch was put whole or only
+   * begun; undefined where nothing does. Looks at one column of all rows of the log, so it is for a start.
+   */
+  async reachedAt(partition: number): Promise<bigint | undefined> {
+    const [row] = await this.#store.rows<{ reached: string; found: string }>(
+      `select max(reached) as reached, sum(found) as found from (${placedTables
+        .map(
+          table => `select max(offset) as reached, count() as found from ${table}
+            where log = {log:String} and partition = {partition:UInt32}`,
+        )
+        .join(' union all ')})`,
+      { log: this.#log, partition },
+    )
+    return row === undefined || row.found === '0' ? undefined : BigInt(row.reached)
   }
 
   /**

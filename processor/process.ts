@@ -380,7 +380,9 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         return next
       })
     }
-    for await (const batch of log.batches({ resumeAt, signal: reading })) {
+    const reachedAt = async (partition: number) =>
+      await insisting('ledger', async () => await ledger.reachedAt(partition))
+    for await (const batch of log.batches({ resumeAt, reachedAt, signal: reading })) {
       const assignment = assignmentOf(batch.partition)
       pulse.given(batch.messages.length, nowMs())
       const accepting = new Accepting(batch, logId)

@@ -23,12 +23,13 @@ export function embeddedLog(outbox: SqliteOutbox, options: EmbeddedOptions = {})
   let nextSeq = 1
 
   /** Where to begin: the ledger's own record decides, whatever was released. */
-  async function begin(resumeAt: (partition: number) => Promise<bigint | undefined>): Promise<number> {
+  async function begin({ resumeAt, reachedAt }: Parameters<EventLog['batches']>[0]): Promise<number> {
     let wanted = await resumeAt(0)
-    if (wanted !== undefined && wanted > outbox.readableSeq) {
-      // The ledger has more than was here to be read: the file is an older copy, and its next rows carry numbers that
-      // others had, even where there are as many of them by now. Under a new id all of it is new, and what the ledger
-      // has vanishes by identity.
+    const reached = await reachedAt?.(0)
+    if ((wanted ?? 0n) > outbox.readableSeq || (reached ?? -1n) >= outbox.readableSeq) {
+      // The ledger has more than was here to be read, be it of a batch that it never acknowledged: the file is an older
+      // copy, and its next rows carry numbers that others had, even where there are as many of them by now. Under a new
+      // id all of it is new, and what the ledger has vanishes by identity.
       const before = outbox.id
       outbox.renew()
       wanted = await resumeAt(0)
@@ -59,9 +60,9 @@ export function embeddedLog(outbox: SqliteOutbox, options: EmbeddedOptions = {})
       return outbox.id
     },
 
-    async *batches({ resumeAt, signal: asked }): AsyncGenerator<LogBatch> {
-      const signal = AbortSignal.any([asked, closing.signal])
-      nextSeq = await begin(resumeAt)
+    async *batches(reader): AsyncGenerator<LogBatch> {
+      const signal = AbortSignal.any([reader.signal, closing.signal])
+      nextSeq = await begin(reader)
       while (!signal.aborted) {
         const rows = outbox.rowsFrom(nextSeq, limits)
         if (rows.length === 0) {

@@ -30,13 +30,15 @@ export interface LogState {
 
 /**
  * A reader of the log. At the start of each partition `resumeAt` says where the ledger's own record ends (the next
- * offset wanted, or undefined for a partition it knows nothing of): that decides, whatever was committed.
+ * offset wanted, or undefined for a partition it knows nothing of): that decides, whatever was committed. `reachedAt`
+ * says the highest offset of which it has anything, put whole or only begun; for logs whose numbers can go back.
  */
 export interface EventLog extends AsyncDisposable {
   /** Tells logs apart in `positions`: the topic's id, or the outbox's. */
   readonly id: string
   batches(options: {
     readonly resumeAt: (partition: number) => Promise<bigint | undefined>
+    readonly reachedAt?: (partition: number) => Promise<bigint | undefined>
     readonly signal: AbortSignal
   }): AsyncIterable<LogBatch>
   /** Call when the ledger has acknowledged every row of the batch. */

@@ -625,7 +625,10 @@ class World {
 
   /** The log, with a note of what it hands out, and a look at what it is told. */
   #watched(eventLog: EventLog): EventLog {
-    const saw = (batch: LogBatch) => {
+    const saw = (batch: LogBatch, from: bigint) => {
+      // Of what retention took since it was handed out before, a ledger that was put back gets nothing.
+      for (let offset = from; offset < (batch.messages.at(-1)?.offset ?? 0n); offset += 1n)
+        this.#seen.delete(`${eventLog.id} ${batch.partition} ${offset}`)
       for (const message of batch.messages) {
         const event = JSON.parse(String(message.value)) as Message
         this.#seen.set(`${eventLog.id} ${batch.partition} ${message.offset}`, event)
@@ -642,8 +645,15 @@ class World {
         return eventLog.id
       },
       async *batches(options) {
-        for await (const batch of eventLog.batches(options)) {
-          saw(batch)
+        const next = new Map<number, bigint>()
+        const resumeAt = async (partition: number) => {
+          const resume = await options.resumeAt(partition)
+          next.set(partition, resume ?? 0n)
+          return resume
+        }
+        for await (const batch of eventLog.batches({ ...options, resumeAt })) {
+          saw(batch, next.get(batch.partition) ?? 0n)
+          next.set(batch.partition, (batch.messages.at(-1)?.offset ?? -1n) + 1n)
           yield batch
         }
       },
@@ -678,7 +688,40 @@ class World {
       [this.#chance.one(meters), this.#chance.one(unrolled)].map(async meter =>
         same(await this.#answer(meter), totalsOf(reads, measureOf(meter)), `${meter.slug} ${when}`),
       ),
-    )
+    ).catch(async error => {
+      const key = process.env.SIM_LOOK
+      if (key) {
+        const [scope, start] = key.split(' ')
+        console.error(
+          await this.#tables.store.rows(
+            `select outcome, events, held, suspect, estimated, settled, readat, log, partition, offset, counts_from from reads final where scope='${scope}' and start=parseDateTimeBestEffort('${start}') order by readat`,
+          ),
+        )
+        console.error(
+          await this.#tables.store.rows(`select * from positions final order by log, partition, first`),
+        )
+        console.error(
+          await this.#tables.store
+            .rows(
+              `select subject, resource_id, readat, log, offset from events final where scope='${scope}' and start=parseDateTimeBestEffort('${start}') order by readat`,
+            )
+            .catch(e => String(e)),
+        )
+        for (const [place, m] of this.#taken) {
+          const e = m as any
+          if (e.scope === scope && e.time.slice(0, 13) === start!.slice(0, 13))
+            console.error(
+              place,
+              e.type.slice(13, 30),
+              e.time,
+              e.readat,
+              e.subject ?? '',
+              e.data.resource?.id ?? JSON.stringify(e.data).slice(0, 300),
+            )
+        }
+      }
+      throw error
+    })
   }
 
   /** Every event that a log still holds is in the ledger. */
