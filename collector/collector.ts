@@ -142,6 +142,8 @@ class SourceReader {
   readonly #counters: SourceCounters
   readonly #delayMs: number
   readonly #scopes = new Map<string, ScopeMemory>()
+  /** Of the outbox, when its memory was last taken over. */
+  #revision: string
   /** Windows being read: their starts, by scope. */
   readonly #underWay = new Map<string, Set<number>>()
   /** Reads that wait for the provider, and those of them and others that are not stored yet. */
@@ -162,6 +164,7 @@ class SourceReader {
     this.#options = options
     this.#counters = new SourceCounters(this.#name)
     this.#delayMs = Number.parseInt(options.outbox.id.slice(0, 8), 16) % apartMsMax
+    this.#revision = options.outbox.revision
     for (const memory of options.outbox.memory.scopes(this.#name)) this.#remember(memory)
     options.health.check(`source ${opened.kind}/${opened.name}`, () => this.#problem())
   }
@@ -207,7 +210,7 @@ class SourceReader {
       for (const next of due) {
         while ((this.#asking >= concurrency || this.#unstored >= concurrency + unstoredMax) && goesOn())
           await this.#woken(this.#restMsMax())
-        if (!goesOn() || gate.isShut()) break
+        if (!goesOn() || gate.isShut() || this.#takesNote()) break
         this.#start(next)
       }
       if (due.length === 0)
@@ -217,8 +220,19 @@ class SourceReader {
     if (this.#halt !== undefined) throw this.#halt
   }
 
+  /** Somebody else changed what is due, a person that ended a scope for instance: what was planned no longer holds. */
+  #takesNote(): boolean {
+    const { outbox } = this.#options
+    const { revision } = outbox
+    if (revision === this.#revision) return false
+    this.#revision = revision
+    for (const memory of outbox.memory.scopes(this.#name)) this.#remember(memory)
+    return true
+  }
+
   #schedule(limit: number): ReturnType<typeof dueWindows> {
     const { source, fromMs } = this.#opened
+    this.#takesNote()
     this.#distrustClockAhead()
     const { suspect } = this.#options
     const schedule = dueWindows({

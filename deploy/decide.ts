@@ -106,7 +106,7 @@ export async function endScope(settings: DecideSettings): Promise<number> {
     settings.stderr(`ended: source=${source} scope=${scope} from=${showInstant(fromMs)}`)
     if (!ledger.tellCollector(outbox => outbox.end(source, scope, fromMs)))
       settings.stderr(
-        'the outbox of the collector is not in this --data: run this there too, else the collector goes on asking for it',
+        'the outbox of the collector is not in this --data: unless it has a `store.url`, run this there too, else it goes on asking for the scope',
       )
     const nowMs = settings.nowMs()
     const span = { startMs: Math.min(fromMs, nowMs) - 7 * dayMs, endMs: nowMs }

@@ -387,16 +387,18 @@ export class Resending {
 
   async run(): Promise<void> {
     const { signal, firstMs = minuteMs, everyMs = hourMs } = this.#options
+    // A loss is looked at again soon, so that nobody is not ready for long after it is healed, then more and more seldom.
+    const againMs = firstMs / 4
     let restMs = Math.min(firstMs, everyMs)
-    let soonMs = firstMs
+    let soonMs = againMs
     for (let round = 0; !signal.aborted; round += 1) {
       const known = this.#truncated
       await this.#wait(restMs)
       if (signal.aborted) return
-      if (this.#truncated !== known) soonMs = firstMs
+      if (this.#truncated !== known) soonMs = againMs
       const clean = await this.#round(round % 24 === 0 || this.#truncated !== undefined)
-      soonMs = clean ? firstMs : Math.min(soonMs * 2, everyMs)
       restMs = clean ? everyMs : soonMs
+      soonMs = clean ? againMs : Math.min(soonMs * 2, everyMs)
     }
   }
 

@@ -127,7 +127,7 @@ export async function openStore(
     problem = () => embedded.problem()
     address = { url: embedded.url, user: embedded.user, password: embedded.password, database }
   }
-  const store = opening.use(await Store.open(address))
+  const store = opening.use(await Store.open(address, { signal: settings.signal }))
   const opened = opening.move()
   return { store, problem, [Symbol.asyncDispose]: () => opened.disposeAsync() }
 }
@@ -250,32 +250,45 @@ async function relayTo(
 const kafkaTalk = (log: Logger) => (line: { readonly level: 'warn' | 'error'; readonly message: string }) =>
   log[line.level === 'error' ? 'warn' : 'debug'](line.message)
 
-/** Compares what was sent with what the ledger has, where both are at hand: its store is of this process, or has an address. */
+/** The ledger for one question of the collector, with a way to end it. */
+type AskLedger = () => Promise<{ readonly store: Store; readonly close: () => Promise<void> }>
+
+/** A ledger is at hand for the collector where its store is of this process, or has an address. */
+function ledgerAtHand(
+  config: LoadedConfig,
+  settings: Settings,
+  { store, signal }: { readonly store: Store | undefined; readonly signal: AbortSignal },
+): AskLedger | undefined {
+  if (store) return async () => ({ store, close: async () => {} })
+  if (config.store.url === undefined) return undefined
+  return async () => {
+    const opened = await openStore(config, { ...settings, signal })
+    return { store: opened.store, close: async () => await opened[Symbol.asyncDispose]() }
+  }
+}
+
+/** Compares what was sent with what the ledger has. */
 async function openResending(
   config: LoadedConfig,
   settings: Settings,
   parts: {
+    readonly askLedger: AskLedger
     readonly kafka: KafkaConfig | undefined
     readonly outbox: SqliteOutbox
     readonly opened: readonly OpenedSource[]
-    readonly store: Store | undefined
     readonly health: Health
     readonly log: Logger
     readonly signal: AbortSignal
   },
-): Promise<Resending | undefined> {
-  const { kafka, outbox, opened, health, log, signal } = parts
-  if (!parts.store && config.store.url === undefined) return undefined
+): Promise<Resending> {
+  const { askLedger, kafka, outbox, opened, health, log, signal } = parts
   const { Resending, sentLog } = await import('./resend.ts')
   const sources = sourceNames(opened)
   return new Resending({
     open: async () => {
-      const its = parts.store
-        ? { store: parts.store, [Symbol.asyncDispose]: async () => {} }
-        : await openStore(config, { ...settings, signal })
-      const close = () => its[Symbol.asyncDispose]()
+      const { store, close } = await askLedger()
       try {
-        return { outbox, sources, store: its.store, log: await sentLog(kafka, outbox, { signal }), close }
+        return { outbox, sources, store, log: await sentLog(kafka, outbox, { signal }), close }
       } catch (error) {
         await close()
         throw error
@@ -364,12 +377,17 @@ interface Daemon extends AsyncDisposable {
   readonly served: HealthServer
 }
 
+/** In health until all of a role runs. */
+const startCheck = 'start'
+const notStarted = 'not started yet'
+
 async function daemon(config: LoadedConfig, settings: Settings, role: string): Promise<Daemon> {
   const level = settings.env.METERLINE_LOG_LEVEL ?? 'info'
   if (!(logLevels as readonly string[]).includes(level))
     throw new Fault('CONFIG_INVALID', `METERLINE_LOG_LEVEL "${level}" is none of ${logLevels.join(', ')}`)
   const log = openLog({ level: level as LogLevel, role })
   const health = new Health()
+  health.report(startCheck, notStarted)
   collectProcessMetrics()
   const served = await serveHealth({ health, registry, host: config.listen.host, port: config.listen.port })
   log.info({ url: served.url, data: config.data }, `${role}: health and metrics at ${served.url}`)
@@ -424,8 +442,8 @@ async function runRoles(config: LoadedConfig, settings: Settings, roles: readonl
   await using part = await daemon(config, settings, roles.length > 1 ? 'up' : (roles[0] ?? 'up'))
   for (let damagedMs = Number.NEGATIVE_INFINITY; ; damagedMs = performance.now())
     try {
-      await using running = await startRoles(config, settings, roles, part)
-      await running.done
+      await using running = await started(config, settings, roles, part)
+      await running?.done
       break
     } catch (error) {
       // Opening sets the damaged file aside. A second one within the hour is the disk, and no start helps.
@@ -434,6 +452,43 @@ async function runRoles(config: LoadedConfig, settings: Settings, roles: readonl
       part.log.error({ fault: error }, 'the outbox is damaged: starting anew')
     }
   part.log.info('stopped')
+}
+
+const startAgainMsMax = 10 * secondMs
+
+/**
+ * Starts the roles, again and again while what they need is away, ClickHouse for instance: until then the process is not
+ * ready and says why, and its API asks to come again. Undefined where it was stopped before.
+ */
+async function started(
+  config: LoadedConfig,
+  settings: Settings,
+  roles: readonly Role[],
+  part: Daemon,
+): Promise<Running | undefined> {
+  const { log, health, served } = part
+  health.report(startCheck, notStarted)
+  await using opening = new AsyncDisposableStack()
+  if (roles.includes('processor')) {
+    const { answerNotYet, apiPrefix } = await import('../processor/api/api.ts')
+    // Until the API takes its place.
+    opening.use(served.mount(apiPrefix, answerNotYet))
+  }
+  let said: string | undefined
+  for (let waitMs = secondMs; ; waitMs = Math.min(2 * waitMs, startAgainMsMax))
+    try {
+      const running = await startRoles(config, settings, roles, part)
+      health.report(startCheck, undefined)
+      return running
+    } catch (error) {
+      if (settings.signal.aborted) return undefined
+      const fault = asFault(error, 'INTERNAL')
+      if (fault.fate !== 'retry') throw error
+      health.report(startCheck, `${notStarted}: ${describeFault(fault)}`)
+      if (said !== fault.message) log.warn({ fault }, 'it cannot start yet: trying again until it can')
+      said = fault.message
+      await rest(waitMs, settings.signal)
+    }
 }
 
 export interface Running extends AsyncDisposable {
@@ -463,18 +518,26 @@ export async function startRoles(
   if (collecting && opened.length === 0)
     throw new Fault('CONFIG_INVALID', 'no `sources` are configured: nothing to read')
   const parts: Promise<void>[] = []
+  /** What already runs ends before what it runs on is closed. */
+  const endParts = async () => {
+    broken.abort()
+    await Promise.allSettled(parts)
+  }
   let store: Store | undefined
   let processor: Processor | undefined
 
   let resending: Resending | undefined
+  /** What the log said before there was somebody to mend it. */
+  let lost: Fault | undefined
   if (processing) {
     const openedStore = opening.use(await openStore(config, { ...settings, signal }, 'own'))
     health.check('store', () => openedStore.problem())
     store = openedStore.store
     const onFault = (fault: Fault) => {
+      lost = fault
       if (resending) resending.lost(fault)
-      else health.report('log', describeFault(fault))
-      log.error({ fault }, 'the log lost messages that the ledger lacks')
+      else if (!roles.includes('collector')) health.report('log', describeFault(fault))
+      log.error({ fault }, 'log and ledger do not meet: what is missing has to come again')
     }
     let eventLog: EventLog
     let rejects: RejectLog | undefined
@@ -488,6 +551,7 @@ export async function startRoles(
       if (!outbox) throw new Fault('INTERNAL', 'the embedded log is the outbox')
       eventLog = opening.use(embeddedLog(outbox, { onFault }))
     }
+    opening.defer(endParts)
     processor = await runningProcessor(config, {
       store,
       eventLog,
@@ -504,10 +568,29 @@ export async function startRoles(
       opening.use(await serveApi(config, settings, { served, store, log, sink }))
     }
   }
+  opening.defer(endParts)
   if (roles.includes('sender') && outbox && kafka) parts.push(relayTo(kafka, outbox, health, log, signal))
+  const askLedger = ledgerAtHand(config, settings, { store, signal })
+  if (collecting && outbox && askLedger) {
+    const { startRecalling } = await import('./recall.ts')
+    const sources = sourceNames(opened).map(({ name }) => name)
+    const recalling = await startRecalling({ outbox, sources, open: askLedger, log, signal })
+    parts.push(recalling())
+  }
   if (roles.includes('collector') && outbox) {
-    resending = await openResending(config, settings, { kafka, outbox, opened, store, health, log, signal })
-    if (resending) parts.push(resending.run())
+    if (askLedger) {
+      resending = await openResending(config, settings, {
+        askLedger,
+        kafka,
+        outbox,
+        opened,
+        health,
+        log,
+        signal,
+      })
+      if (lost) resending.lost(lost)
+      parts.push(resending.run())
+    }
     const { runCollector } = await import('../collector/collector.ts')
     parts.push(
       runCollector({

@@ -69,6 +69,9 @@ export function isContentRefusal(error: unknown): error is Fault {
   )
 }
 
+/** How long a server may take to say that it is there. */
+const firstAnswerMs = 30_000
+
 /** A connection to one database. Close it. */
 export class Store implements AsyncDisposable {
   readonly #client: ClickHouseClient
@@ -78,23 +81,28 @@ export class Store implements AsyncDisposable {
   }
 
   /**
-   * Connects, makes the database where it is missing, and applies the migrations that are not yet there.
+   * Connects, makes the database where it is missing, and applies the migrations that are not yet there. The signal ends
+   * the wait for a server that says nothing.
    * @throws Fault STORE_UNREACHABLE | STORE_REFUSED | MIGRATION_CHANGED
    */
-  static async open(address: StoreAddress, options: { readonly deadlineMs?: number } = {}): Promise<Store> {
+  static async open(
+    address: StoreAddress,
+    { deadlineMs = 120_000, signal }: { readonly deadlineMs?: number; readonly signal?: AbortSignal } = {},
+  ): Promise<Store> {
     const common = {
       url: address.url,
       username: address.user,
       password: address.password,
-      request_timeout: options.deadlineMs ?? 120_000,
+      request_timeout: deadlineMs,
       max_open_connections: 8,
       compression: { request: false, response: false },
       // What fails comes back as a fault: one voice to the operator.
       log: { level: ClickHouseLogLevel.OFF },
     }
-    const first = createClient(common)
+    const first = createClient({ ...common, request_timeout: Math.min(deadlineMs, firstAnswerMs) })
     try {
-      await faulted(first.command({ query: `create database if not exists ${identifier(address.database)}` }))
+      const query = `create database if not exists ${identifier(address.database)}`
+      await faulted(first.command({ query, ...(signal && { abort_signal: signal }) }))
     } finally {
       await first.close()
     }

@@ -2,7 +2,7 @@
  * The processor's HTTP API: one Fastify application, mounted beside health on the server that there is. Owns who may ask
  * and how a failure is answered (RFC 9457); each noun has its routes in a file of its own.
  */
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { isIP } from 'node:net'
 import fastify, { type FastifyError, type FastifyInstance } from 'fastify'
 import type { Mount } from '../../runtime/health.ts'
@@ -34,6 +34,23 @@ export interface ApiOptions {
   readonly access: 'loopback' | 'anyone'
   /** Told of failures that are nobody's request's fault. */
   readonly onFault?: (fault: Fault) => void
+}
+
+/** What the API answers while there is none yet: come again. */
+export function answerNotYet(_request: IncomingMessage, response: ServerResponse): void {
+  const details: ProblemDetails = {
+    ...titled(503),
+    detail: 'This processor has not started yet; /readyz says what it waits for.',
+    retryable: true,
+  }
+  // Nothing was read of the request: its body would be taken for the next one.
+  response.writeHead(503, {
+    'content-type': 'application/problem+json',
+    'cache-control': 'no-store',
+    'retry-after': '5',
+    connection: 'close',
+  })
+  response.end(JSON.stringify(details))
 }
 
 /** Serves the routes until it is disposed of. */

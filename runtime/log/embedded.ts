@@ -9,7 +9,10 @@ export interface EmbeddedOptions {
   readonly bytesMax?: number
   /** How soon rows are seen that another process appended; those of this process are seen at once. */
   readonly pollMs?: number
-  /** Told of LOG_TRUNCATED: rows the ledger lacks are gone from the outbox; reading goes on behind them. */
+  /**
+   * Told of LOG_TRUNCATED: rows the ledger lacks are gone from the outbox, and reading goes on behind them; or the outbox is
+   * an older copy of what the ledger has read, and all of it is read as another log.
+   */
   readonly onFault?: (fault: Fault) => void
 }
 
@@ -39,6 +42,13 @@ export function embeddedLog(outbox: SqliteOutbox, options: EmbeddedOptions = {})
           `outbox ${before} is an older copy of what the ledger has read; start again to read it under its new id`,
           { log: before, wanted: String(wanted) },
         )
+      options.onFault?.(
+        new Fault(
+          'LOG_TRUNCATED',
+          `outbox ${before} is an older copy of what the ledger has read: all of it is read again, as ${outbox.id}, and what it does not know to be read is due`,
+          { log: outbox.id, before },
+        ),
+      )
     }
     const { firstSeq } = outbox.bounds()
     if (wanted === undefined) return firstSeq

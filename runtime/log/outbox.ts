@@ -78,6 +78,8 @@ export class SqliteOutbox implements Disposable {
   readonly #dir: string
   /** The number behind the last row that was ever handed out; kept in the file, so that it goes back with it. */
   #knownSeq = 1
+  /** How often this process changed what is due, other than by reading. */
+  #changes = 0
   #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
   #soonBytes = 0
   #soonTimer: NodeJS.Timeout | undefined
@@ -206,10 +208,21 @@ export class SqliteOutbox implements Disposable {
 
   /**
    * A person ends a scope: windows that start from then on are not due, whatever its provider lists. Replaces an
-   * earlier end by hand. A collector that runs takes note when it next lists, so within a window.
+   * earlier end by hand. A collector that runs takes note by `revision`.
    */
   end(source: string, scope: string, fromMs: number): void {
     this.#file.transaction(() => this.memory.end(source, scope, fromMs))
+    this.#changes += 1
+  }
+
+  /**
+   * Another text as soon as somebody else may have changed what is due: another process that wrote to the file, or this
+   * one by `end` or `reopen`. Reads stored here do not change it.
+   */
+  get revision(): string {
+    // Changes with each commit of another connection: https://www.sqlite.org/pragma.html#pragma_data_version
+    const { data_version } = this.#file.statement('pragma data_version').get() as { data_version: number }
+    return `${data_version} ${this.#changes}`
   }
 
   /** The clock was ahead of now: what it has settled is due again. */
@@ -230,9 +243,11 @@ export class SqliteOutbox implements Disposable {
     this.#file.transaction(() => this.memory.forgetRequest(request))
   }
 
-  /** Makes windows due again of which the ledger lacks what was read. A collector that runs takes note when it next lists. */
+  /** Makes windows due again of which the ledger lacks what was read. A collector that runs takes note by `revision`. */
   reopen(windows: readonly (RequestedWindow & { readonly endMs: number })[]): void {
+    if (windows.length === 0) return
     this.#file.transaction(() => this.memory.reopen(windows))
+    this.#changes += 1
   }
 
   /** Lets go of what is remembered of open windows that the provider no longer answers for. */

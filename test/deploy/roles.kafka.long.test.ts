@@ -45,14 +45,14 @@ async function startProcess(changes: Partial<KafkaConfig> = {}) {
       return { status: 0, text: String(error) }
     }
   }
-  /** Ready, and started to its last part: what does not find its broker at the start ends. */
+  /** Ready, and started to its last part. */
   const started = async () => {
     await until(running, readyz, isGreen, 90_000)
     const api = async () => ({
       status: (await fetch(`http://127.0.0.1:${port}/api/v1/coverage`)).status,
       text: 'the API is not there',
     })
-    await until(running, api, ({ status }) => status !== 404, 30_000)
+    await until(running, api, ({ status }) => status !== 503, 30_000)
   }
   return { running, kafka, readyz, started }
 }
