@@ -251,6 +251,24 @@ describe('every step may be repeated', () => {
 })
 
 describe('a crash between any two steps', () => {
+  test('what a put had begun that never ended is known, though nothing resumes behind it', async () => {
+    await using at = await world()
+    expect(await at.ledger.reachedAt(0)).toBeUndefined()
+    const read = readEvents({ source, scope: 'compute', window: hourOf(0), readatMs: 1000 }, [
+      instance('a', 'i1', '60'),
+    ])
+    const batch = accept(batchOf(read, 7), 'log')
+    const reached: (bigint | undefined)[] = []
+    for (let dies = 1; (await at.ledger.resumeAt(0)) === undefined; dies += 1) {
+      const broken = dying(at.store, dies, 'after')
+      await new Ledger(broken.store, 'log', null).put([batch]).catch(() => undefined)
+      reached.push(await at.ledger.reachedAt(0))
+    }
+    expect(new Set(reached)).toEqual(new Set([undefined, 7n, 8n]))
+    expect(await at.ledger.reachedAt(1)).toBeUndefined()
+    expect(await new Ledger(at.store, 'other', null).reachedAt(0)).toBeUndefined()
+  })
+
   test('a crash after any statement of a re-read leaves exact answers behind', async () => {
     await using world_ = await world()
     for (let at = 1; ; at += 1) {

@@ -129,10 +129,14 @@ test('a purged outbox whose ledger has all of it is not called truncated', async
 })
 
 /** The offsets of the first batch that an outbox has for a ledger which holds one log up to an offset, and no other. */
-async function offeredTo(ledger: { log: string; resumeAt: bigint }, outbox: SqliteOutbox): Promise<number[]> {
+async function offeredTo(
+  ledger: { log: string; resumeAt: bigint; reachedAt?: bigint },
+  outbox: SqliteOutbox,
+): Promise<number[]> {
   await using log = embeddedLog(outbox)
   const resumeAt = async () => (log.id === ledger.log ? ledger.resumeAt : undefined)
-  for await (const batch of log.batches({ resumeAt, signal: AbortSignal.timeout(10_000) }))
+  const reachedAt = async () => (log.id === ledger.log ? ledger.reachedAt : undefined)
+  for await (const batch of log.batches({ resumeAt, reachedAt, signal: AbortSignal.timeout(10_000) }))
     return batch.messages.map(message => Number(message.offset))
   return []
 }
@@ -171,6 +175,23 @@ test('and where the process died once more before anybody asked the ledger', asy
   copy[Symbol.dispose]()
   const again = open()
   expect(await offeredTo({ log: before, resumeAt: 7n }, again)).toEqual(upTo(9))
+  expect(again.id).not.toBe(before)
+})
+
+test('and where the ledger had only begun to take what the lost file held', async () => {
+  const first = open()
+  first.append(readOf({ readings: 2 }))
+  await take(first, { count: 3 })
+  const before = first.id
+  first[Symbol.dispose]()
+  const copy = open()
+  copy.append(readOf({ window: hourAfterJune1(7), readings: 5 }))
+  // A crash leaves the same behind of rows that are here: they come again, under the same id.
+  expect(await offeredTo({ log: before, resumeAt: 2n, reachedAt: 3n }, copy)).toEqual(upTo(9, 2))
+  expect(copy.id).toBe(before)
+  copy[Symbol.dispose]()
+  const again = open()
+  expect(await offeredTo({ log: before, resumeAt: 4n, reachedAt: 10n }, again)).toEqual(upTo(9))
   expect(again.id).not.toBe(before)
 })
 
