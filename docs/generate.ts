@@ -11,11 +11,14 @@ import { measures } from '../schemas/measures.ts'
 import { CatalogueFile, defaultMeters } from '../schemas/meters.ts'
 import {
   AmendmentEvent,
+  PushedMarkEvent,
   pushedBytesMax,
   pushedDepthMax,
+  pushedMarkType,
   pushedValuesMax,
   RefusalEvent,
   ReplayEvent,
+  wholeScope,
 } from '../schemas/pushed.ts'
 import { windowAt } from '../schemas/window.ts'
 
@@ -111,6 +114,18 @@ function eventsPage(): string {
     },
     read,
   )
+  const pushedMark = {
+    specversion: '1.0',
+    id: 'marks/2026-02-12T08:00:00Z/1',
+    source: 'https://inference.example/usage',
+    type: pushedMarkType,
+    subject: 'lk5xnd2',
+    data: {
+      window: { start: '2026-02-12T08:00:00Z', end: '2026-02-12T09:00:00Z' },
+      events: 1042,
+      settled: true,
+    },
+  }
   return page(
     'Events',
     `What travels from collector to ledger: CloudEvents 1.0 in JSON. A reading says what one resource used in one window; a mark
@@ -128,7 +143,19 @@ ends a read. Both have the partition key of their source and scope, so that a ma
 the topic with the key \`source id\`, so that one identity is in one partition. Its identity is \`source\` and \`id\` alone: the first one counts, the same again is a duplicate, anything else under
 it is a conflict. \`subject\` is needed; \`time\` is between 2000 and a day ahead, and when the log took it where it is missing.
 At most ${pushedBytesMax} bytes, ${pushedDepthMax} levels and ${pushedValuesMax} values. Sources that begin with \`meterline/\` and types that
-begin with \`io.meterline.\` are Meterline's own: of these are the three that follow.`,
+begin with \`io.meterline.\` are Meterline's own, but for a pusher's mark.`,
+      '### A mark of a pusher',
+      `Says that the pusher has sent \`events\` events of its source (and of \`subject\`, where it names one) whose \`time\` is in
+the window: as many as there are different \`id\`s, however often each was sent. It may be sent before, between or after
+them, the same way. The window is then a window of coverage, of scope \`${wholeScope}\` or of the subject as its scope: \`settled\` once
+the ledger has that many (\`read\` where the mark says \`settled: false\`), else \`incomplete\`; from the first mark on, a window
+without one is \`never\`. A later mark of the same window takes the place of the earlier one. All windows of one hour and
+scope have one width, else \`GRID_OVERLAP\`. An event without a \`time\` has the time at which the log took it, which its
+sender does not know: give each one. An amendment changes what an event says, and not that it was sent. To the topic a mark
+goes with the key \`source scope\`, so that the later of two is behind the other.`,
+      fenced(pushedMark),
+      memberTable(PushedMarkEvent),
+      "Three more are Meterline's own, about pushed events.",
       '### The amendment of a pushed event',
       memberTable(AmendmentEvent),
       '### What HTTP refused',

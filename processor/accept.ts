@@ -22,6 +22,7 @@ import {
   amendedContent,
   checkAboutPushed,
   checkPushed,
+  checkPushedMark,
   earliestMs,
   isAboutPushed,
   isOwnSource,
@@ -30,6 +31,8 @@ import {
   latestMs,
   type Pushed,
   type PushedContent,
+  type PushedMark,
+  pushedMarkType,
   type RefusalEvent,
   type ReplayEvent,
 } from '../schemas/pushed.ts'
@@ -76,6 +79,13 @@ export interface AcceptedPushed extends Pushed {
   readonly offset: bigint
 }
 
+/** What a pusher says of a window of its source. */
+export interface AcceptedPushedMark extends PushedMark {
+  readonly partition: number
+  readonly offset: bigint
+  readonly message: LogMessage
+}
+
 export interface AcceptedAmendment {
   readonly partition: number
   readonly offset: bigint
@@ -104,7 +114,10 @@ export interface PassedMessage {
   readonly value: string
 }
 
-/** A batch with every message in exactly one of readings, marks, decisions, pushed, amendments, passed and rejects. */
+/**
+ * A batch with every message in exactly one of readings, marks, decisions, pushed, pushed marks, amendments, passed and
+ * rejects.
+ */
 export interface AcceptedBatch {
   readonly partition: number
   readonly first: bigint
@@ -118,6 +131,7 @@ export interface AcceptedBatch {
   readonly marks: readonly AcceptedMark[]
   readonly decisions: readonly AcceptedDecision[]
   readonly pushed: readonly AcceptedPushed[]
+  readonly pushedMarks: readonly AcceptedPushedMark[]
   readonly amendments: readonly AcceptedAmendment[]
   /** Those of all these that are replays. */
   readonly replays: readonly ReplayedMessage[]
@@ -149,6 +163,7 @@ export class Accepting {
   readonly #marks: AcceptedMark[] = []
   readonly #decisions: AcceptedDecision[] = []
   readonly #pushed: AcceptedPushed[] = []
+  readonly #pushedMarks: AcceptedPushedMark[] = []
   readonly #amendments: AcceptedAmendment[] = []
   readonly #replays: ReplayedMessage[] = []
   readonly #passed: PassedMessage[] = []
@@ -189,23 +204,29 @@ export class Accepting {
   /** @param receivedMs when a message that comes again came first */
   #takeOne(message: LogMessage, receivedMs?: number): void {
     const event = eventOf(message)
+    if (event.type === decisionType) {
+      this.#takeDecision(event as DecisionEvent, message.offset)
+      return
+    }
     if (!isOwnSource(event.source)) {
-      const { offset, appendedMs } = message
-      const pushed = checkPushed(event, appendedMs, receivedMs)
-      this.#pushed.push({ partition: this.#batch.partition, offset, ...pushed })
+      this.#takePushed(event, message, receivedMs)
       return
     }
     if (isAboutPushed(event.type)) {
       this.#takeAbout(checkAboutPushed(event), message, receivedMs !== undefined)
       return
     }
-    if (event.type === decisionType) {
-      this.#takeDecision(event as DecisionEvent, message.offset)
-      return
-    }
     const same = this.#same.of(event as ReadingEvent | MarkEvent)
     if (event.type === markType) this.#takeMark(event as MarkEvent, same, message)
     else this.#takeReading(event as ReadingEvent, same, message.offset)
+  }
+
+  #takePushed(event: CloudEvent, message: LogMessage, receivedMs: number | undefined): void {
+    const { partition } = this.#batch
+    const { offset, appendedMs } = message
+    if (event.type === pushedMarkType)
+      this.#pushedMarks.push({ partition, offset, message, ...checkPushedMark(event, appendedMs) })
+    else this.#pushed.push({ partition, offset, ...checkPushed(event, appendedMs, receivedMs) })
   }
 
   #takeAbout(
@@ -343,6 +364,7 @@ export class Accepting {
       marks: this.#marks,
       decisions: this.#decisions,
       pushed: this.#pushed,
+      pushedMarks: this.#pushedMarks,
       amendments: this.#amendments,
       replays: this.#replays,
       passed: this.#passed,
@@ -366,7 +388,7 @@ function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent 
   }
   const event = decodeKafka({ headers, value })
   const { type, source } = event
-  if (!isOwnSource(source) || isAboutPushed(type)) return event
+  if (type !== decisionType && (!isOwnSource(source) || isAboutPushed(type))) return event
   const validate = type === markType ? isMark : type === decisionType ? isDecision : isReading
   if (!validate(event)) throw misfit(validate.errors)
   return event

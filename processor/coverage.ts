@@ -4,6 +4,8 @@
  */
 
 import { type ListedScope, listingScope, showReadat } from '../schemas/event.ts'
+import type { FaultCode } from '../schemas/fault.ts'
+import { isOwnSource, wholeScope } from '../schemas/pushed.ts'
 import {
   type GridMinutes,
   gridMinutes,
@@ -14,12 +16,14 @@ import {
   windowAt,
   windowsOver,
 } from '../schemas/window.ts'
+import { markedWindows } from './pushed-marks.ts'
 import type { Store } from './store.ts'
 
 /**
- * `never`: nobody tried. `failed`: the newest try did, with its fault. `incomplete`: the ledger does not hold what the
- * mark says. `suspect`: there is a read that takes too much away, and waits for a second one or a person. `read`: there
- * is a complete one. `settled`: so is the last planned re-read. `waived`: a person lets invoices close over it.
+ * `never`: nobody tried, or no pusher marked it. `failed`: the newest try did, with its fault. `incomplete`: the ledger does
+ * not hold what the mark says. `suspect`: there is a read that takes too much away, and waits for a second one or a person.
+ * `read`: there is a complete one. `settled`: so is the last planned re-read, or the mark is its pusher's last word.
+ * `waived`: a person lets invoices close over it.
  */
 export const coverageStates = [
   'never',
@@ -62,7 +66,7 @@ export interface CoverageSpan extends Omit<CoverageRow, 'start' | 'end'> {
 
 export interface CoverageQuery {
   readonly span: Window
-  /** Its name, or all of `meterline/kind/name`. */
+  /** Its name, or all of `meterline/kind/name`; of a pushed source what is behind a slash, or all of it. */
   readonly source?: string
   readonly scope?: string
   /** Windows that have not ended by now are not expected yet. */
@@ -114,11 +118,13 @@ export async function coverageSpans(
   query: CoverageQuery,
   known?: readonly ScopeLife[],
 ): Promise<readonly CoverageSpan[]> {
-  const [lives, runs, waivers] = await Promise.all([
-    known ?? scopeLives(store, query),
-    markedRuns(store, query),
+  const lives = known ?? (await scopeLives(store, query))
+  const [read, pushed, waivers] = await Promise.all([
+    markedRuns(store, query, readWindows),
+    lives.some(({ source }) => !isOwnSource(source)) ? markedRuns(store, query, pushedWindows) : new Map(),
     waiversOf(store),
   ])
+  const runs = new Map([...read, ...pushed])
   const waiversBy = Map.groupBy(waivers, scopeKey)
   return lives
     .filter(({ source, scope }) => isChosen(query, source, scope))
@@ -249,13 +255,55 @@ interface RunRow {
   readonly bad: string
 }
 
+const inReach = `start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
+  and start < fromUnixTimestamp({to:UInt32})`
+
+const chosen = `({source:String} = '' or source = {source:String} or endsWith(source, concat('/', {source:String})))
+  and ({scope:String} = '' or scope = {scope:String})`
+
 /**
- * Which read counts is as in `currentReads`. A read that waits shows only where it would take the place of that one. Of
- * windows of several widths in one hour, which only failures can be, those count that have the width of what was read.
+ * A row a window that was tried: which read counts is as in `currentReads`. A read that waits shows only where it would
+ * take the place of that one.
+ */
+const readWindows = `
+  select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
+    dateDiff('minute', start, end) as width, maxIf(rank, counts) as current_rank, current_rank > 0 as has_current,
+    max(readat_ms) as tried, argMaxIf(said, readat_ms, not counts) as latest,
+    multiIf(has_current and maxIf(rank, waits) > current_rank, 'suspect',
+      has_current and maxIf(readat_ms, counts and settled) >= bitAnd(current_rank, {exact:Int64} - 1), 'settled',
+      has_current, 'read', latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
+    tuple(state, has_current, if(state = 'failed', latest.3, ''), if(state = 'failed', latest.4, ''),
+      if(state = 'incomplete', toInt64(latest.5), -1), argMaxIf(bad, rank, counts)) as gist
+  from (
+    select source, scope, start, end, settled, bad, toUnixTimestamp64Milli(readat) as readat_ms,
+      readat_ms + if(estimated, 0, {exact:Int64}) as rank,
+      tuple(toString(outcome), held, toString(fault_code), fault_message, partition) as said,
+      held and outcome = 'complete' and not suspect as counts,
+      held and outcome = 'complete' and suspect as waits
+    from reads final where ${inReach} and ${chosen})
+  group by source, scope, start, end`
+
+/** A row a window that its pusher marked. */
+const pushedWindows = `
+  select source, scope, start_s, end_s, intDiv(end_s - start_s, 60) as width, events = found as has_current,
+    toUnixTimestamp64Milli(appended) as tried,
+    tuple(multiIf(not has_current, 'incomplete', settled, 'settled', 'read'), has_current,
+      if(has_current, '', '${'MARK_DIFFERS' satisfies FaultCode}'),
+      if(has_current, '', concat('the mark says ', toString(events), ' events, the ledger has ', toString(found))),
+      toInt64(-1), '') as gist
+  from ${markedWindows(
+    `${inReach} and ${chosen}`,
+    'time >= fromUnixTimestamp({reach:UInt32}) and time < fromUnixTimestamp({to:UInt32}) + interval 1 hour',
+  )}`
+
+/**
+ * Consecutive windows that are alike as one. Of windows of several widths in one hour, which only failures and two
+ * partitions can make, those count that have the width of what was read.
  */
 async function markedRuns(
   store: Store,
   query: CoverageQuery,
+  windows: typeof readWindows | typeof pushedWindows,
 ): Promise<ReadonlyMap<string, readonly MarkedRun[]>> {
   const rows = await store.rows<RunRow>(
     // Sorted within each scope, by number: sorting all windows by the text of their scopes takes several times as long.
@@ -272,25 +320,7 @@ async function markedRuns(
        from (
          select source, scope, arrayFilter(one -> one.3 = hour_width, groupArray(tuple(start_s, end_s, width, gist))) as kept,
            argMax(width, tuple(has_current, tried)) as hour_width
-         from (
-           select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp(end) as end_s,
-             dateDiff('minute', start, end) as width, maxIf(rank, counts) as current_rank, current_rank > 0 as has_current,
-             max(readat_ms) as tried, argMaxIf(said, readat_ms, not counts) as latest,
-             multiIf(has_current and maxIf(rank, waits) > current_rank, 'suspect',
-               has_current and maxIf(readat_ms, counts and settled) >= bitAnd(current_rank, {exact:Int64} - 1), 'settled',
-               has_current, 'read', latest.1 = 'failed', 'failed', latest.2, 'suspect', 'incomplete') as state,
-             tuple(state, has_current, if(state = 'failed', latest.3, ''), if(state = 'failed', latest.4, ''),
-               if(state = 'incomplete', toInt64(latest.5), -1), argMaxIf(bad, rank, counts)) as gist
-           from (
-             select source, scope, start, end, settled, bad, toUnixTimestamp64Milli(readat) as readat_ms,
-               readat_ms + if(estimated, 0, {exact:Int64}) as rank,
-               tuple(toString(outcome), held, toString(fault_code), fault_message, partition) as said,
-               held and outcome = 'complete' and not suspect as counts,
-               held and outcome = 'complete' and suspect as waits
-             from reads final
-             where start >= fromUnixTimestamp({reach:UInt32}) and end > fromUnixTimestamp({from:UInt32})
-               and start < fromUnixTimestamp({to:UInt32}) and ${chosen})
-           group by source, scope, start, end)
+         from (${windows})
          group by source, scope, intDiv(start_s, 3600))
        group by source, scope)
      order by source, scope, start_s`,
@@ -313,8 +343,8 @@ async function markedRuns(
       widthMinutes: gridOf(Number(row.width)),
       state: row.state,
       isCurrent: row.has_current,
-      ...(row.state === 'failed' && { fault: { code: row.fault_code, message: row.fault_message } }),
-      ...(row.state === 'incomplete' && { partition: Number(row.place) }),
+      ...(row.fault_code !== '' && { fault: { code: row.fault_code, message: row.fault_message } }),
+      ...(Number(row.place) >= 0 && { partition: Number(row.place) }),
       bad: row.bad === '' ? [] : JSON.parse(row.bad),
     })
   }
@@ -322,20 +352,23 @@ async function markedRuns(
 }
 
 /**
- * Every scope that was ever listed, read or tried, and when it is expected. One that no listing named is expected from
- * its first window on.
+ * Every scope that was ever listed, read, tried, or marked by its pusher, and when it is expected. One that no listing
+ * named is expected from its first window on.
  */
 export async function scopeLives(
   store: Store,
   query: Pick<CoverageQuery, 'source' | 'scope'> = {},
 ): Promise<readonly ScopeLife[]> {
-  const [seen, listed, ended] = await Promise.all([
+  const seenIn = (table: 'reads' | 'pushed_marks') =>
     store.rows<{ source: string; scope: string; first_s: number; width: number }>(
       `select source, scope, toUnixTimestamp(min(start)) as first_s,
          argMax(dateDiff('minute', start, end), start) as width
-       from reads where ${chosen} group by source, scope`,
+       from ${table} where ${chosen} group by source, scope`,
       chosenParams(query),
-    ),
+    )
+  const [read, marked, listed, ended] = await Promise.all([
+    seenIn('reads'),
+    seenIn('pushed_marks'),
     store.rows<{ source: string; listed: string }>(
       `select source, listed from reads
        where scope = {listing:String} and listed != '' order by readat`,
@@ -347,7 +380,7 @@ export async function scopeLives(
     ),
   ])
   const lives = new Map<string, { -readonly [Key in keyof ScopeLife]: ScopeLife[Key] }>()
-  for (const { source, scope, first_s, width } of seen)
+  for (const { source, scope, first_s, width } of [...read, ...marked])
     lives.set(scopeKey({ source, scope }), {
       source,
       scope,
@@ -448,9 +481,14 @@ export interface ScopeTenants {
   readonly source: string
   readonly scope: string
   readonly subjects: readonly string[]
+  /** Of a pushed source: its first mark. Nothing tells what is missing before. */
+  readonly sinceMs?: number
 }
 
-/** Of every scope that was ever listed, read or tried; without subjects where no read of it had any. */
+/**
+ * Of every scope that was ever listed, read or tried; without subjects where no read of it had any. Marks of a pusher name
+ * the one subject that they speak for, or speak for all and name none.
+ */
 export async function scopeTenants(
   store: Store,
   sources: readonly string[],
@@ -466,11 +504,12 @@ export async function scopeTenants(
   const subjects = new Map(rows.map(row => [scopeKey(row), row.subjects]))
   return lives
     .filter(({ source }) => sources.includes(source))
-    .map(life => ({ source: life.source, scope: life.scope, subjects: subjects.get(scopeKey(life)) ?? [] }))
+    .map(({ source, scope, sinceMs }) =>
+      isOwnSource(source)
+        ? { source, scope, subjects: subjects.get(scopeKey({ source, scope })) ?? [] }
+        : { source, scope, subjects: scope === wholeScope ? [] : [scope], sinceMs },
+    )
 }
-
-const chosen = `({source:String} = '' or source = {source:String} or endsWith(source, concat('/', {source:String})))
-  and ({scope:String} = '' or scope = {scope:String})`
 
 function chosenParams({ source, scope }: Pick<CoverageQuery, 'source' | 'scope'>) {
   return { source: source ?? '', scope: scope ?? '' }

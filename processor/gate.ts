@@ -5,10 +5,12 @@
  * Which scopes an account waits for (decision 0012): all scopes of each of its sources that may hold its tenant, and the
  * source's listing. A source in which some scope was ever seen with two tenants is shared: everybody waits for all of
  * it. Else a tenant waits for the scopes in which it was seen, and for those in which nobody was seen yet; one that was
- * seen nowhere waits for all. A bad item that names its tenant stands in the way of that tenant alone.
+ * seen nowhere waits for all. A bad item that names its tenant stands in the way of that tenant alone. Of a pushed source
+ * everybody waits for the marks that speak for all, and for those that name its own tenant.
  */
 import type { Account } from '../schemas/accounts.ts'
-import { instantMs, overlaps, showInstant, type Window } from '../schemas/window.ts'
+import { isOwnSource } from '../schemas/pushed.ts'
+import { instantMs, overlaps, showWindow, type Window } from '../schemas/window.ts'
 import type { CoverageRow, CoverageState, ScopeTenants } from './coverage.ts'
 
 /** The states that let a period close. */
@@ -26,7 +28,7 @@ export interface GateInput {
 export interface Gate {
   /** Windows and bad items that are neither settled nor waived, in the order of the rows. */
   readonly open: readonly CoverageRow[]
-  /** Sources of which no window was ever tried, or where marks are missing: nothing tells what they lack. */
+  /** Sources of which no window was ever tried, or for which no marks speak: nothing tells what they lack. */
   readonly unknown: readonly UnknownSource[]
   /** Nothing stands in the way. */
   readonly closes: boolean
@@ -34,8 +36,11 @@ export interface Gate {
 
 export interface UnknownSource {
   readonly source: string
-  /** Its events are pushed by others, who post no marks. */
+  /** Its events are pushed by others, who post no marks: none at all, or none for this subject and time. */
   readonly isPushed: boolean
+  /** Where there are marks, and none that speak for this subject, or not for all of the period: for whom, and when. */
+  readonly subject?: string
+  readonly window?: Window
   /** The account bills it nevertheless: it is named, and does not stand in the way. */
   readonly isAllowed: boolean
 }
@@ -54,7 +59,7 @@ export function awaited({ account, period, rows, tenants }: GateInput): readonly
   const bySource = Map.groupBy(tenants, ({ source }) => source)
   const waits = bindings.map(({ source, subject, span }) => {
     const scopes = bySource.get(source) ?? []
-    const mayHold = scopesOf(subject, scopes)
+    const mayHold = isOwnSource(source) ? scopesOf(subject, scopes) : namesOf(marksFor(subject, scopes))
     // A scope that nothing is known of may hold anybody.
     const known = new Set(scopes.map(({ scope }) => scope))
     return { source, subject, span, holds: (scope: string) => mayHold.has(scope) || !known.has(scope) }
@@ -70,24 +75,42 @@ export function awaited({ account, period, rows, tenants }: GateInput): readonly
   })
 }
 
-/** Sources of the account that nobody ever tried to read: of them coverage has no rows at all. */
+/** Sources of the account that nobody ever tried to read, or of which marks do not speak for all that it pays for. */
 function unknownSources(
   account: GateInput['account'],
   period: Window,
   tenants: readonly ScopeTenants[],
 ): readonly UnknownSource[] {
-  const known = new Set(tenants.map(({ source }) => source))
-  const named = new Set(bindingsWithin(account, period).map(({ source }) => source))
-  return Array.from(named)
-    .filter(source => !known.has(source))
+  const bySource = Map.groupBy(tenants, ({ source }) => source)
+  const bindings = Map.groupBy(bindingsWithin(account, period), ({ source }) => source)
+  return Array.from(bindings.keys())
     .sort()
-    .map(source => {
-      const isPushed = !source.startsWith('meterline/')
-      return { source, isPushed, isAllowed: isPushed && account.uncovered === 'allow' }
+    .flatMap(source => {
+      const scopes = bySource.get(source)
+      const isPushed = !isOwnSource(source)
+      const unknown = { source, isPushed, isAllowed: isPushed && account.uncovered === 'allow' }
+      if (!scopes) return [unknown]
+      if (!isPushed) return []
+      return (bindings.get(source) ?? []).flatMap(({ subject, span }) => {
+        const firstMs = Math.min(
+          ...marksFor(subject, scopes).map(({ sinceMs }) => sinceMs ?? Number.NEGATIVE_INFINITY),
+        )
+        const window = { startMs: span.startMs, endMs: Math.min(span.endMs, firstMs) }
+        return window.startMs < window.endMs ? [{ ...unknown, subject, window }] : []
+      })
     })
 }
 
-/** The scopes that may hold a tenant. The listing is always one of them: a scope that it missed may be the tenant's. */
+/** Of a pushed source: the marks that speak for all tenants, and those that speak for this one. */
+function marksFor(subject: string, scopes: readonly ScopeTenants[]): readonly ScopeTenants[] {
+  return scopes.filter(({ subjects }) => subjects.length === 0 || subjects.includes(subject))
+}
+
+function namesOf(scopes: readonly ScopeTenants[]): ReadonlySet<string> {
+  return new Set(scopes.map(({ scope }) => scope))
+}
+
+/** Of a source of Meterline's: the scopes that may hold a tenant. The listing is always one of them: a scope that it missed may be the tenant's. */
 function scopesOf(subject: string, scopes: readonly ScopeTenants[]): ReadonlySet<string> {
   const isShared = scopes.some(({ subjects }) => subjects.length > 1)
   const isSeen = scopes.some(({ subjects }) => subjects.includes(subject))
@@ -95,7 +118,7 @@ function scopesOf(subject: string, scopes: readonly ScopeTenants[]): ReadonlySet
     isShared || !isSeen
       ? scopes
       : scopes.filter(({ subjects }) => subjects.length === 0 || subjects.includes(subject))
-  return new Set(some.map(({ scope }) => scope))
+  return namesOf(some)
 }
 
 /** What the account pays for within the period, and from when to when. */
@@ -110,9 +133,14 @@ function bindingsWithin(account: GateInput['account'], period: Window) {
 }
 
 /** One line for a person: what the gate lacks of a source. */
-export function unknownLine({ source, isPushed, isAllowed }: UnknownSource, period: Window): string {
+export function unknownLine(
+  { source, isPushed, isAllowed, subject, window }: UnknownSource,
+  period: Window,
+): string {
+  const whose = subject === undefined ? '' : ` subject=${subject}`
+  const lack = subject === undefined ? 'without marks' : 'and no mark speaks for it then'
   const why = isPushed
-    ? `its events are pushed without marks, so nobody can tell what is missing${isAllowed ? ' (the account allows it)' : ': `uncovered: allow` of the account bills it so'}`
+    ? `its events are pushed ${lack}, so nobody can tell what is missing${isAllowed ? ' (the account allows it)' : ': `uncovered: allow` of the account bills it so'}`
     : 'it was never read'
-  return `${isAllowed ? 'uncovered' : 'gap'}: source=${source} ${showInstant(period.startMs)}/${showInstant(period.endMs)} ${why}`
+  return `${isAllowed ? 'uncovered' : 'gap'}: source=${source}${whose} ${showWindow(window ?? period)} ${why}`
 }

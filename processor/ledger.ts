@@ -66,6 +66,7 @@ const positionColumns = [
   'decisions',
   'pushed',
   'amendments',
+  'pushed_marks',
 ] as const
 
 const passedColumns = ['log', 'partition', 'offset', 'fate', 'source', 'id', 'id_hash', 'value'] as const
@@ -123,6 +124,7 @@ export interface PutOutcome {
   readonly marks: number
   readonly decisions: number
   readonly pushed: number
+  readonly pushedMarks: number
   readonly amendments: number
   readonly duplicates: number
   readonly conflicts: number
@@ -133,6 +135,7 @@ export interface PutOutcome {
 interface Putting extends PuttingReadings, PuttingMarks {
   readonly batch: AcceptedBatch
   droppedPushed: number
+  droppedPushedMarks: number
   droppedAmendments: number
 }
 
@@ -206,7 +209,8 @@ export class Ledger {
 
   /**
    * Takes batches in, of one partition or of several. When it resolves every message of them is durable in one of
-   * events, reads, decisions, passed and rejected, is in every answer, and the positions say so: the log may be told.
+   * events, reads, decisions, pushed, pushed_marks, amendments, passed and rejected, is in every answer, and the positions
+   * say so: the log may be told.
    */
   async put(batches: readonly AcceptedBatch[]): Promise<PutOutcome> {
     const puttings = batches.map(newPutting)
@@ -309,6 +313,7 @@ export class Ledger {
       batch.decisions.length - droppedDecisions,
       batch.pushed.length - putting.droppedPushed,
       batch.amendments.length - putting.droppedAmendments,
+      batch.pushedMarks.length - putting.droppedPushedMarks,
     ])
   }
 
@@ -411,6 +416,7 @@ function newPutting(batch: AcceptedBatch): Putting {
     droppedMarks: 0,
     droppedDecisions: 0,
     droppedPushed: 0,
+    droppedPushedMarks: 0,
     droppedAmendments: 0,
   }
 }
@@ -423,6 +429,7 @@ function outcomeOf(puttings: readonly Putting[]): PutOutcome {
     marks: sum(({ batch, droppedMarks }) => batch.marks.length - droppedMarks),
     decisions: sum(({ batch, droppedDecisions }) => batch.decisions.length - droppedDecisions),
     pushed: sum(({ batch, droppedPushed }) => batch.pushed.length - droppedPushed),
+    pushedMarks: sum(({ batch, droppedPushedMarks }) => batch.pushedMarks.length - droppedPushedMarks),
     amendments: sum(({ batch, droppedAmendments }) => batch.amendments.length - droppedAmendments),
     duplicates: passed.filter(({ fate }) => fate === 'duplicate').length,
     conflicts: passed.filter(({ fate }) => fate === 'conflict').length,

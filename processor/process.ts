@@ -232,6 +232,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     messagesTotal.inc({ outcome: 'mark' }, outcome.marks)
     messagesTotal.inc({ outcome: 'decision' }, outcome.decisions)
     messagesTotal.inc({ outcome: 'pushed' }, outcome.pushed)
+    messagesTotal.inc({ outcome: 'pushed mark' }, outcome.pushedMarks)
     messagesTotal.inc({ outcome: 'amendment' }, outcome.amendments)
     messagesTotal.inc({ outcome: 'duplicate' }, outcome.duplicates)
     messagesTotal.inc({ outcome: 'conflict' }, outcome.conflicts)

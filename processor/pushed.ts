@@ -1,11 +1,22 @@
 /**
  * Pushed events in the ledger: the first message of an identity counts, what comes later under it is a duplicate or a
- * conflict, and amendments say what counts instead. Every step may be repeated after a crash.
+ * conflict, and amendments say what counts instead. Marks of pushers go the same way; what they lead to is
+ * pushed-marks.ts. Every step may be repeated after a crash.
  */
+
+import type { RejectedMessage } from '../runtime/log/log.ts'
 import { idHash } from '../schemas/event.ts'
 import type { LogPlace } from '../schemas/pushed.ts'
 import { type PushedContent, pushedIdentity, showPushed } from '../schemas/pushed.ts'
-import type { AcceptedAmendment, AcceptedBatch, AcceptedPushed, PassedMessage } from './accept.ts'
+import {
+  type AcceptedAmendment,
+  type AcceptedBatch,
+  type AcceptedPushed,
+  type AcceptedPushedMark,
+  type PassedMessage,
+  rejected,
+} from './accept.ts'
+import { markedHours, pushedMarkColumns, pushedMarkLine, showMark } from './pushed-marks.ts'
 import { asOfEnd } from './reads.ts'
 import type { Store } from './store.ts'
 
@@ -50,9 +61,11 @@ const amendmentColumns = [
 
 /** What the ledger is finding out of a batch; of this only that about pushed events. */
 export interface PuttingPushed {
-  readonly batch: Pick<AcceptedBatch, 'pushed' | 'amendments'>
+  readonly batch: Pick<AcceptedBatch, 'pushed' | 'pushedMarks' | 'amendments'>
   readonly passed: PassedMessage[]
+  readonly rejects: RejectedMessage[]
   droppedPushed: number
+  droppedPushedMarks: number
   droppedAmendments: number
 }
 
@@ -60,33 +73,62 @@ interface First extends LogPlace {
   readonly content: bigint
 }
 
-/** A pushed event or an amendment, under the identity by which the first of it is known. */
+type Message = AcceptedPushed | AcceptedPushedMark | AcceptedAmendment
+
+/** A pushed event, a mark or an amendment, under the identity by which the first of it is known. */
 interface Named {
   readonly putting: PuttingPushed
-  readonly message: AcceptedPushed | AcceptedAmendment
+  readonly message: Message
   readonly source: string
   readonly id: string
   readonly identity: bigint
   readonly idHash: bigint
 }
 
-/** Puts the pushed events and amendments of batches in, and notes those that the ledger has already in `passed`. */
+/**
+ * Puts the pushed events, marks and amendments of batches in, notes those that the ledger has already in `passed`, and
+ * marks whose window crosses the grid of their scope in `rejects`.
+ */
 export async function putPushed(
   store: Store,
   log: string,
   puttings: readonly PuttingPushed[],
 ): Promise<void> {
   const named = puttings.flatMap(putting => {
-    const { pushed, amendments } = putting.batch
-    return [
+    const { pushed, pushedMarks, amendments } = putting.batch
+    const all = [
       ...pushed.map(message => name(putting, message, message)),
+      ...pushedMarks.map(message => name(putting, message, message)),
       ...amendments.map(message => name(putting, message, message.event)),
     ]
+    // An event and a mark may have one id: then the first of them in the log has it.
+    return pushedMarks.length === 0 ? all : all.sort((a, b) => (a.message.offset < b.message.offset ? -1 : 1))
   })
   if (named.length === 0) return
-  const firsts = await knownFirsts(store, named)
+  const marks = puttings.flatMap(({ batch }) => batch.pushedMarks)
+  const [firsts, hours] = await Promise.all([knownFirsts(store, named), markedHours(store, marks)])
   const taken: Named[] = []
-  for (const one of named) if (takes(one, log, firsts)) taken.push(one)
+  const displaced: LogPlace[] = []
+  for (const one of named) {
+    const { message, identity, putting } = one
+    // A mark that is known was held against the grid when it first came.
+    if ('scope' in message && !firsts.has(identity)) {
+      const fault = hours.crossing(message)
+      if (fault) {
+        putting.rejects.push(rejected(message.partition, message.message, fault))
+        putting.droppedPushedMarks += 1
+        continue
+      }
+    }
+    if (!takes(one, log, { firsts, displaced })) continue
+    taken.push(one)
+    if ('scope' in message) hours.add(message)
+  }
+  await store.insert(
+    'pushed_displaced',
+    ['log', 'partition', 'offset'],
+    displaced.map(place => JSON.stringify([place.log, place.partition, place.offset.toString()])),
+  )
   // Before their rows: whoever dies in between finds its own place here when it comes again.
   await store.insert(
     'pushed_firsts',
@@ -102,21 +144,23 @@ export async function putPushed(
       ]),
     ),
   )
-  const lines = (kind: 'pushed' | 'amendments') =>
-    taken.flatMap(one => {
-      const { message } = one
-      if ('event' in message) return kind === 'amendments' ? [amendmentLine(one, message, log)] : []
-      return kind === 'pushed' ? [pushedLine(one, message, log)] : []
-    })
+  const lines = { pushed: [] as string[], marks: [] as string[], amendments: [] as string[] }
+  for (const one of taken) {
+    const { message } = one
+    if ('event' in message) lines.amendments.push(amendmentLine(one, message, log))
+    else if ('scope' in message) lines.marks.push(pushedMarkLine(one, message, log))
+    else lines.pushed.push(pushedLine(one, message, log))
+  }
   await Promise.all([
-    store.insert('pushed', pushedColumns, lines('pushed')),
-    store.insert('amendments', amendmentColumns, lines('amendments')),
+    store.insert('pushed', pushedColumns, lines.pushed),
+    store.insert('pushed_marks', pushedMarkColumns, lines.marks),
+    store.insert('amendments', amendmentColumns, lines.amendments),
   ])
 }
 
 function name(
   putting: PuttingPushed,
-  message: AcceptedPushed | AcceptedAmendment,
+  message: Message,
   { source, id }: { readonly source: string; readonly id: string },
 ): Named {
   return { putting, message, source, id, identity: pushedIdentity(source, id), idHash: idHash(source, id) }
@@ -126,7 +170,7 @@ function name(
 function takes(
   { putting, message, source, id, identity }: Named,
   log: string,
-  firsts: Map<bigint, First>,
+  { firsts, displaced }: { readonly firsts: Map<bigint, First>; readonly displaced: LogPlace[] },
 ): boolean {
   const { partition, offset, content } = message
   const first = firsts.get(identity)
@@ -139,18 +183,21 @@ function takes(
       const value = fate === 'duplicate' ? '' : contentText(message)
       putting.passed.push({ partition, offset, fate, source, id, value })
       if ('event' in message) putting.droppedAmendments += 1
+      else if ('scope' in message) putting.droppedPushedMarks += 1
       else putting.droppedPushed += 1
       return false
     }
     // The same partition was read on from a later offset before: that one gives way to this.
     putting.passed.push({ partition, offset: first.offset, fate, source, id, value: '' })
+    displaced.push(first)
     firsts.set(identity, { log, partition, offset, content })
   }
   return true
 }
 
-function contentText(message: AcceptedPushed | AcceptedAmendment): string {
-  return 'event' in message ? JSON.stringify(message.event.data) : showPushed(message)
+function contentText(message: Message): string {
+  if ('event' in message) return JSON.stringify(message.event.data)
+  return 'scope' in message ? showMark(message) : showPushed(message)
 }
 
 /** Literals in the text of a query, which is shorter than what a server takes at most: 256 KiB. */

@@ -19,7 +19,7 @@ import {
 } from '../schemas/event.ts'
 import { asFault, Fault } from '../schemas/fault.ts'
 import {
-  checkPushed,
+  checkSent,
   isOwnSource,
   pushedKey,
   type ReplayEvent,
@@ -28,6 +28,7 @@ import {
   sealAbout,
 } from '../schemas/pushed.ts'
 import { showInstant, type Window } from '../schemas/window.ts'
+import { undisplaced } from './pushed-marks.ts'
 import { chunksOf } from './reads.ts'
 import type { Store } from './store.ts'
 
@@ -281,17 +282,16 @@ function messagesOf(row: StoredReject, nowMs: number): readonly InnerMessage[] {
   const headers = headersOf(row)
   if (row.origin === 'http')
     return decodeHttp(headers, value).map(event => {
-      checkTaken(event, nowMs, 'http')
       return {
-        key: keyOf(event),
+        key: keyTaken(event, nowMs, 'http'),
         headers: { 'content-type': structuredType },
         value: Buffer.from(encodeStructured(event)),
       }
     })
   const event = decodeKafka({ headers, value })
-  checkTaken(event, nowMs, 'log')
+  const key = keyTaken(event, nowMs, 'log')
   const read = readOf(event)
-  return [{ key: keyOf(event), headers, value, ...(read && { read }) }]
+  return [{ key, headers, value, ...(read && { read }) }]
 }
 
 function headersOf({ headers }: StoredReject): Readonly<Record<string, string>> {
@@ -308,17 +308,14 @@ function headersOf({ headers }: StoredReject): Readonly<Record<string, string>> 
   }
 }
 
-function checkTaken(event: CloudEvent, nowMs: number, origin: 'log' | 'http'): void {
-  const isOwn = isOwnSource(event.source)
+/** The key under which it goes. @throws Fault where it can not be taken */
+function keyTaken(event: CloudEvent, nowMs: number, origin: 'log' | 'http'): string {
+  const { source, id, type, partitionkey } = event
   // What HTTP does not let in does not get in by being refused first.
-  if (!isOwn || origin === 'http') checkPushed(event, nowMs)
-  else if (event.type === replayType || event.type === refusalType)
-    throw new Fault('EVENT_INVALID', `type ${event.type} is not replayed`)
-}
-
-function keyOf(event: CloudEvent): string {
-  if (!isOwnSource(event.source)) return pushedKey(event.source, event.id)
-  return typeof event.partitionkey === 'string' ? event.partitionkey : pushedKey(event.source, event.id)
+  if (origin === 'http' || (!isOwnSource(source) && type !== decisionType)) return checkSent(event, nowMs).key
+  if (type === replayType || type === refusalType)
+    throw new Fault('EVENT_INVALID', `type ${type} is not replayed`)
+  return typeof partitionkey === 'string' ? partitionkey : pushedKey(source, id)
 }
 
 function readOf(event: CloudEvent): ReadOf | undefined {
@@ -478,6 +475,10 @@ export async function conflicts(store: Store, span: Window): Promise<readonly Co
          toJSONString(map('outcome', toString(outcome), 'events', toString(events), 'digest', lower(leftPad(hex(digest), 16, '0')),
            'settled', toString(settled), 'estimated', toString(estimated), 'bad', bad, 'fault', toString(fault_code)))
        from reads final where id_hash in (select id_hash from conflict)
+       union all
+       select id_hash, 'mark', toUnixTimestamp(start),
+         toJSONString(map('scope', scope, 'end', toString(end), 'events', toString(events), 'settled', toString(settled)))
+       from pushed_marks final where id_hash in (select id_hash from conflict) and ${undisplaced}
        union all
        select id_hash, 'pushed', toUnixTimestamp(toDateTime(time)),
          concat('{"type":', toJSONString(type), ',"subject":', toJSONString(subject), ',"time":', toJSONString(time_text),

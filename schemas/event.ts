@@ -188,11 +188,15 @@ export const DecisionEvent = Type.Object(
   {
     specversion: own.specversion,
     id: text('Any text that is used once.', 128),
-    source: own.source,
+    source: Type.String({
+      pattern: '^(meterline/[a-z0-9-]+/[A-Za-z0-9._-]+|(?!meterline/)[^\\u0000-\\u001f\\u007f-\\u009f]+)$',
+      maxLength: 1024,
+      description: 'That it is about: of Meterline, or one that is pushed.',
+    }),
     type: Type.Literal(decisionType, { description: 'A decision.' }),
     time: utc('When it was made.'),
-    scope: own.scope,
-    partitionkey: own.partitionkey,
+    scope: text('The scope that it is about.', 1024),
+    partitionkey: text('Source and scope.', 4096),
     datacontenttype: own.datacontenttype,
     data: Type.Object(
       {

@@ -111,8 +111,14 @@ export const faults = {
   SOURCE_RESERVED: {
     fate: 'reject',
     meaning:
-      "An event that is pushed names a source `meterline/…` or a type `io.meterline.…`: these are Meterline's own.",
+      "An event that is pushed names a source `meterline/…` or a type `io.meterline.…` other than that of a pusher's mark: these are Meterline's own.",
     remedy: 'Name a source and a type of your own.',
+  },
+  MARK_DIFFERS: {
+    fate: 'retry',
+    meaning: "A pusher's mark says another number of events for its window than the ledger has.",
+    remedy:
+      'Send what is missing again, each event under its source and id, or a later mark with the number there is.',
   },
   // -- outbox and log
   OUTBOX_FULL: {
@@ -140,8 +146,9 @@ export const faults = {
   },
   GRID_OVERLAP: {
     fate: 'halt',
-    meaning: 'A window overlaps one of another width that was read before in the same scope.',
-    remedy: 'Begin a new width at an hour of which nothing was read.',
+    meaning:
+      'A window overlaps one of another width that was read, or marked by its pusher, before in the same scope.',
+    remedy: 'Begin a new width at an hour of which nothing was read or marked.',
   },
   LOG_UNREACHABLE: {
     fate: 'retry',

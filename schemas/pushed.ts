@@ -1,13 +1,15 @@
 /**
- * Events that others push: what Meterline takes of them, and its own events about them, which only it may send: the
- * amendment of one, what HTTP refused, and a rejected message that comes again. Pure.
+ * Events that others push: what Meterline takes of them, the marks by which a pusher says how many there are, and
+ * Meterline's own events about them, which only it may send: the amendment of one, what HTTP refused, and a rejected
+ * message that comes again. Pure.
  */
 import { hash } from 'node:crypto'
 import Type, { type Static } from 'typebox'
 import { misfitOf, validator } from './check.ts'
 import { type CloudEvent, encodeStructured, isJsonType } from './cloudevents.ts'
+import { listingScope, partitionKey } from './event.ts'
 import { Fault } from './fault.ts'
-import { dayMs, instantMs, showInstant } from './window.ts'
+import { dayMs, instantMs, isOnGrid, showInstant, type Window } from './window.ts'
 
 /** A broker takes a mebibyte with key, headers and all; an event leaves room for these. */
 export const pushedBytesMax = 1024 * 1024 - 8192
@@ -70,13 +72,17 @@ const passing: ReadonlySet<string> = new Set([
  */
 export function checkPushed(event: CloudEvent, appendedMs: number, timelessMs: number = appendedMs): Pushed {
   const { source, id, type } = event
-  if (isOwnSource(source))
-    throw new Fault('SOURCE_RESERVED', `source: "${clip(source)}" is of Meterline's own sources`)
+  checkName(event)
   if (type.startsWith(ownType))
     throw new Fault('SOURCE_RESERVED', `type: "${clip(type)}" is of Meterline's own types`)
+  return { source, id, ...contentOf(event, appendedMs, timelessMs) }
+}
+
+function checkName({ source, id }: CloudEvent): void {
+  if (isOwnSource(source))
+    throw new Fault('SOURCE_RESERVED', `source: "${clip(source)}" is of Meterline's own sources`)
   atMost('source', source, nameLengthMax)
   atMost('id', id, nameLengthMax)
-  return { source, id, ...contentOf(event, appendedMs, timelessMs) }
 }
 
 function contentOf(event: PushedEnvelope, appendedMs: number, timelessMs: number): PushedContent {
@@ -187,12 +193,151 @@ export function pushedKey(source: string, id: string): string {
   return `${source} ${id}`
 }
 
+/**
+ * Holds whatever a pusher may send, an event or a mark, against what is taken of it, and says under which key it goes:
+ * what is said of one event is in one partition, and so are the marks of one scope, whose order says which counts.
+ * @throws Fault as `checkPushed` and `checkPushedMark`
+ */
+export function checkSent(
+  event: CloudEvent,
+  nowMs: number,
+): { readonly source: string; readonly id: string; readonly key: string } {
+  if (event.type === pushedMarkType) {
+    const { source, id, scope } = checkPushedMark(event, nowMs)
+    return { source, id, key: partitionKey(source, scope) }
+  }
+  const { source, id } = checkPushed(event, nowMs)
+  return { source, id, key: pushedKey(source, id) }
+}
+
 function hash64(text: string): bigint {
   return BigInt(`0x${hash('sha256', text, 'hex').slice(0, 16)}`)
 }
 
 function clip(text: string): string {
   return (text.length > 80 ? `${text.slice(0, 80)}…` : text).toWellFormed()
+}
+
+// -- a pusher's own marks
+
+export const pushedMarkType = 'io.meterline.pushed.v1'
+/** The scope of marks that speak for all tenants of a pushed source. */
+export const wholeScope = 'all'
+
+/** What a pusher says of a window of its own source. Other attributes of CloudEvents may be there, and say nothing. */
+export const PushedMarkEvent = Type.Object(
+  {
+    specversion: Type.Literal('1.0', { description: 'CloudEvents 1.0.' }),
+    id: Type.String({ minLength: 1, description: 'Used once: a later mark of the window has another.' }),
+    source: Type.String({ minLength: 1, description: "Of the events that it counts: the pusher's own." }),
+    type: Type.Literal(pushedMarkType, { description: 'A mark of a pusher.' }),
+    subject: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description: 'The one tenant that it speaks for; without it, it speaks for all of them.',
+      }),
+    ),
+    data: Type.Object(
+      {
+        window: Type.Object(
+          {
+            start: Type.String({ description: 'Start, inclusive, RFC 3339.' }),
+            end: Type.String({ description: 'End, exclusive, RFC 3339.' }),
+          },
+          {
+            additionalProperties: false,
+            description: '60, 30, 15, 5 or 1 minutes, from a multiple of that after a full hour UTC.',
+          },
+        ),
+        events: Type.Integer({
+          minimum: 0,
+          maximum: Number.MAX_SAFE_INTEGER,
+          description: 'How many events have their `time` in the window, each source and id once.',
+        }),
+        settled: Type.Optional(
+          Type.Boolean({ default: true, description: 'false: more of the window may still be sent.' }),
+        ),
+      },
+      { additionalProperties: false, description: 'What was sent.' },
+    ),
+  },
+  { description: 'A mark of a pusher.' },
+)
+
+/** A mark that may be taken. */
+export interface PushedMark {
+  readonly source: string
+  readonly id: string
+  /** The tenant that it speaks for, or `wholeScope`. */
+  readonly scope: string
+  readonly window: Window
+  readonly events: number
+  readonly isSettled: boolean
+  /** 64 bits of all that: sent again, it is the same whatever else the envelope says. */
+  readonly content: bigint
+}
+
+const isPushedMark = validator(PushedMarkEvent)
+const windowRemedy =
+  'a window has 60, 30, 15, 5 or 1 minutes and begins at a multiple of that after a full hour UTC, such as 08:15Z/08:30Z'
+const markRemedies = {
+  '/data/window': windowRemedy,
+  '/data/events': 'say how many events of the window there are, as a whole number',
+  '/data/settled': 'say true or false, or leave it out',
+} as const
+
+/**
+ * Holds a mark of a pusher against its schema, the grid and the bounds of time.
+ * @param appendedMs when the log took it, or takes it now
+ * @throws Fault SOURCE_RESERVED | EVENT_INVALID | EVENT_DATA_INVALID | TIME_OUT_OF_BOUNDS naming field, value and remedy
+ */
+export function checkPushedMark(event: CloudEvent, appendedMs: number): PushedMark {
+  checkName(event)
+  const { source, id, subject, datacontenttype } = event
+  if (typeof datacontenttype === 'string' && !isJsonType(datacontenttype))
+    throw new Fault('EVENT_DATA_INVALID', `/datacontenttype "${clip(datacontenttype)}": only JSON is taken`)
+  if (!isPushedMark(event)) throw markMisfit(event)
+  if (subject !== undefined) {
+    atMost('subject', subject, nameLengthMax)
+    if (subject === wholeScope || subject === listingScope)
+      throw new Fault(
+        'EVENT_INVALID',
+        `subject "${subject}" names no tenant in a mark: leave subject out where it speaks for all of them`,
+      )
+  }
+  const { window: span, events, settled } = (event as unknown as Static<typeof PushedMarkEvent>).data
+  const window = { startMs: instantMs(span.start) ?? Number.NaN, endMs: instantMs(span.end) ?? Number.NaN }
+  const isWhole = [span.start, span.end].every(text => !/\.0*[1-9]/.test(text))
+  if (!isWhole || !isOnGrid(window))
+    throw new Fault(
+      'EVENT_DATA_INVALID',
+      `/data/window "${clip(span.start)}/${clip(span.end)}" is no window of a grid: ${windowRemedy}`,
+    )
+  if (window.startMs < earliestMs || window.endMs > Math.min(appendedMs + pushedAheadMsMax, latestMs))
+    throw new Fault(
+      'TIME_OUT_OF_BOUNDS',
+      `/data/window "${span.start}/${span.end}" begins before ${showInstant(earliestMs)}, or ends more than a day after ${showInstant(appendedMs)}, when the mark was sent: mend the clock, or send it later`,
+    )
+  const scope = subject ?? wholeScope
+  const isSettled = settled ?? true
+  const said = [pushedMarkType, scope, window.startMs, window.endMs, events, isSettled]
+  return { source, id, scope, window, events, isSettled, content: hash64(JSON.stringify(said)) }
+}
+
+function markMisfit(event: CloudEvent): Fault {
+  const [first] = isPushedMark.errors ?? []
+  const { path, message } = first ? misfitOf(first) : { path: '', message: 'does not fit' }
+  let value: unknown = event
+  for (const name of path.split('/').slice(1))
+    value = typeof value === 'object' && value !== null ? (value as Record<string, unknown>)[name] : undefined
+  const said = value === undefined ? '' : ` "${clip(JSON.stringify(value))}"`
+  const remedy =
+    Object.entries(markRemedies).find(([member]) => path.startsWith(member))?.[1] ??
+    'data holds window, events and settled, and nothing else'
+  return new Fault(
+    path.startsWith('/data') ? 'EVENT_DATA_INVALID' : 'EVENT_INVALID',
+    `${path}${said} ${message}: ${remedy}`.slice(0, 500).toWellFormed(),
+  )
 }
 
 // -- Meterline's own events

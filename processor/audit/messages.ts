@@ -2,6 +2,7 @@
  * Each message of the log has one fate: it is accepted (an event, a mark, a decision), a duplicate, a conflict, rejected,
  * or still in flight. What was received is told by `positions` and the log's end; the fates by the tables that hold them.
  */
+import { undisplaced } from '../pushed-marks.ts'
 import { asOfEnd, chunksOf, type Position, positionParams } from '../reads.ts'
 import type { Params, Store } from '../store.ts'
 import { type Compared, type Difference, type Equation, namedMax } from './report.ts'
@@ -37,6 +38,11 @@ const fates: readonly { readonly table: string; readonly fate: string; readonly 
     fate: "'accepted'",
     where:
       '(identity, log, partition, offset) in (select identity, toString(log), partition, offset from pushed_firsts final)',
+  },
+  {
+    table: 'pushed_marks final',
+    fate: "'accepted'",
+    where: undisplaced,
   },
   { table: 'amendments final', fate: "'accepted'" },
   { table: 'passed final', fate: 'toString(fate)' },

@@ -4,6 +4,7 @@
  * more, by the mark and not by `currentReads`, so that a mistake there shows as a difference.
  */
 import { showInstant } from '../../schemas/window.ts'
+import { undisplaced } from '../pushed-marks.ts'
 import { asOfEnd, type Position, positionParams } from '../reads.ts'
 import type { Params, Store } from '../store.ts'
 import { type Compared, type Difference, type Equation, namedMax } from './report.ts'
@@ -254,7 +255,9 @@ async function countOthers(
     group by identity having last = 'void')`
   const [row] = await store.rows<Readonly<Record<'marks' | 'control' | 'pushed' | 'voided', string>>>(
     `select (select count() from reads final where ${of === 'all' ? there : before}) as marks,
-       (select count() from decisions final where ${there}) + (select count() from amendments final where ${there}) as control,
+       (select count() from decisions final where ${there}) + (select count() from amendments final where ${there})
+         + (select count() from pushed_marks final
+            where ${there} and ${undisplaced}) as control,
        (select countIf(identity not in (${voided})) from pushed final
          where ${there} and (identity, log, partition, offset) in (${firsts})) as pushed,
        (select countIf(identity in (${voided})) from pushed final

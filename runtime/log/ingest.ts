@@ -17,7 +17,7 @@ import {
 } from '../../schemas/cloudevents.ts'
 import { asFault, Fault, type FaultCode } from '../../schemas/fault.ts'
 import {
-  checkPushed,
+  checkSent,
   keptBytesMax,
   pushedBytesMax,
   pushedDepthMax,
@@ -249,11 +249,11 @@ function keptHeaders(headers: HttpHeadersIn): Readonly<Record<string, string>> {
 /** As the log takes it. The text is written anew, so that whatever mode it came in, one form travels. */
 function eventOf({ decode }: Piece, nowMs: number): PushedEvent {
   const event = decode()
-  const { source, id } = checkPushed(event, nowMs)
+  const { source, id, key } = checkSent(event, nowMs)
   const value = Buffer.from(encodeStructured(event))
   if (value.length > pushedBytesMax)
     throw new Fault('EVENT_TOO_LARGE', `${value.length} bytes are more than ${pushedBytesMax}`)
-  return { source, id, key: pushedKey(source, id), value }
+  return { source, id, key, value }
 }
 
 /** What is refused travels as an event of ours: raw bytes could be an event after all for whoever reads them next. */

@@ -208,11 +208,85 @@ describe('a source that nobody ever tried to read', () => {
   })
 
   test('is covered like any other once its pusher posts marks', () => {
-    const tenants = [{ source: pushed, scope: 'all', subjects: ['x', 'y'] }]
+    const tenants = [{ source: pushed, scope: 'all', subjects: [], sinceMs: period.startMs }]
     const only = { subjects: account.subjects.slice(0, 1) }
     const gate = (state: CoverageState) =>
       gateOf({ account: only, period, rows: [row({ source: pushed, scope: 'all', state })], tenants })
     expect(gate('settled')).toEqual({ open: [], unknown: [], closes: true })
+    expect(gate('waived')).toEqual({ open: [], unknown: [], closes: true })
     expect(gate('never')).toMatchObject({ closes: false, unknown: [] })
+    expect(gate('incomplete')).toMatchObject({ closes: false, unknown: [] })
+    // A mark that is not the last word lets nothing close, and `uncovered: allow` says nothing of what is marked.
+    expect(gate('read').closes).toBe(false)
+    const rows = [row({ source: pushed, scope: 'all', state: 'never' })]
+    expect(gateOf({ account: { ...only, uncovered: 'allow' }, period, rows, tenants }).closes).toBe(false)
+  })
+})
+
+describe('a pushed source with marks', () => {
+  const pushed = 'https://app.example/usage'
+  const marked = (sinceHours: Readonly<Record<string, number>>): readonly ScopeTenants[] =>
+    Object.entries(sinceHours).map(([scope, hour]) => ({
+      source: pushed,
+      scope,
+      subjects: scope === 'all' ? [] : [scope],
+      sinceMs: june1Ms + hour * hourMs,
+    }))
+  const of = (subject: string, more: Partial<GateInput['account']> = {}): GateInput['account'] => ({
+    subjects: [{ source: pushed, subject }],
+    ...more,
+  })
+  const gap = (scope: string) => row({ source: pushed, scope, state: 'incomplete', hour: 1 })
+
+  test('holds every subject by marks for all, and one subject by marks of its own', () => {
+    const tenants = marked({ all: 0, x: 0, y: 0 })
+    const openOf = (subject: string) =>
+      gateOf({
+        account: of(subject),
+        period,
+        rows: ['all', 'x', 'y'].map(gap),
+        tenants,
+      }).open.map(({ scope }) => scope)
+    expect(openOf('x')).toEqual(['all', 'x'])
+    expect(openOf('y')).toEqual(['all', 'y'])
+    expect(openOf('z')).toEqual(['all'])
+  })
+
+  test('is named for a subject, or a time, that no mark speaks for, and bills it only where the account allows that', () => {
+    const unknownOf = (subject: string, tenants: readonly ScopeTenants[]) =>
+      gateOf({ account: of(subject), period, rows: [], tenants })
+    const until = (hour: number) => ({ startMs: period.startMs, endMs: june1Ms + hour * hourMs })
+    const named = { source: pushed, isPushed: true, isAllowed: false }
+    expect(unknownOf('x', marked({ x: 0, y: 0 }))).toMatchObject({ closes: true, unknown: [] })
+    // Marks of another tenant say nothing of this one.
+    const strange = unknownOf('z', marked({ x: 0, y: 0 }))
+    expect(strange).toEqual({
+      open: [],
+      unknown: [{ ...named, subject: 'z', window: period }],
+      closes: false,
+    })
+    // Marks that begin within the period say nothing of what was before.
+    expect(unknownOf('x', marked({ x: 4, y: 0 }))).toMatchObject({
+      closes: false,
+      unknown: [{ ...named, subject: 'x', window: until(4) }],
+    })
+    expect(unknownOf('x', marked({ x: 4, all: 2 })).unknown).toMatchObject([{ window: until(2) }])
+    expect(unknownOf('x', marked({ x: 4, all: -2 }))).toMatchObject({ closes: true, unknown: [] })
+    const later = { subjects: [{ source: pushed, subject: 'x', from: showInstant(june1Ms + 4 * hourMs) }] }
+    expect(gateOf({ account: later, period, rows: [], tenants: marked({ x: 4 }) }).closes).toBe(true)
+
+    const allowed = gateOf({
+      account: of('x', { uncovered: 'allow' }),
+      period,
+      rows: [],
+      tenants: marked({ x: 4 }),
+    })
+    expect(allowed).toMatchObject({ closes: true, unknown: [{ isAllowed: true, window: until(4) }] })
+    expect(allowed.unknown.map(one => unknownLine(one, period))).toEqual([
+      `uncovered: source=${pushed} subject=x 2025-06-01T00:00:00Z/2025-06-01T04:00:00Z its events are pushed and no mark speaks for it then, so nobody can tell what is missing (the account allows it)`,
+    ])
+    expect(strange.unknown.map(one => unknownLine(one, period))).toEqual([
+      `gap: source=${pushed} subject=z 2025-06-01T00:00:00Z/2025-06-01T10:00:00Z its events are pushed and no mark speaks for it then, so nobody can tell what is missing: \`uncovered: allow\` of the account bills it so`,
+    ])
   })
 })
