@@ -11,6 +11,7 @@ import type { ReadIdentity } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, type Window } from '../../schemas/window.ts'
 import { openDamaged, setAsideIn } from './damaged.ts'
+import { gathering } from './gathering.ts'
 import type { OutboxRow } from './log.ts'
 import { CollectorMemory, type ReadRecord, type RequestedWindow, type SeenScope } from './memory.ts'
 import { type FileOptions, OutboxFile, openAsItIs } from './outbox-file.ts'
@@ -80,9 +81,11 @@ export class SqliteOutbox implements Disposable {
   #knownSeq = 1
   /** How often this process changed what is due, other than by reading. */
   #changes = 0
-  #soon: { readonly read: NewRead; readonly stored: PromiseWithResolvers<void> }[] = []
-  #soonBytes = 0
-  #soonTimer: NodeJS.Timeout | undefined
+  readonly #soon = gathering((reads: readonly NewRead[]) => this.append(...reads), {
+    waitMs: soonMs,
+    sizeOf: ({ readings }) => readings.reduce((sum, event) => sum + event.value.length, 0),
+    sizeMax: soonBytesMax,
+  })
   #id: string
 
   /**
@@ -178,12 +181,7 @@ export class SqliteOutbox implements Disposable {
    * @throws (rejects with) what `append` of this read alone would throw.
    */
   appendSoon(read: NewRead): Promise<void> {
-    const stored = Promise.withResolvers<void>()
-    this.#soon.push({ read, stored })
-    this.#soonBytes += read.readings.reduce((sum, event) => sum + event.value.length, 0)
-    if (this.#soonBytes >= soonBytesMax) this.#flush()
-    else this.#soonTimer ??= setTimeout(() => this.#flush(), soonMs)
-    return stored.promise
+    return this.#soon.put(read)
   }
 
   /**
@@ -374,31 +372,9 @@ export class SqliteOutbox implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#flush()
+    this.#soon.flush()
     this.#wake()
     this.#file[Symbol.dispose]()
-  }
-
-  #flush(): void {
-    clearTimeout(this.#soonTimer)
-    this.#soonTimer = undefined
-    const together = this.#soon
-    this.#soon = []
-    this.#soonBytes = 0
-    if (together.length === 0) return
-    try {
-      this.append(...together.map(({ read }) => read))
-      for (const { stored } of together) stored.resolve()
-    } catch {
-      // One of them did not go in, and took the others with it: each for itself, so that each has its own answer.
-      for (const { read, stored } of together)
-        try {
-          this.append(read)
-          stored.resolve()
-        } catch (error) {
-          stored.reject(error)
-        }
-    }
   }
 
   #wake(): void {

@@ -1,6 +1,7 @@
 /** Where events go that are no part of a read: into the outbox, or straight to Kafka; acknowledged when they are durable. */
 import { setTimeout as sleep } from 'node:timers/promises'
 import { asFault, Fault } from '../../schemas/fault.ts'
+import { gathering } from './gathering.ts'
 import type { KafkaLanes, LaneRow } from './kafka.ts'
 import type { PushedEvent, SqliteOutbox } from './outbox.ts'
 import { partitionOf } from './partition.ts'
@@ -14,55 +15,16 @@ export interface EventSink {
   put(events: readonly PushedEvent[]): Promise<void>
 }
 
-interface Waiting {
-  readonly events: readonly PushedEvent[]
-  readonly stored: PromiseWithResolvers<void>
-}
-
 const gatherMs = 3
 const gatheredMax = 5000
 
 /** Requests that come together wait for the disk once. */
 export function outboxSink(outbox: Pick<SqliteOutbox, 'push'>): EventSink {
-  let waiting: Waiting[] = []
-  let count = 0
-  let timer: NodeJS.Timeout | undefined
-
-  function flush(): void {
-    clearTimeout(timer)
-    timer = undefined
-    const some = waiting
-    waiting = []
-    count = 0
-    try {
-      outbox.push(some.flatMap(({ events }) => events))
-      for (const { stored } of some) stored.resolve()
-    } catch (error) {
-      if (some.length === 1) {
-        some[0]?.stored.reject(error)
-        return
-      }
-      // What is too much together may fit one by one.
-      for (const { events, stored } of some)
-        try {
-          outbox.push(events)
-          stored.resolve()
-        } catch (own) {
-          stored.reject(own)
-        }
-    }
-  }
-
-  return {
-    put(events) {
-      const stored = Promise.withResolvers<void>()
-      waiting.push({ events, stored })
-      count += events.length
-      if (count >= gatheredMax) flush()
-      else timer ??= setTimeout(flush, gatherMs)
-      return stored.promise
-    },
-  }
+  return gathering((some: readonly (readonly PushedEvent[])[]) => outbox.push(some.flat()), {
+    waitMs: gatherMs,
+    sizeOf: events => events.length,
+    sizeMax: gatheredMax,
+  })
 }
 
 interface Lane {
