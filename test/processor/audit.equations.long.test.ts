@@ -110,6 +110,49 @@ describe('what is whole', () => {
     expect(named(spoilt, 'sent')[0]?.message).toMatch(/^outbox row 2 /)
   })
 
+  test('marks of pushers are other control events, and a lost one is named', async () => {
+    await using world = await World.open(rig)
+    const mark = (id: string, end: string, events: number) =>
+      world.outbox.push([
+        {
+          source: 'https://shop',
+          id,
+          key: 'https://shop all',
+          value: Buffer.from(
+            JSON.stringify({
+              specversion: '1.0',
+              id,
+              source: 'https://shop',
+              type: 'io.meterline.pushed.v1',
+              data: { window: { start: '2025-06-01T00:00:00Z', end }, events },
+            }),
+          ),
+        },
+      ])
+    const [hour, quarter] = ['2025-06-01T01:00:00Z', '2025-06-01T00:15:00Z']
+    mark('m-1', hour, 1)
+    mark('m-2', hour, 2)
+    await world.travel()
+    mark('m-1', hour, 1)
+    mark('m-2', hour, 3)
+    mark('m-3', quarter, 1)
+    await world.travel()
+    const report = await world.audit()
+    expect(report.compared.flatMap(({ differences }) => differences)).toEqual([])
+    expect(figures(report, 0)).toEqual({
+      received: '5',
+      accepted: '2',
+      duplicate: '1',
+      conflict: '1',
+      rejected: '1',
+    })
+    expect(figures(report, 1)).toEqual({ accepted: '2', 'other control events': '2' })
+    await world.plant(`alter table pushed_marks delete where id = 'm-2'`)
+    const spoilt = await world.audit()
+    expect(named(spoilt, 'messages')[0]?.place).toMatch(/0 offset 2$/)
+    expect(named(spoilt, 'sent')[0]?.message).toMatch(/^outbox row 2 /)
+  })
+
   test('the hash of an id is the same in the outbox, in SQL and in JavaScript, whatever the names', async () => {
     await using world = await World.open(rig)
     world.read('Zürich/日本 "x"', 0, 7, [instance('ü', 'é\\"/\u2028', '1.25', { note: 'a/b\n\u2028' })])

@@ -106,6 +106,27 @@ const anywhere: Readonly<Record<string, Make>> = {
     headers: structured,
     body: mutated(chance, json(eventOf(number, { data: { text: filler(chance) } })).body),
   }),
+  'a mark of a pusher': (chance, number) => {
+    const startMs = Date.UTC(2025, 5, 1, number % 24)
+    const width = chance.one([60, 60, 60, 30, 15, 7, 0, -60])
+    const instantOf = (ms: number) => (chance.is(0.1) ? chance.one(times) : new Date(ms).toISOString())
+    const mark = {
+      ...eventOf(number, {
+        type: 'io.meterline.pushed.v1',
+        ...(chance.is(0.1) && { source: chance.one(odd) }),
+      }),
+      subject: chance.is(0.4) ? undefined : chance.one(['acme', 'acme', 'all', '*', ...names, ...odd]),
+      data: {
+        window: { start: instantOf(startMs), end: instantOf(startMs + width * 60_000) },
+        events: '#',
+        ...(chance.is(0.3) && { settled: chance.one([true, false, 'true', null]) }),
+        ...(chance.is(0.1) && { [chance.one(names)]: filler(chance) }),
+      },
+    }
+    const events = chance.one(['0', '7', '1.0', '7', '9007199254740991', ...numbers, '"7"', 'null'])
+    const { headers, body } = raw(JSON.stringify(mark).replace('"#"', events))
+    return { headers, body: chance.is(0.2) ? mutated(chance, body) : body }
+  },
   'bad UTF-8': (chance, number) => {
     const text = JSON.stringify(eventOf(number, { data: { text: `${filler(chance)}#` } }))
     const at = text.indexOf('#')

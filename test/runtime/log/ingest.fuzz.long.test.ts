@@ -177,7 +177,7 @@ test(`${messagesTotal} hostile messages crash nothing, leave memory flat, and ea
   expect(rows).toBe(sent.log + sent.taken + sent.refused)
   const [fates] = await store.rows<Record<string, string>>(
     `select sum(messages) as messages, sum(events) as events, sum(reads) as reads, sum(decisions) as decisions,
-       sum(pushed) as pushed, sum(amendments) as amendments, sum(duplicates) as duplicates,
+       sum(pushed) as pushed, sum(pushed_marks) as pushed_marks, sum(amendments) as amendments, sum(duplicates) as duplicates,
        sum(conflicts) as conflicts, sum(rejects) as rejects from positions final`,
   )
   const { messages, ...parts } = Object.fromEntries(
