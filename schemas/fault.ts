@@ -162,7 +162,8 @@ export const faults = {
   },
   LOG_TRUNCATED: {
     fate: 'retry',
-    meaning: 'The log begins after the place where the ledger ends: messages are gone from it.',
+    meaning:
+      'The log begins after the place where the ledger ends: messages are gone from it. Or an outbox that is read in place is an older copy of what the ledger has read.',
     remedy: 'Send again what outboxes still hold; what is still missing is due again.',
   },
   // -- ledger

@@ -112,6 +112,32 @@ describe('the loop', () => {
     expect(marks('*').sort()).toEqual(hours(6))
   })
 
+  test('what somebody else ends or makes due again holds at once, also while nothing can be listed', async () => {
+    provider.scopes = [{ scope: 'a' }, { scope: 'b' }]
+    start()
+    await until(() => provider.listings === 1)
+    clockMs += hourMs + minuteMs
+    await until(() => marks('a').length === 1 && marks('b').length === 1 && marks('*').length === 1)
+    provider.listingFailure = new Fault('SOURCE_UNREACHABLE', 'away')
+    provider.calls.length = 0
+    {
+      using elsewhere = SqliteOutbox.open({ dir, access: 'push', nowMs: () => clockMs })
+      elsewhere.end(source, 'b', june1Ms + hourMs)
+      elsewhere.reopen([{ source, scope: 'a', startMs: june1Ms, endMs: june1Ms + hourMs }])
+    }
+    await until(() => marks('a').length === 2)
+    outbox.reopen([{ source, scope: 'a', startMs: june1Ms, endMs: june1Ms + hourMs }])
+    await until(() => marks('a').length === 3)
+    expect(provider.calls.map(({ scope, window }) => [scope, window.startMs])).toEqual([
+      ['a', june1Ms],
+      ['a', june1Ms],
+    ])
+    clockMs += 3 * hourMs
+    await until(() => new Set(marks('a')).size === 4)
+    // Of the scope that was ended only the planned re-read of before its end.
+    expect(new Set(marks('b'))).toEqual(new Set(hours(1)))
+  })
+
   test('stops promptly and writes nothing of what was being read', async () => {
     provider.latencyMs = 60_000
     provider.scopes = []

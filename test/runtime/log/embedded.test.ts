@@ -132,8 +132,9 @@ test('a purged outbox whose ledger has all of it is not called truncated', async
 async function offeredTo(
   ledger: { log: string; resumeAt: bigint; reachedAt?: bigint },
   outbox: SqliteOutbox,
+  options: EmbeddedOptions = {},
 ): Promise<number[]> {
-  await using log = embeddedLog(outbox)
+  await using log = embeddedLog(outbox, options)
   const resumeAt = async () => (log.id === ledger.log ? ledger.resumeAt : undefined)
   const reachedAt = async () => (log.id === ledger.log ? ledger.reachedAt : undefined)
   for await (const batch of log.batches({ resumeAt, reachedAt, signal: AbortSignal.timeout(10_000) }))
@@ -146,7 +147,10 @@ test('an outbox put back to an older copy is another log: its new rows are not t
   outbox.append(readOf({ readings: 2 }))
   const before = outbox.id
   // The ledger has read up to row 10 of the file that was lost.
-  expect(await offeredTo({ log: before, resumeAt: 11n }, outbox)).toEqual([1, 2, 3])
+  const faults: Fault[] = []
+  const onFault = (fault: Fault) => faults.push(fault)
+  expect(await offeredTo({ log: before, resumeAt: 11n }, outbox, { onFault })).toEqual([1, 2, 3])
+  expect(faults).toMatchObject([{ code: 'LOG_TRUNCATED', facts: { log: outbox.id, before } }])
   expect(outbox.id).not.toBe(before)
   expect(outbox.depth().rows).toBe(3)
 })
