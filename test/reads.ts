@@ -101,10 +101,19 @@ export interface ReadOf {
 export function readOf(of: ReadOf): NewRead {
   const { scope = 'org/profile', window = hourAfterJune1(0), readings: count = 2, failed = false } = of
   const { readatMs = window.endMs + 1, settled = false, labelBytes = 1 } = of
-  const identity = { source: testSource, scope, window, readatMs }
   const usages = Array.from({ length: failed ? 0 : count }, (_, index) =>
     instance('org', `i-${index}`, '3600', { note: 'x'.repeat(labelBytes) }),
   )
+  return newRead({ source: testSource, scope, window, readatMs }, usages, { settled, failed })
+}
+
+/** A read with these usages, to append to an outbox; one that failed has none. */
+export function newRead(
+  identity: ReadIdentity,
+  usages: readonly Usage[],
+  { settled, failed }: { readonly settled: boolean; readonly failed: boolean },
+): NewRead {
+  const { source, scope, window, readatMs } = identity
   const fault = { code: 'SOURCE_BUSY', message: 'busy' }
   const { readings, mark } = sealed(identity, usages, {
     settled,
@@ -113,11 +122,11 @@ export function readOf(of: ReadOf): NewRead {
   const { digest, events } = mark.data
   return {
     identity,
-    key: partitionKey(testSource, scope),
+    key: partitionKey(source, scope),
     readings: readings.map(encode),
     mark: encode(mark),
     record: {
-      source: testSource,
+      source,
       scope,
       window,
       readatMs,

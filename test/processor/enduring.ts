@@ -19,11 +19,11 @@ import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
 import { rest } from '../../runtime/rest.ts'
 import { show } from '../../schemas/decimal.ts'
-import { partitionKey, type Usage } from '../../schemas/event.ts'
+import type { Usage } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { dayMs, hourMs } from '../../schemas/window.ts'
 import { seeded } from '../bench/load.ts'
-import { hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
+import { hourAfterJune1, instance, june1Ms, newRead, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 
 export interface EndurancePlan {
@@ -171,30 +171,7 @@ class Feed {
       ),
     )
     const identity = { source: testSource, scope, window, readatMs }
-    const fault = { code: 'SOURCE_BUSY', message: 'busy' }
-    const events = readEvents(identity, usages, {
-      settled: false,
-      ...(!isComplete && { outcome: 'failed', fault }),
-    })
-    const encoded = events.map(event => ({ id: event.id, value: Buffer.from(JSON.stringify(event)) }))
-    const mark = encoded.pop()!
-    const { digest } = (events.at(-1) as { data: { digest: string } }).data
-    this.#outbox.append({
-      identity,
-      key: partitionKey(testSource, scope),
-      readings: encoded,
-      mark,
-      record: {
-        source: testSource,
-        scope,
-        window,
-        readatMs,
-        attemptedMs: readatMs,
-        ...(isComplete && {
-          complete: { digest, events: usages.length, contentReadatMs: readatMs, settled: false },
-        }),
-      },
-    })
+    this.#outbox.append(newRead(identity, usages, { settled: false, failed: !isComplete }))
     this.readings += usages.length
     if (isComplete) this.#current.set(key, usages)
   }
