@@ -295,6 +295,18 @@ describe('messages that come again', () => {
     const again = await ledger.put([accept(batchOf(events as never, 0), `newer${days}`)])
     expect(again).toMatchObject({ readings: 0, marks: 0, duplicates: 3 })
     await at.expectTotals({ a: '1', b: '1' })
+    // Nor may what says something else win by its lower numbers.
+    const less = readAt(0, [instance('a', 'i1', '60'), instance('b', 'i2', '60')])
+    const other = await new Ledger(at.store, `other${days}`).put([
+      accept(batchOf(less as never, 0), `other${days}`),
+    ])
+    expect(other).toMatchObject({ readings: 0, marks: 0, conflicts: 3 })
+    // Asked of the rows: the totals stand in rollups that nothing made stale.
+    expect(
+      await at.store.rows('select distinct log from events where log like {logs:String}', {
+        logs: `%r${days}`,
+      }),
+    ).toEqual([])
   })
 
   test('lost readings that are sent again heal their read', async () => {
