@@ -141,12 +141,16 @@ async function start(options: ServerOptions, signal: AbortSignal | undefined): P
     env: { ...process.env, UV_THREADPOOL_SIZE: String(options.runningMax + 4) },
   })
   let stderr = ''
+  let ended: number | undefined
   child.stderr.setEncoding('utf8').on('data', (text: string) => {
     stderr = (stderr + text).slice(-4096)
   })
   const exit = new Promise<EmbeddedExit>(done => {
     child.on('error', error => done({ code: null, signal: null, stderr: error.message }))
-    child.on('close', (code, signalName) => done({ code, signal: signalName, stderr }))
+    child.on('close', (code, signalName) =>
+      // It says how it ends, and then kills itself.
+      done({ code: ended ?? code, signal: ended === undefined ? signalName : null, stderr }),
+    )
   })
   child.stdin.on('error', () => undefined)
   child.stdin.write(`${JSON.stringify(options)}\n`)
@@ -158,7 +162,8 @@ async function start(options: ServerOptions, signal: AbortSignal | undefined): P
   const lines = createInterface({ input: child.stdout })
   lines.on('line', line => {
     const message = parseMessage(line)
-    if (message?.state === 'ready') {
+    if (message?.state === 'ended') ended = message.code
+    else if (message?.state === 'ready') {
       found.resolve({ kind: 'owned', process: { child, url: message.url, pid: message.pid, exit } })
     } else if (message?.state === 'locked') {
       if (message.final) found.reject(lockedFault(dataDir, message.holderPid, stderr))

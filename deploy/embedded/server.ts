@@ -26,6 +26,7 @@ export type ServerMessage =
   | { readonly state: 'locked'; readonly holderPid: number | null; readonly final: boolean }
   | { readonly state: 'missing'; readonly message: string }
   | { readonly state: 'failed'; readonly message: string }
+  | { readonly state: 'ended'; readonly code: number }
 
 /** DATA/store.json: how other processes of the same user reach the store. */
 export interface StoreFile {
@@ -43,6 +44,15 @@ const orphanDrainMs = 500
 
 function say(message: ServerMessage): void {
   process.stdout.write(`${JSON.stringify(message)}\n`)
+}
+
+/**
+ * Not by process.exit: the engine's own end waits for ever where a statement was cut off (seen once in fifty kills of a
+ * parent), and the directory stays locked. What the engine acknowledged is on disk.
+ */
+function end(code: number): void {
+  say({ state: 'ended', code })
+  process.kill(process.pid, 'SIGKILL')
 }
 
 /** Who has the directory, by the engine's own status file. */
@@ -119,7 +129,7 @@ async function main(): Promise<void> {
 
   const opening = openEngine(options)
   const engine = await Promise.race([opening, stopped.promise])
-  if (!engine) process.exit(1)
+  if (!engine) return end(1)
 
   const server = new HttpInterface(engine, options, orphaned)
   const http = createServer(
@@ -151,7 +161,7 @@ async function main(): Promise<void> {
     await idle(server, () => killMs)
   }
   if (server.activeCount === 0) engine.close()
-  process.exit(0)
+  end(0)
 }
 
 /** A port asked for by number was this server's before it crashed: others may hold it for a moment. */
@@ -186,6 +196,6 @@ async function idle(server: HttpInterface, waitMs: () => number): Promise<boolea
 if (import.meta.main) {
   main().catch((error: unknown) => {
     say({ state: 'failed', message: error instanceof Error ? error.message : String(error) })
-    process.exit(1)
+    end(1)
   })
 }
