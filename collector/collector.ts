@@ -287,10 +287,13 @@ class SourceReader {
   }
 
   async #read({ scope, window, why }: DueWindow, answered: () => void): Promise<void> {
-    const { outbox, log } = this.#options
+    const { outbox, log, nowMs } = this.#options
     const startedMs = performance.now()
-    const outcome = await this.#unlessPassing(() =>
-      collectRead({ ...this.#asked(), scope, window, by: 'schedule', answered }),
+    const outcome = await this.#unlessPassing(async () =>
+      // Where the clock was set back since the window was due it is due again when it is over.
+      window.endMs <= nowMs()
+        ? await collectRead({ ...this.#asked(), scope, window, by: 'schedule', answered })
+        : undefined,
     )
     if (!outcome) return
     this.#counters.read(scope, why, outcome, performance.now() - startedMs)
