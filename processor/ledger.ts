@@ -3,8 +3,10 @@
  * written. Every step may be repeated; the order of the steps is what makes a crash between any two of them harmless.
  * Owns that order and the rows; what they say of readings and of marks is found out in readings.ts and marks.ts.
  */
+import { randomUUID } from 'node:crypto'
 import type { RejectedMessage } from '../runtime/log/log.ts'
 import { idHash } from '../schemas/event.ts'
+import { Fault } from '../schemas/fault.ts'
 import { type SuspectRule, showTotals, suspectDefault } from '../schemas/suspect.ts'
 import { type AcceptedBatch, type AcceptedDecision, eventColumns, type PassedMessage } from './accept.ts'
 import {
@@ -22,6 +24,7 @@ import { dropKnownRows, keptRows, OpenReads, type PuttingReadings, readsWithRows
 import { chunksOf, namedReads, readParams } from './reads.ts'
 import { newToken, touchCells } from './rollups.ts'
 import type { Store } from './store.ts'
+import type { Position } from './witness.ts'
 
 const readColumns = [
   'source',
@@ -52,6 +55,7 @@ const readColumns = [
   'version',
 ] as const
 
+/** All but `log` and `partition` are UInt64. */
 const positionColumns = [
   'log',
   'partition',
@@ -68,6 +72,10 @@ const positionColumns = [
   'amendments',
   'pushed_marks',
 ] as const
+
+const positionTypes = positionColumns.map(name =>
+  name === 'log' ? 'String' : name === 'partition' ? 'UInt32' : 'UInt64',
+)
 
 const passedColumns = ['log', 'partition', 'offset', 'fate', 'source', 'id', 'id_hash', 'value'] as const
 
@@ -211,8 +219,12 @@ export class Ledger {
    * Takes batches in, of one partition or of several. When it resolves every message of them is durable in one of
    * events, reads, decisions, pushed, pushed_marks, amendments, passed and rejected, is in every answer, and the positions
    * say so: the log may be told.
+   * @param proof positions that must stand in the ledger when the new ones go in
+   * @throws Fault STORE_PUT_BACK where they do not, or the tables are no longer those of its own first statement
    */
-  async put(batches: readonly AcceptedBatch[]): Promise<PutOutcome> {
+  async put(batches: readonly AcceptedBatch[], proof: readonly Position[] = []): Promise<PutOutcome> {
+    const token = randomUUID()
+    await this.#store.insert('puts', ['log', 'token'], [JSON.stringify([this.#log, token])])
     const puttings = batches.map(newPutting)
     const marks = batches.flatMap(batch => batch.marks)
     const decisions = batches.flatMap(batch => batch.decisions)
@@ -260,7 +272,7 @@ export class Ledger {
         puttings.flatMap(putting => this.#replayLines(putting)),
       ),
     ])
-    await this.#store.insert('positions', positionColumns, this.#positionLines(puttings))
+    await this.#putPositions(this.#positionLines(puttings), token, proof)
     for (const { marks: done, partition, last } of batches) {
       for (const mark of done) this.#open.delete(mark.read)
       this.#next.set(partition, last + 1n)
@@ -283,6 +295,40 @@ export class Ledger {
   }
 
   // -- rows
+
+  /** In one statement with the look at what must be there: between two the tables could be put back. */
+  async #putPositions(lines: readonly string[], token: string, proof: readonly Position[]): Promise<void> {
+    const log = this.#log
+    const conditions = [
+      '(select count() from puts where token = {token:UUID} and log = {log:String}) > 0',
+      ...proof.map(
+        (_, index) =>
+          `(select count() from positions where log = {log:String} and partition = {partition${index}:UInt32}
+             and first >= {from${index}:UInt64} and last = {last${index}:UInt64}) > 0`,
+      ),
+    ]
+    const params = Object.fromEntries(
+      proof.flatMap(({ partition, from, last }, index) => [
+        [`partition${index}`, partition],
+        [`from${index}`, from.toString()],
+        [`last${index}`, last.toString()],
+      ]),
+    )
+    const where = { condition: conditions.join(' and '), params: { ...params, log, token } }
+    await this.#store.insertWhere('positions', positionColumns, positionTypes, lines, where)
+    const [partition, first, last] = JSON.parse(lines.at(-1) ?? '[]').slice(1, 4)
+    const [row] = await this.#store.rows<{ found: string }>(
+      `select count() as found from positions where log = {log:String} and partition = {partition:UInt32}
+         and first = {first:UInt64} and last = {last:UInt64}`,
+      { log, partition, first, last },
+    )
+    if (row?.found === '0')
+      throw new Fault('STORE_PUT_BACK', 'the ledger is not the one in which this put began', {
+        log,
+        partition,
+        last,
+      })
+  }
 
   /** Of two batches of a partition the second goes on where the first ends. */
   #positionLines(puttings: readonly Putting[]): readonly string[] {

@@ -211,7 +211,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     const outcome = await insisting('ledger', async () => {
       if (!isTrusted && (await witness.isPutBack(running))) throw new PutBack()
       isTrusted = false
-      const done = await ledger.put(accepted)
+      const done = await ledger.put(accepted, witness.proof())
       if (done.rejects.length > 0) await options.rejects?.put(done.rejects)
       return done
     })

@@ -158,6 +158,22 @@ export class Store implements AsyncDisposable {
     await faulted(finished(result.stream.resume()))
   }
 
+  /** Inserts lines of JSONCompactEachRow where a condition holds, looked at in the same statement; else nothing. */
+  async insertWhere(
+    table: string,
+    columns: readonly string[],
+    types: readonly string[],
+    lines: readonly string[],
+    where: { readonly condition: string; readonly params: Params },
+  ): Promise<void> {
+    const structure = columns.map((name, index) => `${name} ${types[index]}`).join(', ')
+    await this.run(
+      `insert into ${table} (${columns.join(', ')})
+       select ${columns.join(', ')} from format(JSONCompactEachRow, '${structure}', {lines:String}) where ${where.condition}`,
+      { ...where.params, lines: lines.join('\n') },
+    )
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#client.close()
   }

@@ -3,7 +3,7 @@ import { rest } from '../runtime/rest.ts'
 import type { Store } from './store.ts'
 
 /** A row of `positions` that must be there: its `last`, and where its `first` cannot be before. */
-interface Position {
+export interface Position {
   readonly partition: number
   readonly from: bigint
   readonly last: bigint
@@ -49,6 +49,11 @@ export class Witness {
       this.#rows = new Map([[partition, { partition, from: from.get(partition) ?? 0n, last }]])
     }
     for (const { partition, last } of batches) this.#ends.set(partition, last + 1n)
+  }
+
+  /** What must stand in the ledger whenever anything is put behind it. */
+  proof(): readonly Position[] {
+    return Array.from(this.#rows.values())
   }
 
   /**

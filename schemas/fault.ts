@@ -187,6 +187,11 @@ export const faults = {
     meaning: 'ClickHouse refuses a message for its content, though it was fit to be accepted.',
     remedy: 'Read the words of ClickHouse in its reject, and report them: Meterline should have refused it.',
   },
+  STORE_PUT_BACK: {
+    fate: 'retry',
+    meaning: 'The ledger was put back to an older copy of itself while something was put into it.',
+    remedy: 'None is needed: the log is read again from where that copy ends.',
+  },
   STORE_REFUSED: {
     fate: 'halt',
     meaning: 'ClickHouse refuses a statement.',

@@ -125,6 +125,8 @@ class World {
   readonly #seen = new Map<string, Message>()
   /** What the ledger acknowledged, in that order. */
   #taken = new Map<string, Message>()
+  /** When a mark last went into the ledger, as how many messages were taken before. */
+  readonly #marked = new Map<string, number>()
   #takenCopy: Map<string, Message> | undefined
   /** Nothing goes wrong while this is set. */
   #calm = false
@@ -598,6 +600,14 @@ class World {
       return Reflect.apply(Reflect.get(store, method), store, some) as Promise<unknown>
     }
     const unreachable = () => new Fault('STORE_UNREACHABLE', 'simulated')
+    if (method === 'insertWhere') {
+      const [table, columns, , lines] = args as Parameters<Store['insertWhere']>
+      const whole = async () => {
+        await call(args)
+        if (table === 'positions') this.#acknowledged(columns, await this.#wentIn(columns, lines))
+      }
+      return this.#turns.take('statement', `insert ${lines.length} ${table}`, { whole }, unreachable)
+    }
     if (method !== 'insert' && method !== 'insertBytes')
       return this.#turns.take('statement', what(args[0]), { whole: () => call(args) }, unreachable)
     const [table, columns, body] = args as [string, readonly string[], readonly (string | Buffer)[]]
@@ -612,7 +622,7 @@ class World {
     const insert = async (some: readonly string[]) => {
       if (some.length === 0) return
       await call([table, columns, method === 'insert' ? some : [Buffer.from(`${some.join('\n')}\n`)]])
-      if (table === 'positions') this.#acknowledged(columns, some)
+      if (table === 'reads') this.#hasMarks(columns, some)
     }
     const part = () => insert(lines.slice(0, this.#chance.whole(0, lines.length - 1)))
     return this.#turns.take(
@@ -663,6 +673,19 @@ class World {
     }
   }
 
+  /** Which lines of positions stand in the ledger. */
+  async #wentIn(columns: readonly string[], lines: readonly string[]): Promise<readonly string[]> {
+    const place = ['log', 'partition', 'first', 'last']
+    const rows = await this.#tables.store.rows<Record<string, unknown>>(
+      `select ${place.join(', ')} from positions`,
+    )
+    const there = new Set(rows.map(row => place.map(column => String(row[column])).join(' ')))
+    return lines.filter(line => {
+      const values = JSON.parse(line) as unknown[]
+      return there.has(place.map(column => String(values[columns.indexOf(column)])).join(' '))
+    })
+  }
+
   #acknowledged(columns: readonly string[], lines: readonly string[]): void {
     for (const line of lines) {
       const values = JSON.parse(line) as unknown[]
@@ -675,6 +698,42 @@ class World {
     }
   }
 
+  #hasMarks(columns: readonly string[], lines: readonly string[]): void {
+    for (const line of lines) {
+      const values = JSON.parse(line) as unknown[]
+      const of = (column: string) => String(values[columns.indexOf(column)])
+      this.#marked.set(`${of('log')} ${of('partition')} ${of('offset')}`, this.#taken.size)
+    }
+  }
+
+  /**
+   * What the ledger took, in that order: with messages of puts that it never acknowledged, where it has them and nobody
+   * will bring them again. Their disk is lost: what they say was said, and counts.
+   */
+  async #standing(): Promise<readonly Message[]> {
+    const unknown = new Map([...this.#seen].filter(([place]) => !this.#taken.has(place)))
+    const taken = [...this.#taken.values()]
+    if (unknown.size === 0) return taken
+    const places = await this.#tables.store.rows<{ place: string }>(
+      `select concat(log::String, ' ', toString(partition), ' ', toString(offset)) as place
+       from (select log, partition, offset from events final union all select log, partition, offset from reads final)`,
+    )
+    const found = new Set(places.map(({ place }) => place))
+    const orphans = [...unknown].filter(([place]) => found.has(place))
+    // Readings count from their mark on, which tells when.
+    const readings = orphans.filter(([place]) => !this.#marked.has(place)).map(([, message]) => message)
+    const marks = Map.groupBy(
+      orphans.filter(([place]) => this.#marked.has(place)),
+      ([place]) => this.#marked.get(place) ?? 0,
+    )
+    const marksBefore = (index: number) => (marks.get(index) ?? []).map(([, message]) => message)
+    return [
+      ...readings,
+      ...taken.flatMap((message, index) => [...marksBefore(index), message]),
+      ...marksBefore(taken.length),
+    ]
+  }
+
   // -- what must be
 
   async #compare(when: string): Promise<void> {
@@ -682,46 +741,13 @@ class World {
     this.counts.comparisons += 1
     this.#note(`compared ${when}`)
     this.#expectAllTaken(when)
-    const reads = [...currentReads([...this.#taken.values()]).values()]
+    const reads = [...currentReads(await this.#standing()).values()]
     // One from rollups, one from the ledger; at the end all of both.
     await Promise.all(
       [this.#chance.one(meters), this.#chance.one(unrolled)].map(async meter =>
         same(await this.#answer(meter), totalsOf(reads, measureOf(meter)), `${meter.slug} ${when}`),
       ),
-    ).catch(async error => {
-      const key = process.env.SIM_LOOK
-      if (key) {
-        const [scope, start] = key.split(' ')
-        console.error(
-          await this.#tables.store.rows(
-            `select outcome, events, held, suspect, estimated, settled, readat, log, partition, offset, counts_from from reads final where scope='${scope}' and start=parseDateTimeBestEffort('${start}') order by readat`,
-          ),
-        )
-        console.error(
-          await this.#tables.store.rows(`select * from positions final order by log, partition, first`),
-        )
-        console.error(
-          await this.#tables.store
-            .rows(
-              `select subject, resource_id, readat, log, offset from events final where scope='${scope}' and start=parseDateTimeBestEffort('${start}') order by readat`,
-            )
-            .catch(e => String(e)),
-        )
-        for (const [place, m] of this.#taken) {
-          const e = m as any
-          if (e.scope === scope && e.time.slice(0, 13) === start!.slice(0, 13))
-            console.error(
-              place,
-              e.type.slice(13, 30),
-              e.time,
-              e.readat,
-              e.subject ?? '',
-              e.data.resource?.id ?? JSON.stringify(e.data).slice(0, 300),
-            )
-        }
-      }
-      throw error
-    })
+    )
   }
 
   /** Every event that a log still holds is in the ledger. */
