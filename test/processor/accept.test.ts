@@ -43,6 +43,12 @@ function pushed(change: Record<string, unknown>): LogMessage {
   return { ...message(Buffer.from(JSON.stringify(event))), appendedMs }
 }
 
+function pushersMark(count: number): Buffer {
+  const window = { start: '2025-05-31T23:00:00Z', end: '2025-06-01T00:00:00Z' }
+  const mark = { specversion: '1.0', id: 'm', source: 'urn:app', type: 'io.meterline.pushed.v1' }
+  return Buffer.from(JSON.stringify({ ...mark, data: { window, events: count } }))
+}
+
 test('a whole read is taken apart into its readings and its mark', () => {
   const accepted = accept(batchOf(events, 5), 'log')
   expect(accepted).toMatchObject({ first: 5n, last: 7n, messages: 3, passed: [], rejects: [] })
@@ -292,6 +298,7 @@ test('whatever comes, every message is in exactly one of readings, marks, pushed
       .tuple(fc.nat(text.length - 1), fc.nat(20), fc.string({ maxLength: 20 }))
       .map(([at, length, put]) => Buffer.from(text.slice(0, at) + put + text.slice(at + length))),
     fc.constantFrom(...events.map(event => Buffer.from(JSON.stringify(event)))),
+    fc.integer({ min: -1, max: 1 }).map(count => pushersMark(count)),
   )
   const anyHeaders = fc.oneof(
     fc.constant(headers),
@@ -302,10 +309,11 @@ test('whatever comes, every message is in exactly one of readings, marks, pushed
       const messages = items.map(([value, more], index) => ({
         ...message(value, more),
         offset: BigInt(index),
+        appendedMs: Date.UTC(2025, 5, 1),
       }))
       const accepted = accept({ partition: 0, messages }, 'log')
-      const { readings, marks, decisions, pushed: others, amendments, passed, rejects: refused } = accepted
-      const lists = [marks, decisions, others, amendments, passed, refused]
+      const { readings, marks, decisions, pushed: others, pushedMarks, amendments, passed } = accepted
+      const lists = [marks, decisions, others, pushedMarks, amendments, passed, accepted.rejects]
       expect(readings + lists.reduce((sum, list) => sum + list.length, 0)).toBe(items.length)
     }),
     { numRuns: 2000 },
