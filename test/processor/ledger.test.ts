@@ -250,6 +250,47 @@ describe('every step may be repeated', () => {
   })
 })
 
+describe('a ledger that is put back to an older copy in the middle of a put', () => {
+  const read = readEvents({ source, scope: 'compute', window: hourOf(0), readatMs: 1000 }, [
+    instance('a', 'i1', '60'),
+  ])
+  const before = { partition: 0, from: 0n, last: 9n }
+
+  /** The store as it is once the table is emptied when the marks go in. */
+  function emptied(store: Store, table: string): Store {
+    const insert: Store['insert'] = async (into, columns, lines) => {
+      if (into === 'reads') await store.run(`truncate table ${table}`)
+      await store.insert(into, columns, lines)
+    }
+    return new Proxy(store, {
+      get: (_, name) => (name === 'insert' ? insert : (Reflect.get(store, name) as () => void).bind(store)),
+    })
+  }
+
+  test.each(['puts', 'positions'])('without its rows in %s no position goes in', async table => {
+    await using at = await world()
+    await at.ledger.put([
+      accept(batchOf(readEvents({ source, scope: 'x', window: hourOf(1), readatMs: 1000 }, []), 9), 'log'),
+    ])
+    const put = new Ledger(emptied(at.store, table), 'log', null).put(
+      [accept(batchOf(read, 10), 'log')],
+      [before],
+    )
+    await expect(put).rejects.toMatchObject({ code: 'STORE_PUT_BACK', fate: 'retry' })
+    const rows = await at.store.rows(`select last from positions where first = 10`)
+    expect(rows).toEqual([])
+  })
+
+  test('with them it does', async () => {
+    await using at = await world()
+    await at.ledger.put([
+      accept(batchOf(readEvents({ source, scope: 'x', window: hourOf(1), readatMs: 1000 }, []), 9), 'log'),
+    ])
+    await new Ledger(at.store, 'log', null).put([accept(batchOf(read, 10), 'log')], [before])
+    expect(await new Ledger(at.store, 'log', null).resumeAt(0)).toBe(12n)
+  })
+})
+
 describe('a crash between any two steps', () => {
   test('what a put had begun that never ended is known, though nothing resumes behind it', async () => {
     await using at = await world()
