@@ -16,7 +16,7 @@ import {
   windowAt,
   windowsOver,
 } from '../schemas/window.ts'
-import { markedWindows } from './pushed-marks.ts'
+import { markedWindows, undisplaced } from './pushed-marks.ts'
 import type { Store } from './store.ts'
 
 /**
@@ -359,16 +359,16 @@ export async function scopeLives(
   store: Store,
   query: Pick<CoverageQuery, 'source' | 'scope'> = {},
 ): Promise<readonly ScopeLife[]> {
-  const seenIn = (table: 'reads' | 'pushed_marks') =>
+  const seenIn = (table: 'reads' | 'pushed_marks', which = 'true') =>
     store.rows<{ source: string; scope: string; first_s: number; width: number }>(
       `select source, scope, toUnixTimestamp(min(start)) as first_s,
          argMax(dateDiff('minute', start, end), start) as width
-       from ${table} where ${chosen} group by source, scope`,
+       from ${table} where ${chosen} and ${which} group by source, scope`,
       chosenParams(query),
     )
   const [read, marked, listed, ended] = await Promise.all([
     seenIn('reads'),
-    seenIn('pushed_marks'),
+    seenIn('pushed_marks', undisplaced),
     store.rows<{ source: string; listed: string }>(
       `select source, listed from reads
        where scope = {listing:String} and listed != '' order by readat`,

@@ -93,7 +93,7 @@ export async function markedHours(store: Store, marks: readonly Marked[]): Promi
        where (source, scope, toUnixTimestamp(toStartOfHour(start))) in (
            select m.1, m.2, m.3 from (select arrayJoin(arrayZip({sources:Array(String)}, {scopes:Array(String)},
              {hours:Array(UInt32)})) as m))
-         and source in ({sources:Array(String)}) and scope in ({scopes:Array(String)})
+         and source in ({sources:Array(String)}) and scope in ({scopes:Array(String)}) and ${undisplaced}
        group by source, scope, toStartOfHour(start)`,
       {
         sources: some.map(({ source }) => source),

@@ -307,6 +307,12 @@ test('a mark or an event that gave way to an earlier message of its id is not co
     conflicts: 2,
   })
   expect(await at.states(2)).toEqual(['00:00 settled', '01:00 settled'])
+  // Nor does it say since when marks are expected, or in which width.
+  const early = new World()
+  await early.putAt(10, [early.mark('m', first, 9)])
+  await early.putAt(0, [early.mark('m', second, 0)])
+  expect(await early.states(2)).toEqual(['01:00 settled'])
+  expect((await early.put(early.mark('q', minutes(0, 15), 0))).rejects).toEqual([])
 })
 
 test.each(['before', 'after'] as const)('dying %s any statement loses and doubles no mark', async when => {
