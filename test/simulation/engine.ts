@@ -8,38 +8,57 @@ import type { Meter } from '../../schemas/meters.ts'
 import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
 import { virtualTime } from './processes.ts'
 
+interface Server {
+  readonly rig: TestClickHouse
+  readonly template: Store
+}
+
 export class Engine implements AsyncDisposable {
-  readonly #rig: TestClickHouse
-  readonly #template: Store
+  readonly #servers: readonly Server[]
   readonly #time = virtualTime()
   #made = 0
 
-  private constructor(rig: TestClickHouse, template: Store) {
-    this.#rig = rig
-    this.#template = template
+  private constructor(servers: readonly Server[]) {
+    this.#servers = servers
   }
 
-  static async start(meters: readonly Meter[]): Promise<Engine> {
-    const { TMPDIR } = process.env
-    process.env.TMPDIR = fastDir()
-    const rig = await startClickHouse().finally(() => {
-      if (TMPDIR === undefined) delete process.env.TMPDIR
-      else process.env.TMPDIR = TMPDIR
-    })
-    const template = await Store.open({ ...rig, database: `${rig.database}_template` })
-    await registerMeters(template, meters, () => 1n)
-    return new Engine(rig, template)
+  /** @param servers how many; one works on a core for most of its time */
+  static async start(meters: readonly Meter[], servers = 1): Promise<Engine> {
+    const started: Server[] = []
+    for (let index = 0; index < servers; index += 1) started.push(await startServer(meters))
+    return new Engine(started)
   }
 
   async open(): Promise<Tables> {
-    return await Tables.open(this.#rig, this.#template, () => `${this.#rig.database}_${this.#made++}`)
+    const made = this.#made++
+    const { rig, template } = this.#servers[made % this.#servers.length] ?? fail()
+    let copies = 0
+    return await Tables.open(rig, template, () => `${rig.database}_${made}_${copies++}`)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.#time[Symbol.dispose]()
-    await this.#template[Symbol.asyncDispose]()
-    await this.#rig.stop()
+    for (const { rig, template } of this.#servers) {
+      await template[Symbol.asyncDispose]()
+      await rig.stop()
+    }
   }
+}
+
+function fail(): never {
+  throw new Error('an engine has a server')
+}
+
+async function startServer(meters: readonly Meter[]): Promise<Server> {
+  const { TMPDIR } = process.env
+  process.env.TMPDIR = fastDir()
+  const rig = await startClickHouse().finally(() => {
+    if (TMPDIR === undefined) delete process.env.TMPDIR
+    else process.env.TMPDIR = TMPDIR
+  })
+  const template = await Store.open({ ...rig, database: `${rig.database}_template` })
+  await registerMeters(template, meters, () => 1n)
+  return { rig, template }
 }
 
 /** Memory where there is enough of it: what a disk forgets, the simulation decides. */

@@ -1,3 +1,4 @@
+/** The watch over a parent: what ends a process of the embedded ClickHouse whose main thread is blocked. */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
