@@ -27,7 +27,7 @@ test('a decision is an event that the ledger takes, with whole seconds and someb
   })
   expect(decisionOf(of, by).id).not.toBe(event.id)
   expect(() => decisionOf(of, { ...by, reason: 'a line\nand more' })).toThrow(/^reason must match pattern/)
-  expect(() => decisionOf({ ...of, source: 'https://else' }, by)).toThrow(/^source must match pattern/)
+  expect(() => decisionOf({ ...of, source: 'meterline/else' }, by)).toThrow(/^source must match pattern/)
 })
 
 test('beside a daemon: what an account waits for, a waiver and an end; command and API say the same', async () => {
