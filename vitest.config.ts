@@ -15,10 +15,15 @@ const startsServers = (file: string): boolean =>
     readFileSync(join(import.meta.dirname, file), 'utf8'),
   )
 
+/** It takes all the processors it gets, so test/run.ts runs it beside the others. */
+const simulationFile = 'test/simulation/simulation.long.test.ts'
+
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
-  const alone = mode === 'long' ? chosen : chosen.filter(startsServers)
-  const quick = chosen.filter(file => !alone.includes(file))
+  const simulation = mode === 'long' ? chosen.filter(file => file === simulationFile) : []
+  const alone =
+    mode === 'long' ? chosen.filter(file => file !== simulationFile) : chosen.filter(startsServers)
+  const quick = chosen.filter(file => !alone.includes(file) && !simulation.includes(file))
   return {
     test: {
       testTimeout: mode === 'long' ? 600_000 : 60_000,
@@ -31,6 +36,10 @@ export default defineConfig(({ mode }) => {
         {
           extends: true,
           test: { name: 'servers', include: alone, maxWorkers: 1, sequence: { groupOrder: 1 } },
+        },
+        {
+          extends: true,
+          test: { name: 'simulation', include: simulation, maxWorkers: 1, sequence: { groupOrder: 2 } },
         },
       ],
     },

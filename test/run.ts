@@ -193,29 +193,40 @@ async function main(args: readonly string[]): Promise<number> {
     }
   }
 
-  const reportFile = `test-reports/${long ? 'long' : 'test'}.json`
-  await runs(
-    [
-      ...['node_modules/vitest/vitest.mjs', 'run', ...(long ? ['--mode=long'] : [])],
-      ...['--reporter=default', '--reporter=./test/running.ts', '--reporter=json'],
-      ...[`--outputFile.json=${reportFile}`, ...excluded, ...filters],
-    ],
-    env,
-    stopping.signal,
+  // The simulation takes the time that the others leave: it runs beside them, at the lowest priority.
+  const parts = long && filters.length === 0 ? ['simulation', 'servers'] : ['']
+  const reportFiles = parts.map(
+    part => `test-reports/${[long ? 'long' : 'test', part].filter(Boolean).join('-')}.json`,
+  )
+  await Promise.all(
+    parts.map((part, index) =>
+      runs(
+        [
+          ...['node_modules/vitest/vitest.mjs', 'run', ...(long ? ['--mode=long'] : [])],
+          ...(part === '' ? [] : [`--project=${part}`]),
+          ...['--reporter=default', '--reporter=./test/running.ts', '--reporter=json'],
+          ...[`--outputFile.json=${reportFiles[index]}`, ...excluded, ...filters],
+        ],
+        { ...env, METERLINE_TEST_PART: part },
+        stopping.signal,
+      ),
+    ),
   )
   clearTimeout(deadline)
   if (stopping.signal.aborted) {
-    const running = (readJson(runningFile) ?? []) as readonly string[]
+    const running = parts.flatMap(part => (readJson(runningFile(part)) ?? []) as readonly string[])
     const why =
       stopping.signal.reason === 'deadline'
         ? `did not end within ${allowedMs / minuteMs} minutes`
         : `stopped by ${stopping.signal.reason}`
     tallies.push({ passed: 0, failed: 1, remarks: [why, ...running.map(name => `was running: ${name}`)] })
   }
-  const report = readJson(reportFile) as Report | undefined
-  if (report) tallies.push(countReport(report, { skippedFail: ci }))
-  else if (!stopping.signal.aborted)
-    tallies.push({ passed: 0, failed: 1, remarks: ['vitest left no report'] })
+  for (const file of reportFiles) {
+    const report = readJson(file) as Report | undefined
+    if (report) tallies.push(countReport(report, { skippedFail: ci }))
+    else if (!stopping.signal.aborted)
+      tallies.push({ passed: 0, failed: 1, remarks: [`vitest left no report ${file}`] })
+  }
   tallies.push(await stopLeftovers(mark, stopping.signal.aborted ? 0 : 5_000))
 
   const { passed, failed, remarks } = addTallies(tallies)

@@ -1,15 +1,19 @@
-/** A vitest reporter that keeps test-reports/running.json: what runs at this moment, so that run.ts can name what hung. */
+/** A vitest reporter that keeps test-reports/running….json: what runs at this moment, so that run.ts can name what hung. */
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Reporter, TestCase, TestModule } from 'vitest/node'
 
-export const runningFile = 'test-reports/running.json'
+/** @param part of a run that is made of several, '' where it is one */
+export function runningFile(part: string): string {
+  return `test-reports/${['running', part].filter(Boolean).join('-')}.json`
+}
 
 export default class Running implements Reporter {
   readonly #names = new Map<string, string>()
+  readonly #file = runningFile(process.env.METERLINE_TEST_PART ?? '')
 
   onInit(): void {
-    mkdirSync(dirname(runningFile), { recursive: true })
+    mkdirSync(dirname(this.#file), { recursive: true })
     this.#write()
   }
   onTestModuleQueued(module: TestModule): void {
@@ -30,6 +34,6 @@ export default class Running implements Reporter {
   }
 
   #write(): void {
-    writeFileSync(runningFile, JSON.stringify([...this.#names.values()]))
+    writeFileSync(this.#file, JSON.stringify([...this.#names.values()]))
   }
 }

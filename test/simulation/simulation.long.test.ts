@@ -2,6 +2,7 @@
  * 200 seeds of the simulation, or SIM_SEEDS of them from SIM_FROM on, or the one of SIM_SEED. More than fit into the time of
  * `npm run test:long` run by `SIM_SEEDS=5000 npx vitest run --mode long test/simulation/simulation.long`.
  */
+import { constants, setPriority } from 'node:os'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import '../rig/clickhouse.ts'
 import { Engine } from './engine.ts'
@@ -25,6 +26,8 @@ const blocks = Array.from({ length: Math.ceil(seeds.length / blockSeeds) }, (_, 
 let engine: Engine
 
 beforeAll(async () => {
+  // Whatever runs beside it goes first. The servers inherit it.
+  setPriority(constants.priority.PRIORITY_LOW)
   engine = await Engine.start(meters, Math.min(servers, seeds.length))
 })
 afterAll(async () => {
