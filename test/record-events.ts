@@ -4,7 +4,8 @@
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { encodeStructured } from '../schemas/cloudevents.ts'
+import { decisionOf } from '../deploy/decide.ts'
+import { type CloudEvent, encodeStructured } from '../schemas/cloudevents.ts'
 import {
   contentHash,
   listingScope,
@@ -18,11 +19,22 @@ import {
   showReadat,
   type Usage,
 } from '../schemas/event.ts'
+import {
+  type AmendmentEvent,
+  amendmentType,
+  pushedKey,
+  pushedMarkType,
+  type RefusalEvent,
+  type ReplayEvent,
+  refusalType,
+  replayType,
+  sealAbout,
+} from '../schemas/pushed.ts'
 import { hourMs, minuteMs, windowAt } from '../schemas/window.ts'
 
 export const recordings = join(import.meta.dirname, 'fixtures/events')
 
-/** By file name: one of everything that this version sends. */
+/** By file name: one of every reading and mark that this version sends. */
 export function eventsOfThisVersion(): Readonly<Record<string, ReadingEvent | MarkEvent>> {
   const startMs = Date.UTC(2026, 1, 12, 8)
   const readOf = (source: string, scope: string, widthMinutes: 15 | 60, afterMs: number): ReadIdentity => {
@@ -76,6 +88,113 @@ export function eventsOfThisVersion(): Readonly<Record<string, ReadingEvent | Ma
   }
 }
 
+/** By file name: one of everything else that this version sends, or takes of others. */
+export function othersOfThisVersion(): Readonly<Record<string, CloudEvent>> {
+  const timeMs = Date.UTC(2026, 1, 12, 9, 30)
+  const decided = (data: Parameters<typeof decisionOf>[0]['data'], id: string): CloudEvent => ({
+    ...decisionOf(
+      {
+        source: 'meterline/rafay/prod',
+        scope: 'compute',
+        window: windowAt(Date.UTC(2026, 1, 12, 8), 15),
+        data,
+      },
+      { author: 'Jana Novák', reason: 'the provider confirmed it by mail', nowMs: () => timeMs },
+    ),
+    id,
+  })
+  const pushed = {
+    specversion: '1.0' as const,
+    id: 'order-4711/1',
+    source: 'https://inference.example/eu-1',
+    type: 'com.example.tokens',
+    subject: 'goodlife',
+    time: '2026-02-12T09:15:00.123456789+01:00',
+    datacontenttype: 'application/json',
+    data: { model: 'llama-3-70b', tokens: '9007199254740993', price_class: null },
+    region: 'eu-1',
+  }
+  const about = { source: pushed.source, id: pushed.id, author: 'ops', reason: 'billed to the wrong tenant' }
+  const amendment = (data: AmendmentEvent['data'], id: string) =>
+    JSON.parse(
+      sealAbout<AmendmentEvent>({
+        id,
+        source: 'meterline/amend/person',
+        type: amendmentType,
+        partitionkey: pushedKey(pushed.source, pushed.id),
+        timeMs,
+        data,
+      }),
+    ) as CloudEvent
+  const { data, type } = pushed
+  const bytes = Buffer.from(JSON.stringify(pushed))
+  const headers = { 'content-type': 'application/cloudevents+json' }
+  return {
+    'decision-confirm.json': decided({ action: 'confirm', readat: '2026-02-12T08:18:11.120Z' }, 'd-1'),
+    'decision-waive.json': decided({ action: 'waive', subject: 'lk5xnd2' }, 'd-2'),
+    'decision-end.json': decided({ action: 'end' }, 'd-3'),
+    'pushed.json': pushed,
+    'pushed-mark.json': {
+      specversion: '1.0',
+      id: 'mark-1',
+      source: pushed.source,
+      type: pushedMarkType,
+      subject: 'goodlife',
+      time: '2026-02-12T09:00:00Z',
+      datacontenttype: 'application/json',
+      data: {
+        window: { start: '2026-02-12T08:00:00Z', end: '2026-02-12T09:00:00Z' },
+        events: 1,
+        settled: false,
+      },
+    },
+    'amendment.json': amendment(
+      {
+        ...about,
+        action: 'amend',
+        event: { type, subject: 'newlife', time: '2026-02-12T08:15:00Z', data },
+      },
+      'a-1',
+    ),
+    'void.json': amendment({ ...about, action: 'void' }, 'a-2'),
+    'refusal.json': JSON.parse(
+      sealAbout<RefusalEvent>({
+        id: 'r-1',
+        source: 'meterline/ingest/http',
+        type: refusalType,
+        partitionkey: 'r-1',
+        timeMs,
+        data: {
+          code: 'EVENT_INVALID',
+          reason: 'the body ends in the middle',
+          headers,
+          value: Buffer.from('{"specversion":"1').toString('base64'),
+          bytes: 16,
+          sha256: 'f'.repeat(64),
+        },
+      }),
+    ),
+    'replay.json': JSON.parse(
+      sealAbout<ReplayEvent>({
+        id: 'p-1',
+        source: 'meterline/replay/rejected',
+        type: replayType,
+        partitionkey: pushedKey(pushed.source, pushed.id),
+        timeMs,
+        data: {
+          log: 'k3Jw0sYpQk-1',
+          partition: 3,
+          offset: '18446744073709551614',
+          part: 0,
+          received: '2026-02-12T08:20:00Z',
+          headers,
+          value: bytes.toString('base64'),
+        },
+      }),
+    ),
+  }
+}
+
 const billingInstance: Usage = {
   thing: 'instance',
   subject: 'lk5xnd2',
@@ -122,7 +241,7 @@ function record(tag: string): void {
   const folder = join(recordings, tag)
   if (!/^v\d+\.\d+\.\d+$/.test(tag) || existsSync(folder)) throw new Error(`"${tag}" is no new version`)
   mkdirSync(folder, { recursive: true })
-  for (const [file, event] of Object.entries(eventsOfThisVersion()))
+  for (const [file, event] of Object.entries({ ...eventsOfThisVersion(), ...othersOfThisVersion() }))
     writeFileSync(join(folder, file), `${JSON.stringify(JSON.parse(encodeStructured(event)), null, 2)}\n`)
 }
 

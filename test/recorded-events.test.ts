@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { describe, expect, test } from 'vitest'
 import { accept } from '../processor/accept.ts'
 import { misfits } from '../schemas/check.ts'
-import { decodeKafka, encodeKafka } from '../schemas/cloudevents.ts'
+import { type CloudEvent, decodeKafka, encodeKafka } from '../schemas/cloudevents.ts'
 import {
   contentHash,
   MarkEvent,
@@ -16,18 +16,19 @@ import {
   showDigest,
 } from '../schemas/event.ts'
 import { parseInstant } from '../schemas/window.ts'
-import { eventsOfThisVersion, recordings } from './record-events.ts'
+import { eventsOfThisVersion, othersOfThisVersion, recordings } from './record-events.ts'
 
 const read = (tag: string, file: string): unknown =>
   JSON.parse(readFileSync(join(recordings, tag, file), 'utf8'))
 const tags = readdirSync(recordings)
-const recorded = tags.flatMap(tag =>
-  readdirSync(join(recordings, tag)).map(file => ({
-    tag,
-    file,
-    event: read(tag, file) as ReadingEvent | MarkEvent,
-  })),
+const all = tags.flatMap(tag =>
+  readdirSync(join(recordings, tag)).map(file => ({ tag, file, event: read(tag, file) as CloudEvent })),
 )
+/** Events of reads: all that have a readat. */
+const recorded = all
+  .filter(({ event }) => 'readat' in event)
+  .map(one => ({ ...one, event: one.event as unknown as ReadingEvent | MarkEvent }))
+const others = all.filter(({ event }) => !('readat' in event))
 const isReading = (event: ReadingEvent | MarkEvent): event is ReadingEvent => event.type !== markType
 const at = (text: string) => parseInstant(text, 'recorded event')
 const identityOf = ({ source, scope, readat, data }: ReadingEvent | MarkEvent): ReadIdentity => ({
@@ -99,13 +100,46 @@ describe.each(recorded)('$tag $file', ({ tag, event }) => {
   })
 })
 
+describe.each(others)('$tag $file', ({ file, event }) => {
+  test('travels and comes back as it was, structured and binary', () => {
+    for (const mode of ['structured', 'binary'] as const)
+      expect(decodeKafka(encodeKafka(event, mode))).toEqual(event)
+  })
+
+  test('is taken for what it is', () => {
+    const { headers, value } = encodeKafka(event, 'structured')
+    const key = String(event.partitionkey ?? event.source)
+    const message = { offset: 7n, key, value, headers, appendedMs: Date.parse('2026-02-12T10:00:00Z') }
+    const { decisions, pushed, pushedMarks, amendments, replays, rejects } = accept(
+      { partition: 0, messages: [message] },
+      'log',
+    )
+    const found = { decisions, pushed, pushedMarks, amendments, replays, rejects }
+    const counts = Object.fromEntries(
+      Object.entries(found).flatMap(([name, { length }]) => (length > 0 ? [[name, length]] : [])),
+    )
+    const kind = file.split(/[-.]/)[0] ?? ''
+    const expected = {
+      decision: { decisions: 1 },
+      pushed: file === 'pushed.json' ? { pushed: 1 } : { pushedMarks: 1 },
+      amendment: { amendments: 1 },
+      void: { amendments: 1 },
+      refusal: { rejects: 1 },
+      replay: { pushed: 1, replays: 1 },
+    }[kind]
+    expect(counts).toEqual(expected)
+    expect(rejects.map(({ code, origin }) => [code, origin])).toEqual(
+      kind === 'refusal' ? [['EVENT_INVALID', 'http']] : [],
+    )
+  })
+})
+
 test('what is recorded of this very version is what it sends', () => {
   const { version } = JSON.parse(readFileSync(join(import.meta.dirname, '../package.json'), 'utf8')) as {
     version: string
   }
-  const ofThis = recorded
-    .filter(one => one.tag === `v${version}`)
-    .map(({ file, event }) => [file, event] as const)
+  const ofThis = all.filter(one => one.tag === `v${version}`).map(({ file, event }) => [file, event] as const)
   // Between a raised version and its recording, at the tag, there is none.
-  if (ofThis.length > 0) expect(Object.fromEntries(ofThis)).toEqual(eventsOfThisVersion())
+  if (ofThis.length > 0)
+    expect(Object.fromEntries(ofThis)).toEqual({ ...eventsOfThisVersion(), ...othersOfThisVersion() })
 })
