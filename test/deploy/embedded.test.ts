@@ -743,6 +743,7 @@ describe('as it is shipped', () => {
       'deploy/embedded/server',
       'deploy/embedded/http',
       'deploy/embedded/engine',
+      'deploy/embedded/orphan',
       'deploy/embedded/statement',
       'schemas/fault',
     ]) {
