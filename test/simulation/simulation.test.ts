@@ -13,7 +13,7 @@ afterAll(async () => {
   await engine?.[Symbol.asyncDispose]()
 })
 
-test.each([1, 2, 3, 4, 5])('seed %i ends with what the provider said, and every gap known', async seed => {
+test.each([1, 2, 3])('seed %i ends with what the provider said, and every gap known', async seed => {
   const { comparisons } = await simulate(seed, engine)
   expect(comparisons).toBeGreaterThan(1)
 })

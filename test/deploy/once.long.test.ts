@@ -24,7 +24,7 @@ let dir: string
 let double: RafayDouble
 
 beforeAll(async () => {
-  dir = mkdtempSync(join(tmpdir(), 'meterline-once-test-'))
+  dir = mkdtempSync(join(tmpdir(), 'meterline-once-'))
   double = await startGolden(['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002', 'null-usage'])
   double.behaviour.faults.push({
     endpoint: 'usage',
