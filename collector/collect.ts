@@ -47,7 +47,10 @@ export type ReadOutcome =
       /** The readings were those of the last read: only the mark was written. */
       readonly repeats: boolean
       readonly settled: boolean
+      /** Gaps. */
       readonly bad: readonly BadItem[]
+      /** Readings that count and that another figure contradicts. */
+      readonly doubts: readonly BadItem[]
       readonly subjects: ReadonlySet<string>
     }
   | { readonly outcome: 'failed'; readonly fault: Fault }
@@ -111,6 +114,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
   const settled = isLast && belief.low === undefined
   const last = options.by === 'schedule' ? before : undefined
   const repeated = repeats(last, digest, drained.readings.length) ? last : undefined
+  const noted = [...drained.bad, ...drained.doubts].slice(0, badItemsMax)
   const mark = completeMark(identity, {
     outcome: 'complete',
     events: drained.readings.length,
@@ -118,7 +122,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     ...(repeated && { repeats: showReadat(repeated.contentReadatMs) }),
     settled,
     estimated: drained.estimated,
-    ...(drained.bad.length > 0 && { bad: [...drained.bad] }),
+    ...(noted.length > 0 && { bad: noted }),
   })
   await outbox.appendSoon({
     identity,
@@ -147,6 +151,7 @@ export async function collectRead(options: CollectOptions): Promise<ReadOutcome>
     repeats: repeated !== undefined,
     settled,
     bad: drained.bad,
+    doubts: drained.doubts,
     subjects: drained.subjects,
   }
 }
@@ -172,11 +177,12 @@ export function believed(
 function completeMark(identity: ReadIdentity, data: Omit<MarkData, 'window'>): EncodedEvent {
   const mark = encode(sealMark(data, identity))
   if (mark.value.length <= markBytesMax) return mark
-  const bad = (data.bad ?? []).map(({ subject, code, message }) => ({
+  const bad = (data.bad ?? []).map(({ subject, code, message, counted }) => ({
     // Without its subject an item is a gap of the whole scope: the wider claim, never a wrong one.
     ...(subject !== undefined && subject.length <= 64 && { subject }),
     code,
     message: clip(message, 60),
+    ...(counted && { counted }),
   }))
   return encode(sealMark({ ...data, bad }, identity))
 }
@@ -281,6 +287,7 @@ export async function askSource<Answer>(
 interface Drained {
   readonly readings: readonly EncodedEvent[]
   readonly bad: readonly BadItem[]
+  readonly doubts: readonly BadItem[]
   readonly subjects: ReadonlySet<string>
   readonly contentSum: bigint
   readonly totals: Totals
@@ -293,6 +300,7 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
   const windowSeconds = (identity.window.endMs - identity.window.startMs) / secondMs
   const readings: EncodedEvent[] = []
   const bad: BadItem[] = []
+  const doubts: BadItem[] = []
   const subjects = new Set<string>()
   const seen = new Set<string>()
   const totals = new TotalsSum()
@@ -327,6 +335,13 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
     contentSum += contentHash(event)
     totals.add(event.data.measures)
     estimated ||= event.data.estimated
+    if (usage.doubt !== undefined && doubts.length < badItemsMax)
+      doubts.push({
+        subject: usage.subject,
+        code: 'FIGURES_DIFFER',
+        message: clip(usage.doubt),
+        counted: true,
+      })
   }
 
   for await (const item of source.read(identity.scope, identity.window, signal)) {
@@ -352,7 +367,7 @@ async function drain(opened: OpenedSource, identity: ReadIdentity, signal: Abort
         },
       )
   }
-  return { readings, bad, subjects, contentSum, totals: totals.totals(), estimated }
+  return { readings, bad, doubts, subjects, contentSum, totals: totals.totals(), estimated }
 }
 
 function checkReading(event: ReadingEvent, windowSeconds: number): void {

@@ -67,7 +67,8 @@ export async function runCollector(options: CollectorOptions): Promise<void> {
   using _depth = showDepthOf(outbox)
   const parts = options.sources.flatMap(opened => {
     const reader = new SourceReader(opened, { ...options, signal, gate })
-    return [reader.keepListing(), reader.keepReading()]
+    const watching = opened.source.watch?.(signal)
+    return [reader.keepListing(), reader.keepReading(), ...(watching ? [watching] : [])]
   })
   parts.push(keepOutbox(options, signal))
   const sent = new AbortController()
@@ -307,6 +308,7 @@ class SourceReader {
     }
     this.#failuresInRow = 0
     for (const item of outcome.bad.slice(0, 5)) log.warn({ ...about, item }, 'an item could not be taken')
+    for (const item of outcome.doubts.slice(0, 5)) log.warn({ ...about, item }, 'two figures contradict')
     log.debug({ ...about, why, readings: outcome.readings, repeats: outcome.repeats }, 'read')
   }
 
@@ -347,7 +349,7 @@ class SourceReader {
     const down = this.#failuresInRow >= Math.max(failuresToBeDown, this.#scopes.size)
     return down && this.#lastFault
       ? `the last ${this.#failuresInRow} reads failed: ${describeFault(this.#lastFault)}`
-      : undefined
+      : this.#opened.source.problem?.()
   }
 
   #wakeUp(): void {

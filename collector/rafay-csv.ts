@@ -275,7 +275,7 @@ async function readAll(
     concurrency,
     userAgent: 'meterline',
     proxy: settings.proxy,
-    ...(ca !== undefined && { ca }),
+    ...(ca !== undefined && { tls: () => ({ ca }) }),
     ...options.http,
   })
   const console = rafayConsole({

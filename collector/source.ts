@@ -3,16 +3,34 @@
  * its parts in a folder of its name beside that file.
  */
 import type { Static, TSchema } from 'typebox'
-import type { Http } from '../runtime/http.ts'
+import type { Http, HttpOptions } from '../runtime/http.ts'
+import type { SourceState } from '../runtime/log/source-state.ts'
 import type { Usage } from '../schemas/event.ts'
 import type { GridMinutes, Window } from '../schemas/window.ts'
 
 /** What opening a source gives it: everything from outside comes in here. */
 export interface SourceContext {
   readonly http: Http
+  /** A client with certificates or bounds of its own, closed with the source. */
+  readonly client: (options: ClientOptions) => Http
+  /** What it keeps over a restart of the collector. */
+  readonly state: SourceState
   /** Reads `${env:NAME}` or `${file:path}` anew at each call, so a rotated secret counts at once. */
   readonly secret: (reference: string) => string
   readonly nowMs: () => number
+}
+
+export type ClientOptions = Pick<
+  HttpOptions,
+  'tls' | 'concurrency' | 'deadlineMs' | 'retries' | 'responseBytesMax'
+>
+
+/** What a source found when it was asked whether it can work as configured: each entry a few words of one line. */
+export interface Findings {
+  /** What is there: `pods of 3 namespaces`, `DCGM_FI_DEV_GPU_UTIL: 8 series`. */
+  readonly works: readonly string[]
+  /** What is not, a permission, a metric or a flag for instance, and what to do about it. */
+  readonly missing: readonly { readonly what: string; readonly remedy: string }[]
 }
 
 export interface Scope {
@@ -41,6 +59,16 @@ export interface Source<Item> extends AsyncDisposable {
   scopes(signal: AbortSignal): Promise<readonly Scope[]>
   read(scope: string, window: Window, signal: AbortSignal): AsyncIterable<Item>
   toUsage(item: Item, window: Window): readonly Usage[]
+  /**
+   * Looks on as long as the collector runs, where the provider forgets what has been: what it sees goes into `state`, and
+   * `read` answers from there. Tries again by itself whatever the provider does; resolves at the signal.
+   * @throws a Fault with fate `halt` alone
+   */
+  watch?(signal: AbortSignal): Promise<void>
+  /** Why what it watches is not seen at present, for health; undefined while it is. */
+  problem?(): string | undefined
+  /** For `meterline check`: asks the provider for all that the options need. Without it, the scopes are listed. */
+  check?(signal: AbortSignal): Promise<Findings>
 }
 
 export interface SourceKind<Config extends TSchema = TSchema, Item = unknown> {

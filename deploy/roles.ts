@@ -137,9 +137,12 @@ export async function openSources(
   config: LoadedConfig,
   settings: Settings,
   scope: AsyncDisposableStack,
+  /** Without it what a source watches is forgotten with the process. */
+  outbox?: SqliteOutbox,
 ): Promise<readonly OpenedSource[]> {
   const { sources } = await import('../collector/sources/list.ts')
   const { openHttp, proxyOf } = await import('../runtime/http.ts')
+  const { passingState } = await import('../runtime/log/source-state.ts')
   const proxy = proxyOf(settings.env)
   return config.sources.map(({ kind, name, fromMs, options }) => {
     const source = sources.find(found => found.kind === kind)
@@ -150,6 +153,8 @@ export async function openSources(
       { ...(options as object), name },
       {
         http,
+        client: options => scope.use(openHttp({ proxy, ...options })),
+        state: outbox?.state(`meterline/${kind}/${name}`) ?? passingState(),
         secret: reference => readSecret(reference, { env: settings.env, option: `sources ${name}` }),
         nowMs: settings.nowMs,
       },
@@ -514,7 +519,7 @@ export async function startRoles(
   const processing = roles.includes('processor')
 
   const outbox = collecting || !kafka ? opening.use(openOutbox(config, settings, { log, health })) : undefined
-  const opened = collecting ? await openSources(config, settings, opening) : []
+  const opened = collecting ? await openSources(config, settings, opening, outbox) : []
   if (collecting && opened.length === 0)
     throw new Fault('CONFIG_INVALID', 'no `sources` are configured: nothing to read')
   const parts: Promise<void>[] = []

@@ -3,7 +3,7 @@
  * expected and in which state it is; what an invoice makes of it is gate.ts.
  */
 
-import { type ListedScope, listingScope, showReadat } from '../schemas/event.ts'
+import { type BadItem, type ListedScope, listingScope, showReadat } from '../schemas/event.ts'
 import type { FaultCode } from '../schemas/fault.ts'
 import { isOwnSource, wholeScope } from '../schemas/pushed.ts'
 import {
@@ -101,7 +101,7 @@ export interface MarkedRun {
   readonly isCurrent: boolean
   readonly fault?: { readonly code: string; readonly message: string }
   readonly partition?: number
-  readonly bad: readonly { readonly subject?: string; readonly code: string; readonly message: string }[]
+  readonly bad: readonly BadItem[]
 }
 
 /**
@@ -186,15 +186,20 @@ export function scopeSpans(
       ...(run.fault && { fault: run.fault }),
       ...(run.partition !== undefined && { partition: run.partition }),
     }))
-    const items = run.bad.flatMap(({ subject, code, message }) => {
-      const of = waivers.filter(waiver => waiver.subject === undefined || waiver.subject === subject)
-      return cut(run, of).map(({ window, isWaived }) => ({
+    const items = run.bad.flatMap(({ subject, code, message, counted }) => {
+      const about = {
         ...at,
-        window,
         isItem: true,
-        state: isWaived ? ('waived' as const) : ('failed' as const),
         ...(subject !== undefined && { subject }),
         fault: { code, message },
+      }
+      // It is no gap: it stands in the way of nothing, and is there to be looked at.
+      if (counted) return [{ ...about, window: run.window, state }]
+      const of = waivers.filter(waiver => waiver.subject === undefined || waiver.subject === subject)
+      return cut(run, of).map(({ window, isWaived }) => ({
+        ...about,
+        window,
+        state: isWaived ? ('waived' as const) : ('failed' as const),
       }))
     })
     return [...windows, ...items]

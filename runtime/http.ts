@@ -33,6 +33,35 @@ export interface Http extends AsyncDisposable {
    * BODY_UNREADABLE (cut off or badly encoded) | ABORTED, with endpoint and status in its facts.
    */
   request(request: HttpRequest): Promise<HttpAnswer>
+  /**
+   * One attempt, for a body that is read while it comes, a watch for instance: no slot is taken, nothing tried again.
+   * @throws Fault as `request`, with `retryAfterMs` in its facts where the provider gave it
+   */
+  stream(request: HttpStreamRequest): Promise<HttpStream>
+}
+
+export interface HttpStreamRequest extends HttpRequest {
+  /** How long it may take until the answer begins, and then between two pieces of it. */
+  readonly idleMs: number
+}
+
+export interface HttpStream {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  /**
+   * The body in pieces of text, cut anywhere, until the provider ends it. To leave the loop closes it.
+   * @throws Fault SOURCE_UNREACHABLE where it fell silent, BODY_UNREADABLE where it broke off, ABORTED
+   */
+  readonly pieces: AsyncIterable<string>
+}
+
+/** What a client shows and trusts besides what Node trusts (NODE_EXTRA_CA_CERTS is among that); each is PEM. */
+export interface TlsFiles {
+  readonly ca?: string
+  readonly cert?: string
+  readonly key?: string
+  /** `nobody checks` takes any certificate: whoever is in between reads and writes what they like. */
+  readonly verify?: 'nobody checks'
 }
 
 /** Addresses of proxies as the environment gives them (HTTP_PROXY, HTTPS_PROXY, NO_PROXY). */
@@ -62,8 +91,8 @@ export interface HttpOptions {
   /** The most a body may hold, after decoding. */
   readonly responseBytesMax?: number
   readonly userAgent?: string
-  /** PEM certificates trusted besides those that Node trusts (NODE_EXTRA_CA_CERTS is among these). */
-  readonly ca?: string
+  /** Asked before each call, so that files that were rotated count at once. */
+  readonly tls?: () => TlsFiles
   readonly proxy?: HttpProxy
   readonly nowMs?: () => number
   readonly sleep?: (ms: number, signal: AbortSignal) => Promise<void>
@@ -108,6 +137,8 @@ export function openHttp(options: HttpOptions = {}): Http {
   const concurrency = options.concurrency ?? 8
   const slots = openSlots(concurrency)
   const dispatchers = openDispatchers(options, concurrency)
+  // Apart from those: a watch would hold the connection that a call waits for.
+  const streaming = openDispatchers(options, null)
   const closing = new AbortController()
 
   async function request(asked: HttpRequest): Promise<HttpAnswer> {
@@ -222,11 +253,82 @@ export function openHttp(options: HttpOptions = {}): Http {
     }
   }
 
+  async function stream(asked: HttpStreamRequest): Promise<HttpStream> {
+    const { endpoint, idleMs } = asked
+    const either = anyOf([asked.signal, closing.signal])
+    let silent = false
+    const watchdog = setTimeout(() => {
+      silent = true
+      either.abort()
+    }, idleMs)
+    let status: number | undefined
+    const end = (shown: string) => {
+      clearTimeout(watchdog)
+      either.release()
+      calls.inc({ endpoint, status: shown })
+    }
+    const broken = (error: unknown): Fault => {
+      if (error instanceof Fault) return error
+      const facts: FaultFacts = { endpoint, ...(status !== undefined && { status }) }
+      if (silent)
+        return new Fault('SOURCE_UNREACHABLE', `${endpoint}: silent for ${idleMs / secondMs} s`, facts)
+      if (either.signal.aborted) return new Fault('ABORTED', `${endpoint}: stopped`, { endpoint })
+      const code = status === undefined ? 'SOURCE_UNREACHABLE' : 'BODY_UNREADABLE'
+      const what = status === undefined ? 'cannot be reached' : 'the body broke off'
+      return new Fault(code, `${endpoint}: ${what} (${reasonOf(error)})`, facts, { cause: error })
+    }
+    try {
+      const response = await undiciRequest(asked.url, {
+        method: asked.method ?? 'GET',
+        headers: {
+          accept: 'application/json',
+          ...(options.userAgent !== undefined && { 'user-agent': options.userAgent }),
+          ...asked.headers,
+        },
+        ...(asked.body !== undefined && { body: asked.body }),
+        dispatcher: streaming.of(asked.url),
+        signal: either.signal,
+      })
+      status = response.statusCode
+      const headers = plainHeaders(response.headers)
+      if (status < 200 || status >= 300) {
+        const said = await readText(response.body, headers, refusalBytesMax).catch(() => '')
+        const outcome = refusal(asked, status, said, retryAfterOf(headers, nowMs()))
+        if ('fault' in outcome) throw outcome.fault
+      }
+      return { status, headers, pieces: piecesOf(response.body) }
+    } catch (error) {
+      const fault = broken(error)
+      end(status === undefined ? 'error' : String(status))
+      throw fault
+    }
+
+    async function* piecesOf(body: Readable): AsyncGenerator<string> {
+      const decoder = new TextDecoder('utf-8', { fatal: true })
+      try {
+        for await (const chunk of body) {
+          watchdog.refresh()
+          const text = decoder.decode(chunk as Buffer, { stream: true })
+          if (text !== '') yield text
+          watchdog.refresh()
+        }
+        decoder.decode()
+      } catch (error) {
+        throw broken(error)
+      } finally {
+        end(String(status))
+        body.on('error', () => {})
+        if (!body.readableEnded) body.destroy()
+      }
+    }
+  }
+
   return {
     request,
+    stream,
     async [Symbol.asyncDispose]() {
       closing.abort()
-      await dispatchers.destroy()
+      await Promise.all([dispatchers.destroy(), streaming.destroy()])
     },
   }
 }
@@ -433,35 +535,67 @@ function anyOf(signals: readonly AbortSignal[]) {
 }
 
 /** Connections stay open between calls; a proxy is used only for the protocol it is named for. */
-function openDispatchers(options: HttpOptions, connections: number) {
+function openDispatchers(options: HttpOptions, connections: number | null) {
+  let held:
+    | { readonly shown: string; readonly plain: Agent; readonly proxied: Agent | EnvHttpProxyAgent }
+    | undefined
+  const retired: Promise<void>[] = []
   const { proxy } = options
-  const tls = options.ca === undefined ? undefined : { ca: [...getCACertificates('default'), options.ca] }
+
+  function current() {
+    const files = options.tls?.() ?? {}
+    const shown = JSON.stringify([files.ca, files.cert, files.key, files.verify])
+    if (held?.shown === shown) return held
+    // Calls that are under way on the old certificates end on them.
+    if (held) retired.push(closed(held))
+    held = { shown, ...dispatchersOf(files, proxy, connections) }
+    return held
+  }
+
+  return {
+    of(url: string): Dispatcher {
+      const named = url.startsWith('https:') ? proxy?.https : proxy?.http
+      const { plain, proxied } = current()
+      return named ? proxied : plain
+    },
+    async destroy(): Promise<void> {
+      if (held) await Promise.all([held.plain.destroy(), held.proxied.destroy()])
+      await Promise.allSettled(retired)
+    },
+  }
+}
+
+async function closed({ plain, proxied }: ReturnType<typeof dispatchersOf>): Promise<void> {
+  await Promise.all([plain.close(), proxied.close()])
+}
+
+function dispatchersOf(
+  { ca, cert, key, verify }: TlsFiles,
+  proxy: HttpProxy | undefined,
+  connections: number | null,
+) {
+  const tls = {
+    ...(ca !== undefined && { ca: [...getCACertificates('default'), ca] }),
+    ...(cert !== undefined && { cert }),
+    ...(key !== undefined && { key }),
+    ...(verify !== undefined && { rejectUnauthorized: false }),
+  }
   const shared = {
     connections,
     // The deadline of an attempt bounds headers and body together.
     headersTimeout: 0,
     bodyTimeout: 0,
     allowH2: false,
-    ...(tls && { connect: tls }),
+    ...(Object.keys(tls).length > 0 && { connect: tls }),
   }
   const plain = new Agent(shared)
-  const proxied =
-    proxy?.http || proxy?.https
-      ? new EnvHttpProxyAgent({
-          ...shared,
-          httpProxy: proxy.http ?? '',
-          httpsProxy: proxy.https ?? '',
-          noProxy: proxy.none ?? '',
-          ...(tls && { requestTls: tls, proxyTls: tls }),
-        })
-      : undefined
-  return {
-    of(url: string): Dispatcher {
-      const named = url.startsWith('https:') ? proxy?.https : proxy?.http
-      return named && proxied ? proxied : plain
-    },
-    async destroy(): Promise<void> {
-      await Promise.all([plain.destroy(), proxied?.destroy()])
-    },
-  }
+  if (!proxy?.http && !proxy?.https) return { plain, proxied: plain }
+  const proxied = new EnvHttpProxyAgent({
+    ...shared,
+    httpProxy: proxy.http ?? '',
+    httpsProxy: proxy.https ?? '',
+    noProxy: proxy.none ?? '',
+    ...(Object.keys(tls).length > 0 && { requestTls: tls, proxyTls: tls }),
+  })
+  return { plain, proxied }
 }

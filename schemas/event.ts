@@ -77,6 +77,12 @@ export const BadItem = Type.Object(
     subject: Type.Optional(text('Whose gap it is; of the whole scope where this is missing.')),
     code: Type.String({ maxLength: 64, description: 'The code of the fault.' }),
     message: Type.String({ maxLength: 1024, description: 'What is wrong with it.' }),
+    counted: Type.Optional(
+      Type.Literal(true, {
+        description:
+          'It was taken all the same and is no gap: another figure of the provider contradicts it, and a person should look.',
+      }),
+    ),
   },
   { additionalProperties: false },
 )
@@ -110,7 +116,7 @@ export const MarkData = Type.Object(
     bad: Type.Optional(
       Type.Array(BadItem, {
         maxItems: 1000,
-        description: 'Items that could not be taken: each a gap of its own.',
+        description: 'Items that could not be taken: each a gap of its own, unless it says `counted`.',
       }),
     ),
     scopes: Type.Optional(
@@ -231,6 +237,8 @@ export interface Usage {
   /** How many provider rows were summed into this reading, if not one. */
   readonly parts?: number
   readonly estimated?: boolean
+  /** Another figure of the provider that contradicts this one: it counts, and coverage names the difference. */
+  readonly doubt?: string
 }
 
 export interface ReadIdentity {

@@ -61,6 +61,13 @@ export const faults = {
     meaning: 'One item of an answer lacks a field that is billed, or holds a value that is no quantity.',
     remedy: 'Mend it at the provider and read the window again; the rest of the read counts.',
   },
+  FIGURES_DIFFER: {
+    fate: 'reject',
+    meaning:
+      'Two figures of a provider for one resource contradict each other. The reading counts; it is no gap.',
+    remedy:
+      'Compare both at the provider. Where the reading is wrong, mend its cause and read the window again.',
+  },
   READING_TWICE: {
     fate: 'retry',
     meaning: 'One answer names the same resource twice where it must be unique.',

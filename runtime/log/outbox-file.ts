@@ -9,6 +9,7 @@ import { asFault, Fault } from '../../schemas/fault.ts'
 import { checkWhole, finishSetAside, outboxName, setAside } from './damaged.ts'
 import { beliefs, endedByHand, memoryTables, requests, settledAt } from './memory.ts'
 import { rowTables, sentIndex } from './outbox-rows.ts'
+import { sourceStateTable } from './source-state.ts'
 import { preparedOnce, primaryCode, type Statement, sqliteBusy, sqliteFault } from './sqlite.ts'
 
 export interface FileOptions {
@@ -36,6 +37,7 @@ ${endedByHand}`,
   requests,
   beliefs,
   settledAt,
+  sourceStateTable,
 ]
 
 export class OutboxFile implements Disposable {

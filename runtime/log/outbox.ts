@@ -25,6 +25,7 @@ import {
   type TakeLimits,
   type WindowRow,
 } from './outbox-rows.ts'
+import { type SourceState, sourceState } from './source-state.ts'
 import { sqliteFault } from './sqlite.ts'
 
 export const outboxBytesMaxDefault = 2 * 1024 ** 3
@@ -197,6 +198,12 @@ export class SqliteOutbox implements Disposable {
         this.#rows.insert(event.source, event.key, [null, null, null, null], [event])
     })
     this.#wake()
+  }
+
+  /** What this source keeps over a restart; it writes as the one collector that has the lock. */
+  state(source: string): SourceState {
+    assert(this.#access === 'append', 'what a source keeps is stored by the one process that has the lock')
+    return sourceState(this.#file, source)
   }
 
   /** Takes note of the scopes a provider lists; `expectedMs` counts where it does not say since when. */

@@ -34,6 +34,7 @@ import { startClickHouse } from '../rig/clickhouse.ts'
 import { mountSmallDisk } from '../rig/small-disk.ts'
 import { type Looping, startLoop, until } from './looping.ts'
 import { Provider } from './provider.ts'
+import { sourceContext } from './source-context.ts'
 
 type Event = MarkEvent | ReadingEvent
 const log = openLog({ level: 'silent', role: 'test' })
@@ -262,11 +263,14 @@ describe('its provider', () => {
     }
     // Which also fills in what is not given.
     expect(misfits(RafayConfig, config)).toEqual([])
-    const source = rafay.open(config as RafayConfig, {
-      http,
-      secret: options.secret ?? (() => rafayDemoKey),
-      nowMs: () => clockMs,
-    })
+    const source = rafay.open(
+      config as RafayConfig,
+      sourceContext({
+        http,
+        secret: options.secret ?? (() => rafayDemoKey),
+        nowMs: () => clockMs,
+      }),
+    )
     cleanup.push(
       () => http[Symbol.asyncDispose](),
       () => double.close(),

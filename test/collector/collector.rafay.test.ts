@@ -28,6 +28,7 @@ import { exact, show } from '../../schemas/decimal.ts'
 import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { dayMs, hourMs, minuteMs, type Window } from '../../schemas/window.ts'
 import { june1Ms } from '../reads.ts'
+import { sourceContext } from './source-context.ts'
 
 const june: Window = { startMs: june1Ms, endMs: june1Ms + 30 * dayMs }
 const log = openLog({ level: 'silent', role: 'test' })
@@ -57,11 +58,14 @@ async function open(
   const http = openHttp({ retries: options.retries ?? 3, deadlineMs: 5000, random: () => 0 })
   const config: unknown = { name: 'test', apiKey: '${env:KEY}', url: double.url, ...options.config }
   expect(misfits(RafayConfig, config)).toEqual([])
-  const source = rafay.open(config as RafayConfig, {
-    http,
-    secret: () => rafayDemoKey,
-    nowMs,
-  }) as Source<unknown>
+  const source = rafay.open(
+    config as RafayConfig,
+    sourceContext({
+      http,
+      secret: () => rafayDemoKey,
+      nowMs,
+    }),
+  ) as Source<unknown>
   cleanup.push(
     () => double.close(),
     () => http[Symbol.asyncDispose](),

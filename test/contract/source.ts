@@ -9,8 +9,8 @@ import { Fault } from '../../schemas/fault.ts'
 import { type GridMinutes, hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
 import { faultFrom } from '../faults.ts'
 
-/** Ways in which every answer of a provider can go wrong for good. */
-export const breakages = [
+/** Ways in which every answer of a provider that speaks HTTP can go wrong for good. */
+export const httpBreakages = [
   '500',
   '502 HTML',
   '401',
@@ -21,15 +21,15 @@ export const breakages = [
   'empty object',
   'hang',
 ] as const
-export type Breakage = (typeof breakages)[number]
+export type Breakage = (typeof httpBreakages)[number]
 
 export interface SourceRig extends AsyncDisposable {
   readonly kind: string
   readonly source: Source<unknown>
   /** From now on every answer to a read goes wrong in this way; the rig's client has short waits and deadlines. */
-  break(how: Breakage): void
+  break(how: string): void | Promise<void>
   /** From now on one item of the answer has no usable quantity: returns its subject. */
-  spoilOne(): string
+  spoilOne(): string | Promise<string>
 }
 
 export interface SourceContract {
@@ -43,12 +43,14 @@ export interface SourceContract {
   readonly window: Window
   readonly scope: string
   readonly widthsMinutes: readonly GridMinutes[]
+  /** Ways in which its provider can go wrong for good, one of them `hang`: by default those of HTTP. */
+  readonly breakages?: readonly string[]
   /** Texts that must be in no usage and no fault. */
   readonly secrets: readonly string[]
 }
 
 export function runSourceContract(name: string, contract: SourceContract): void {
-  const { open, span, window, scope } = contract
+  const { open, span, window, scope, breakages = httpBreakages } = contract
   const live = new AbortController().signal
 
   async function read(rig: SourceRig, from: string, at: Window, signal = live): Promise<Usage[]> {
@@ -152,7 +154,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
       await using rig = await open()
       expect((await faultFrom(read(rig, scope, window, AbortSignal.abort()))).code).toBe('ABORTED')
       expect((await faultFrom(rig.source.scopes(AbortSignal.abort()))).code).toBe('ABORTED')
-      rig.break('hang')
+      await rig.break('hang')
       const stop = new AbortController()
       const startedMs = performance.now()
       setTimeout(() => stop.abort(), 50)
@@ -163,7 +165,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
     test('a bad item is a fault that names its subject, and the others count as before', async () => {
       await using rig = await open()
       const whole = inOrder(await read(rig, scope, window))
-      const subject = rig.spoilOne()
+      const subject = await rig.spoilOne()
       const usages: Usage[] = []
       const faults: Fault[] = []
       for await (const item of rig.source.read(scope, window, live))
@@ -184,7 +186,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
 
     test.each(breakages)('what it cannot know it throws, it is never empty: %s', async how => {
       await using rig = await open()
-      rig.break(how)
+      await rig.break(how)
       const fault = await faultFrom(read(rig, scope, window))
       expect(fault.fate).toBe('retry')
       expect(fault.code).not.toBe('ABORTED')
@@ -218,7 +220,7 @@ export function runSourceContract(name: string, contract: SourceContract): void 
       }
       for (const how of breakages) {
         await using rig = await open()
-        rig.break(how)
+        await rig.break(how)
         const fault = await faultFrom(read(rig, scope, window))
         texts.push(fault.message, JSON.stringify(fault.facts))
       }

@@ -317,7 +317,7 @@ test('a self-signed server is refused at once, and trusted with its certificate 
   expect(fault.code).toBe('SOURCE_UNREACHABLE')
   expect(fault.message).toContain('DEPTH_ZERO_SELF_SIGNED_CERT')
   expect(connections).toBe(1)
-  expect((await ask(client({ ca: tls('loopback.cert.pem') }).http, url)).text).toBe('{}')
+  expect((await ask(client({ tls: () => ({ ca: tls('loopback.cert.pem') }) }).http, url)).text).toBe('{}')
 })
 
 test('a proxy is used for the protocol it is named for, and not for hosts it is not for', async () => {

@@ -25,6 +25,7 @@ import { isJsonArray, isJsonObject, type Json, parseExact } from '../../../schem
 import { hourMs, minuteMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { type Breakage, runSourceContract, type SourceRig } from '../../contract/source.ts'
 import { faultFrom, faultOf } from '../../faults.ts'
+import { sourceContext } from '../source-context.ts'
 
 const live = new AbortController().signal
 const opened: AsyncDisposable[] = []
@@ -63,7 +64,7 @@ async function open(
   const http = quickHttp(options.deadlineMs)
   const whole = configOf({ url: double.url, ...config })
   const secret = (reference: string) => secrets[reference] ?? ''
-  const source = rafay.open(whole, { http, secret, nowMs }) as Source<RafayItem>
+  const source = rafay.open(whole, sourceContext({ http, secret, nowMs })) as Source<RafayItem>
   return {
     source,
     double,
@@ -184,7 +185,7 @@ async function rig(
     kind: 'rafay',
     source: source as Source<unknown>,
     break: how => {
-      double.behaviour.faults = [{ answer: misbehaviours[how] }]
+      double.behaviour.faults = [{ answer: misbehaviours[how as Breakage] }]
     },
     spoilOne: () => {
       double.behaviour.faults = [
@@ -548,7 +549,7 @@ describe('billing dialect', () => {
     opened.push(http)
     const withOps = rafay.open(
       { ...config, opsUrl: double.url },
-      { http, secret: reference => secrets[reference] ?? '', nowMs: Date.now },
+      sourceContext({ http, secret: reference => secrets[reference] ?? '', nowMs: Date.now }),
     ) as Source<RafayItem>
     const ids = (await usages(withOps, 'compute', hour(9))).map(usage => [
       usage.subject,
@@ -706,11 +707,14 @@ describe('token usage', () => {
     const double = await startRafayDouble({ fixture: smallFixture(), behaviour })
     const http = quickHttp()
     const whole = configOf({ url: double.url, tokenUsage: { ...tokenUsage, url: double.url }, ...config })
-    const source = rafay.open(whole, {
-      http,
-      secret: reference => secrets[reference] ?? '',
-      nowMs: Date.now,
-    }) as Source<RafayItem>
+    const source = rafay.open(
+      whole,
+      sourceContext({
+        http,
+        secret: reference => secrets[reference] ?? '',
+        nowMs: Date.now,
+      }),
+    ) as Source<RafayItem>
     opened.push(double, http)
     return { source, double, config: whole, async [Symbol.asyncDispose]() {} }
   }

@@ -461,7 +461,8 @@ describe('one writer', () => {
     before[Symbol.dispose]()
     const old = new DatabaseSync(join(dir, 'outbox.db'))
     old.exec(
-      `drop index rows_sent; drop table requests; drop table requested; pragma user_version = 1;
+      `drop index rows_sent; drop table requests; drop table requested; drop table source_state;
+      pragma user_version = 1;
       alter table scopes drop column ended_by_hand_ms; alter table scopes drop column readat_floor_ms;
       alter table settled drop column attempted_ms; alter table windows drop column totals;
       alter table windows drop column low_readat_ms; alter table windows drop column low_totals`,
