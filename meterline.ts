@@ -214,9 +214,17 @@ program
   .action(runs(async () => (await import('./deploy/resend-command.ts')).resendCommand(settings())))
 
 program
+  .command('sources [kind]')
+  .description('the kinds of sources with their options')
+  .action(runs(async kind => (await import('./deploy/sources.ts')).listSources({ ...settings(), kind })))
+
+program
   .command('check')
-  .description('config, catalogue, accounts and books: every problem at once, with file and line')
-  .action(runs(async () => (await import('./deploy/commands.ts')).check(settings())))
+  .description(
+    'config, catalogue, accounts and books: every problem at once, with file and line; then asks each source whether it can work',
+  )
+  .option('--offline', 'asks no source')
+  .action(runs(async options => (await import('./deploy/check.ts')).check({ ...settings(), ...options })))
 
 try {
   await program.parseAsync()

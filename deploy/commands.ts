@@ -9,7 +9,7 @@ import type { ExportFile } from '../processor/exports/export.ts'
 import { unknownLine } from '../processor/gate.ts'
 import { usage as usageOf } from '../processor/usage.ts'
 import { type Format, printJson, printRows } from '../runtime/print.ts'
-import { describeFault, Fault } from '../schemas/fault.ts'
+import { Fault } from '../schemas/fault.ts'
 import type { UsageRow } from '../schemas/meters.ts'
 import { type CalendarStep, dayMs } from '../schemas/window.ts'
 import { configured, openStore, type Settings, spanOf } from './roles.ts'
@@ -278,16 +278,4 @@ async function readText(file: string, option: string): Promise<string> {
   } catch (error) {
     throw new Fault('USAGE', `${option} ${file} cannot be read`, {}, { cause: error })
   }
-}
-
-export async function check(settings: Settings): Promise<number> {
-  const config = await configured(settings, 'price')
-  const grids = await (await import('./grids.ts')).gridFindings(config, settings)
-  for (const fault of grids.faults) settings.stderr(describeFault(fault))
-  if (grids.faults.length > 0) return failed
-  for (const note of grids.notes) settings.stderr(note)
-  settings.stdout(
-    `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
-  )
-  return done
 }

@@ -1,11 +1,9 @@
 /** Holds the widths that the config gives its sources against the hours that the outbox of the data directory has read. */
 import type { OpenedSource } from '../collector/collect.ts'
 import { sourceName } from '../collector/collect.ts'
-import type { LoadedConfig } from '../runtime/config.ts'
 import { readMemory } from '../runtime/log/outbox.ts'
 import { Fault } from '../schemas/fault.ts'
 import { showInstant } from '../schemas/window.ts'
-import { openSources, type Settings } from './roles.ts'
 
 export interface GridFindings {
   /** GRID_OVERLAP: an hour that is not over was begun in another width. */
@@ -19,20 +17,22 @@ export interface GridFindings {
  * width, so only one that is still running is a conflict. What other collectors have read, the ledger alone knows.
  * @throws Fault OUTBOX_DAMAGED | OUTBOX_UNREADABLE
  */
-export async function gridFindings(config: LoadedConfig, settings: Settings): Promise<GridFindings> {
-  using held = readMemory(config.data)
+export function gridFindings(
+  sources: readonly OpenedSource[],
+  { data, nowMs }: { readonly data: string; readonly nowMs: number },
+): GridFindings {
+  using held = readMemory(data)
   if (!held) return { faults: [], notes: [] }
-  await using opening = new AsyncDisposableStack()
   const faults: Fault[] = []
   const notes: string[] = []
-  for (const opened of await openSources(config, settings, opening)) {
+  for (const opened of sources) {
     const other = lastOfOtherWidth(held.memory.scopes(sourceName(opened)), opened)
     if (!other) continue
     const source = sourceName(opened)
     const { widthMinutes } = opened.source
     const facts = { source, scope: other.scope, widthMinutes, heldMinutes: other.widthMinutes }
     const said = `${source} ${other.scope}: hours up to ${showInstant(other.endMs)} were read in windows of ${other.widthMinutes} minutes`
-    if (other.endMs > settings.nowMs())
+    if (other.endMs > nowMs)
       faults.push(
         new Fault('GRID_OVERLAP', `${said}: begin the width of ${widthMinutes} minutes after that`, facts),
       )

@@ -5,8 +5,9 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { OpenedSource } from '../collector/collect.ts'
 import type { Processor } from '../processor/process.ts'
 import type { Store } from '../processor/store.ts'
-import { type LoadedConfig, loadConfig } from '../runtime/config.ts'
+import { type ConfigRules, type ConfiguredSource, type LoadedConfig, loadConfig } from '../runtime/config.ts'
 import { Health, type HealthServer, serveHealth } from '../runtime/health.ts'
+import type { HttpOptions } from '../runtime/http.ts'
 import type { KafkaConfig } from '../runtime/log/kafka.ts'
 import type { EventLog, RejectLog } from '../runtime/log/log.ts'
 import { SqliteOutbox } from '../runtime/log/outbox.ts'
@@ -47,13 +48,26 @@ export type Use = 'collect' | 'meter' | 'price'
  * @throws Fault CONFIG_INVALID naming every problem.
  */
 export async function configured(settings: Settings, use: Use): Promise<LoadedConfig> {
+  return heldAt(loadConfig(configFile(settings), await configRules(use)), settings)
+}
+
+/** What a configuration is held against. */
+export async function configRules(use: Use): Promise<ConfigRules> {
   const { sources } = await import('../collector/sources/list.ts')
-  const file = settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
-  const config = loadConfig(file, {
+  return {
     sourceSchemas: Object.fromEntries(sources.map(({ kind, config: schema }) => [kind, schema])),
     ...(use !== 'collect' && { meterMisfit: (await import('../processor/meters.ts')).meterMisfit }),
     ...(use === 'price' && { bookMisfits: (await import('../processor/book.ts')).checkBook }),
-  })
+  }
+}
+
+/** The file to read; none where nobody named one and the usual one is not there. */
+export function configFile(settings: Pick<Settings, 'config'>): string | undefined {
+  return settings.config === configDefault && !existsSync(configDefault) ? undefined : settings.config
+}
+
+/** With the data directory of the command line, where it names one. */
+export function heldAt(config: LoadedConfig, settings: Pick<Settings, 'data'>): LoadedConfig {
   return settings.data === undefined ? config : { ...config, data: resolve(settings.data) }
 }
 
@@ -132,7 +146,7 @@ export async function openStore(
   return { store, problem, [Symbol.asyncDispose]: () => opened.disposeAsync() }
 }
 
-/** The sources as configured, each with an HTTP client of its own, so that a slow one takes nobody else's connections. */
+/** The sources as configured. */
 export async function openSources(
   config: LoadedConfig,
   settings: Settings,
@@ -140,20 +154,32 @@ export async function openSources(
   /** Without it what a source watches is forgotten with the process. */
   outbox?: SqliteOutbox,
 ): Promise<readonly OpenedSource[]> {
+  const open = await sourceOpener(settings, outbox && { outbox })
+  return config.sources.map(configured => open(configured, scope))
+}
+
+/**
+ * Opens one source after the other, each with an HTTP client of its own, so that a slow one takes nobody else's
+ * connections. `bounds` hold whatever a source asks for.
+ */
+export async function sourceOpener(
+  settings: Pick<Settings, 'env' | 'nowMs'>,
+  { outbox, bounds }: { readonly outbox?: SqliteOutbox; readonly bounds?: HttpOptions } = {},
+): Promise<(configured: ConfiguredSource, scope: AsyncDisposableStack) => OpenedSource> {
   const { sources } = await import('../collector/sources/list.ts')
   const { openHttp, proxyOf } = await import('../runtime/http.ts')
   const { passingState } = await import('../runtime/log/source-state.ts')
   const proxy = proxyOf(settings.env)
-  return config.sources.map(({ kind, name, fromMs, options }) => {
+  return ({ kind, name, fromMs, options }, scope) => {
     const source = sources.find(found => found.kind === kind)
     if (!source) throw new Fault('CONFIG_INVALID', `source ${name}: there is no kind "${kind}"`)
+    const client = (asked: HttpOptions) => scope.use(openHttp({ proxy, ...asked, ...bounds }))
     const concurrency = (options as { readonly concurrency?: number }).concurrency
-    const http = scope.use(openHttp({ proxy, ...(concurrency !== undefined && { concurrency }) }))
     const opened = source.open(
       { ...(options as object), name },
       {
-        http,
-        client: options => scope.use(openHttp({ proxy, ...options })),
+        http: client(concurrency === undefined ? {} : { concurrency }),
+        client,
         state: outbox?.state(`meterline/${kind}/${name}`) ?? passingState(),
         secret: reference => readSecret(reference, { env: settings.env, option: `sources ${name}` }),
         nowMs: settings.nowMs,
@@ -161,7 +187,7 @@ export async function openSources(
     )
     scope.use(opened)
     return { kind, name, source: opened, ...(fromMs !== undefined && { fromMs }) }
-  })
+  }
 }
 
 /** The outbox of the data directory; health says so while a damaged one lies beside it. */

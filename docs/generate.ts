@@ -9,6 +9,7 @@ import { contentHash, MarkEvent, ReadingEvent, sealMark, sealReading, showDigest
 import { faults } from '../schemas/fault.ts'
 import { measures } from '../schemas/measures.ts'
 import { CatalogueFile, defaultMeters } from '../schemas/meters.ts'
+import { type SchemaNode, type SchemaOption, schemaOptions, showDefault } from '../schemas/options.ts'
 import {
   AmendmentEvent,
   PushedMarkEvent,
@@ -21,33 +22,6 @@ import {
   wholeScope,
 } from '../schemas/pushed.ts'
 import { windowAt } from '../schemas/window.ts'
-
-/** What the pages read of a JSON schema. */
-interface SchemaNode {
-  readonly type?: string | readonly string[]
-  readonly description?: string
-  readonly default?: unknown
-  readonly const?: unknown
-  readonly enum?: readonly unknown[]
-  readonly anyOf?: readonly SchemaNode[]
-  readonly minimum?: number
-  readonly maximum?: number
-  readonly secret?: boolean
-  readonly file?: boolean
-  readonly required?: readonly string[]
-  readonly properties?: Readonly<Record<string, SchemaNode>>
-  readonly patternProperties?: Readonly<Record<string, SchemaNode>>
-  readonly items?: SchemaNode
-}
-
-/** One line of a table of options or members. */
-interface Option {
-  readonly path: string
-  readonly type: string
-  /** Its default, or whether it must be there. */
-  readonly otherwise: string
-  readonly meaning: string
-}
 
 /** Every page by its file name in docs/reference/. */
 export function referencePages(): Readonly<Record<string, string>> {
@@ -230,12 +204,7 @@ function sourcesPage(): string {
   const kinds = sources.flatMap(({ kind, summary, config }) => [
     `## ${kind}`,
     summary,
-    table(
-      ['Option', 'Type', 'Default', 'What it is'],
-      options(config as SchemaNode)
-        .filter(({ path }) => !common.includes(path))
-        .map(({ path, type, otherwise, meaning }) => [`\`${path}\``, type, otherwise, meaning]),
-    ),
+    tableOf(schemaOptions(config, words).filter(({ name }) => !common.includes(name))),
   ])
   return page('Sources', 'The kinds of sources, each an entry of `sources` in [config.md](config.md).', [
     '## Options of every source',
@@ -288,65 +257,38 @@ function forEditors(node: SchemaNode): object {
 
 // -- options of a schema
 
-/** All members of a schema, the inner ones behind their outer ones: `kafka.brokers`, `sources[].kind`. */
-function options(node: SchemaNode, prefix = ''): readonly Option[] {
-  return Object.entries(node.properties ?? {}).flatMap(([name, inner]) => {
-    const path = `${prefix}${name}`
-    const own: Option = {
-      path,
-      type: typeOf(inner),
-      otherwise: otherwiseOf(inner, node.required?.includes(name) ?? false),
-      meaning: inner.description ?? '',
-    }
-    // Measures have a page of their own.
-    if (name === 'measures' && prefix === 'data.') return [own]
-    const held = inner.items ? options(inner.items, `${path}[].`) : options(inner, `${path}.`)
-    return [own, ...held]
-  })
+/** Values stand as code; measures have a page of their own. */
+const words = {
+  values: (values: readonly string[]) => values.map(value => `\`${value}\``).join(', '),
+  closed: (name: string) => name === 'data.measures',
 }
 
-function typeOf(node: SchemaNode): string {
-  const words = node.enum ?? node.anyOf?.flatMap(one => (one.const === undefined ? [] : [one.const]))
-  if (words && words.length > 0) return words.map(word => `\`${String(word)}\``).join(', ')
-  if (node.const !== undefined) return `\`${String(node.const)}\``
-  if (node.secret) return 'secret'
-  if (node.file) return 'path'
-  if (node.items) return `list of ${typeOf(node.items)}`
-  if (node.patternProperties) return 'map'
-  const type = typeof node.type === 'string' ? node.type : (node.type ?? ['anything']).join(' or ')
-  return { string: 'text', integer: rangeOf(node), boolean: 'true or false', object: 'map' }[type] ?? type
-}
-
-function rangeOf({ minimum, maximum }: SchemaNode): string {
-  if (minimum === undefined) return 'whole number'
-  if (maximum === undefined || maximum >= Number.MAX_SAFE_INTEGER) return `whole number from ${minimum}`
-  return `whole number, ${minimum} to ${maximum}`
-}
-
-function otherwiseOf(node: SchemaNode, isRequired: boolean): string {
-  const { default: initial } = node
-  if (initial === undefined) return isRequired ? 'required' : ''
-  if (typeof initial === 'object')
-    return Object.keys(initial ?? {}).length === 0 ? '' : `\`${JSON.stringify(initial)}\``
-  return `\`${String(initial)}\``
+function otherwiseOf(option: SchemaOption): string {
+  const text = showDefault(option)
+  if (text !== '') return `\`${text}\``
+  return option.required ? 'required' : ''
 }
 
 function optionTable(schema: TSchema): string {
-  const rows = options(schema as SchemaNode).map(({ path, type, otherwise, meaning }) => [
-    `\`${path}\``,
-    type,
-    otherwise,
-    meaning,
+  return tableOf(schemaOptions(schema, words))
+}
+
+function tableOf(options: readonly SchemaOption[]): string {
+  const rows = options.map(option => [
+    `\`${option.name}\``,
+    option.type,
+    otherwiseOf(option),
+    option.description,
   ])
   return table(['Option', 'Type', 'Default', 'What it is'], rows)
 }
 
 function memberTable(schema: TSchema): string {
-  const rows = options(schema as SchemaNode).map(({ path, type, otherwise, meaning }) => [
-    `\`${path}\``,
-    type,
-    otherwise === 'required' ? '' : 'optional',
-    meaning,
+  const rows = schemaOptions(schema, words).map(option => [
+    `\`${option.name}\``,
+    option.type,
+    option.required ? '' : 'optional',
+    option.description,
   ])
   return table(['Member', 'Type', '', 'What it is'], rows)
 }

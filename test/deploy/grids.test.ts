@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { stringify } from 'yaml'
-import { check } from '../../deploy/commands.ts'
+import { check } from '../../deploy/check.ts'
 import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { dayMs, hourMs, minuteMs } from '../../schemas/window.ts'
 import { june1Ms, readOf, testSource } from '../reads.ts'
@@ -23,6 +23,7 @@ async function checked(afterMs: number, name = 'test') {
   const said: string[] = []
   const code = await check({
     config,
+    offline: true,
     env: { KEY: 'key' },
     signal: new AbortController().signal,
     stdout: () => undefined,

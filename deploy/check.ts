@@ -1,0 +1,178 @@
+/** `meterline check`: every problem of the configuration at once, then what each source says when it is asked whether it can work. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { type OpenedSource, sourceName } from '../collector/collect.ts'
+import type { Findings, Source } from '../collector/source.ts'
+import { checkConfig, type LoadedConfig } from '../runtime/config.ts'
+import { printJson } from '../runtime/print.ts'
+import type { Problem } from '../runtime/yaml.ts'
+import { asFault, describeFault, Fault, faults } from '../schemas/fault.ts'
+import { secondMs } from '../schemas/window.ts'
+import { type GridFindings, gridFindings } from './grids.ts'
+import { configFile, configRules, configured, type Settings, sourceOpener } from './roles.ts'
+
+/** What one source answered; one that could not answer misses just that. */
+export interface CheckedSource extends Findings {
+  /** As it stands in events. */
+  readonly source: string
+}
+
+/** The document of `check --json`. */
+export interface Checked {
+  /** Null where there is none, and all is default. */
+  readonly file: string | null
+  /** What is wrong in the files. Where there is something, nothing else was looked at. */
+  readonly problems: readonly Problem[]
+  /** What the width of a source's windows does to hours that were read in another. */
+  readonly grids: { readonly faults: readonly string[]; readonly notes: readonly string[] }
+  /** Empty with `--offline`, but for sources that cannot even be opened. */
+  readonly sources: readonly CheckedSource[]
+}
+
+/** Time for a source's own deadlines and its one retry. */
+const answerMsMaxDefault = 30 * secondMs
+/** After that it is told to stop, and left alone where it does not. */
+const stopMsMax = secondMs
+const wordsLengthMax = 300
+/** A person waits. */
+const bounds = { retries: 1, deadlineMs: 12 * secondMs, retryAfterMsMax: 5 * secondMs }
+
+/**
+ * Exits with 0 where nothing is wrong or missing, else with 1.
+ * @throws Fault CONFIG_INVALID naming every problem | OUTBOX_DAMAGED | OUTBOX_UNREADABLE
+ */
+export async function check(
+  settings: Settings & { readonly offline?: boolean; readonly answerMsMax?: number },
+): Promise<number> {
+  const { stdout, stderr, json } = settings
+  const file = configFile(settings) ?? null
+  if (json === true) {
+    const { problems } = checkConfig(file ?? undefined, await configRules('price'))
+    if (problems.length > 0)
+      stdout(printJson({ file, problems, grids: { faults: [], notes: [] }, sources: [] } satisfies Checked))
+  }
+  const config = await configured(settings, 'price')
+
+  await using opening = new AsyncDisposableStack()
+  const { opened, shut } = await openEach(config, settings, opening)
+  const grids = gridFindings(opened, { data: config.data, nowMs: settings.nowMs() })
+  const asked = settings.offline === true ? [] : await askEach(opened, settings)
+  const sources = [...shut, ...asked]
+  const isFine = grids.faults.length === 0 && sources.every(({ missing }) => missing.length === 0)
+
+  if (json === true)
+    stdout(printJson({ file, problems: [], grids: gridLines(grids), sources } satisfies Checked))
+  else {
+    for (const line of Object.values(gridLines(grids)).flat()) stderr(line)
+    if (grids.faults.length === 0)
+      stdout(
+        `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
+      )
+    for (const source of sources) stdout(`${sourceLine(source)}\n`)
+  }
+  return isFine ? 0 : 1
+}
+
+function gridLines({ faults, notes }: GridFindings): Checked['grids'] {
+  return { faults: faults.map(describeFault), notes }
+}
+
+/** One line: what works, what is missing, and after each thing that is missing how to mend it. */
+export function sourceLine({ source, works, missing }: CheckedSource): string {
+  const parts = [
+    ...(works.length > 0 ? [`works: ${works.join('; ')}`] : []),
+    ...(missing.length > 0
+      ? [`MISSING: ${missing.map(({ what, remedy }) => `${what} → ${remedy}`).join('; ')}`]
+      : []),
+  ]
+  return `${source}: ${parts.length > 0 ? parts.join('. ') : 'says nothing of itself'}`
+}
+
+// -- asking
+
+/** The sources that open, and those that do not, each by itself: one that cannot hides no other. */
+async function openEach(
+  config: LoadedConfig,
+  settings: Settings,
+  opening: AsyncDisposableStack,
+): Promise<{ readonly opened: readonly OpenedSource[]; readonly shut: readonly CheckedSource[] }> {
+  const open = await sourceOpener(settings, { bounds })
+  const opened: OpenedSource[] = []
+  const shut: CheckedSource[] = []
+  for (const one of config.sources)
+    try {
+      opened.push(open(one, opening))
+    } catch (error) {
+      shut.push({ source: sourceName(one), ...nothingBut(asFault(error, 'INTERNAL')) })
+    }
+  return { opened, shut }
+}
+
+async function askEach(
+  opened: readonly OpenedSource[],
+  { signal, answerMsMax = answerMsMaxDefault }: Pick<Settings, 'signal'> & { readonly answerMsMax?: number },
+): Promise<readonly CheckedSource[]> {
+  return await Promise.all(
+    opened.map(async one => ({
+      source: sourceName(one),
+      ...(await findingsWithin(one.source, { signal, answerMsMax })),
+    })),
+  )
+}
+
+/** What the source found. It may take so long; what it throws is what is missing. */
+async function findingsWithin(
+  source: Source<unknown>,
+  { signal, answerMsMax }: { readonly signal: AbortSignal; readonly answerMsMax: number },
+): Promise<Findings> {
+  const late = new AbortController()
+  const over = new AbortController()
+  const asking = AbortSignal.any([signal, late.signal])
+  try {
+    const found = Promise.resolve()
+      .then(() => (source.check ? source.check(asking) : listing(source, asking)))
+      .then(tidied, error => nothingBut(asFault(error, 'INTERNAL')))
+    const isLate = sleep(answerMsMax, undefined, { signal: over.signal }).then(async () => {
+      late.abort()
+      // It may tell what it found until then.
+      const told = await Promise.race([found, sleep(stopMsMax, undefined, { signal: over.signal })])
+      const slow = nothingBut(new Fault('SOURCE_UNREACHABLE', `no answer within ${answerMsMax / secondMs} s`))
+      return told && told.works.length > 0 ? { works: told.works, missing: slow.missing } : slow
+    })
+    isLate.catch(() => undefined)
+    return await Promise.race([found, isLate])
+  } finally {
+    over.abort()
+  }
+}
+
+/** Of a source that has no check of its own. */
+async function listing(source: Source<unknown>, signal: AbortSignal): Promise<Findings> {
+  const { length } = await source.scopes(signal)
+  return length > 0
+    ? { works: [`${length} scopes`], missing: [] }
+    : {
+        works: [],
+        missing: [{ what: 'no scopes are listed', remedy: 'give its account the right to see something' }],
+      }
+}
+
+/** Nothing works for this reason; the remedy is that of the table. */
+function nothingBut(fault: Fault): Findings {
+  return tidied({
+    works: [],
+    missing: [{ what: `${fault.code} ${fault.message}`, remedy: faults[fault.code].remedy }],
+  })
+}
+
+/** A provider may have had its words in it: one line, and not too long. */
+function tidied({ works, missing }: Findings): Findings {
+  return {
+    works: works.map(oneLine),
+    missing: missing.map(({ what, remedy }) => ({ what: oneLine(what), remedy: oneLine(remedy) })),
+  }
+}
+
+function oneLine(text: string): string {
+  const shown = text.replace(/[\p{C}\s]+/gu, ' ').trim()
+  return shown.length > wordsLengthMax ? `${shown.slice(0, wordsLengthMax)}…` : shown
+}
