@@ -1,17 +1,18 @@
 /**
  * Rafay: the time of its compute and service instances, and the tokens of its models. Owns its options, and which of
  * its parts answers; the parts are beside this in rafay/: two dialects, billing.ts and console.ts, and tokens.ts, on
- * calls.ts and rows.ts.
+ * calls.ts and rows.ts; and check.ts, which tries them.
  */
 import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
 import type { Usage } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { measureNames } from '../../schemas/measures.ts'
-import { dayMs, minuteMs, showWindow, type Window } from '../../schemas/window.ts'
+import { dayMs, minuteMs, showWindow, type Window, windowAt } from '../../schemas/window.ts'
 import { defineSource, type Scope, type Source, type SourceContext } from '../source.ts'
-import { type InstanceItem, instanceUsage, openBilling } from './rafay/billing.ts'
+import { type InstanceItem, instanceUsage, openBilling, openTenants } from './rafay/billing.ts'
 import { stopIfAborted } from './rafay/calls.ts'
+import { checkRafay } from './rafay/check.ts'
 import { type ConsoleItem, consoleUsage, openConsole } from './rafay/console.ts'
 import { parameterDefaults } from './rafay/rows.ts'
 import { openTokens, type TokensItem, tokensScope, tokensUsage } from './rafay/tokens.ts'
@@ -176,6 +177,23 @@ export const rafay = defineSource({
         }
       },
       toUsage: item => [usageOf(item, config)],
+      async check(signal) {
+        // What they add to a row is asked for apart, so that a key that is refused there hides nothing here.
+        const { partnerApiKey: _, ...own } = config
+        const plain = config.dialect === 'billing' ? openBilling(own, context) : dialect
+        return await checkRafay(
+          {
+            config,
+            window: windowAt(context.nowMs() - widthMinutes * minuteMs, widthMinutes),
+            scopes: plain.scopes,
+            read: plain.read,
+            toUsage: item => usageOf(item, config),
+            tenants: config.dialect === 'billing' ? openTenants(config, context) : undefined,
+            tokens,
+          },
+          signal,
+        )
+      },
       async [Symbol.asyncDispose]() {},
     }
   },

@@ -1,7 +1,7 @@
 /** What every source must do, whatever its provider: a source's own test calls this with a rig around its double. */
 import Fraction from 'fraction.js'
 import { describe, expect, test } from 'vitest'
-import type { Source } from '../../collector/source.ts'
+import type { Findings, Source } from '../../collector/source.ts'
 import { validator } from '../../schemas/check.ts'
 import { exact, show } from '../../schemas/decimal.ts'
 import { checkBounds, ReadingEvent, sealReading, type Usage } from '../../schemas/event.ts'
@@ -73,6 +73,11 @@ export function runSourceContract(name: string, contract: SourceContract): void 
     return Object.fromEntries(
       [...sums].sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, sum]) => [key, show(sum)]),
     )
+  }
+
+  async function checked({ source }: SourceRig): Promise<Findings> {
+    expect(source.check, 'every kind can say whether it works').toBeDefined()
+    return await source.check!(live)
   }
 
   describe(`${name} keeps the contract of a source`, () => {
@@ -209,6 +214,38 @@ export function runSourceContract(name: string, contract: SourceContract): void 
         expect(fault.code).toBe('WINDOW_UNKNOWABLE')
       }
     })
+
+    test('asked whether it can work, it says what does, in few words, and that nothing is missing', async () => {
+      await using rig = await open()
+      const { works, missing } = await checked(rig)
+      expect(missing).toEqual([])
+      expect(works.length).toBeGreaterThan(0)
+      for (const words of works) expect(words).toMatch(/^\S.{0,298}$/)
+      // It leaves nothing behind: what is read after it is what would have been.
+      await using fresh = await open()
+      expect(inOrder(await read(rig, scope, window))).toEqual(inOrder(await read(fresh, scope, window)))
+    })
+
+    test.each(breakages)(
+      'asked whether it can work, it names what is wrong and how to mend it: %s',
+      async how => {
+        await using rig = await open()
+        await rig.break(how)
+        const found = await checked(rig).catch((error: unknown) => error)
+        if (found instanceof Fault) expect(found.fate).toBe('retry')
+        else {
+          const { missing } = found as Findings
+          expect(missing.length).toBeGreaterThan(0)
+          for (const { what, remedy } of missing) {
+            expect(what).toMatch(/\S/)
+            expect(remedy).toMatch(/\S/)
+          }
+        }
+        const said =
+          found instanceof Fault ? [found.message, JSON.stringify(found.facts)] : [JSON.stringify(found)]
+        for (const secret of contract.secrets) expect(said.filter(text => text.includes(secret))).toEqual([])
+      },
+    )
 
     test('nothing secret is in a usage or a fault', async () => {
       const texts: string[] = []

@@ -160,7 +160,7 @@ export function instanceUsage(item: InstanceItem, config: RafayConfig): Usage {
 }
 
 /** External ids by organization, from the ops console; nothing where that is not configured. */
-function openTenants(config: RafayConfig, context: SourceContext) {
+export function openTenants(config: RafayConfig, context: SourceContext) {
   const { opsUrl, partnerApiKey } = config
   if (opsUrl === undefined || partnerApiKey === undefined) return undefined
   const base = baseUrl(opsUrl, 'opsUrl')
