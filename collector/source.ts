@@ -67,7 +67,10 @@ export interface Source<Item> extends AsyncDisposable {
   watch?(signal: AbortSignal): Promise<void>
   /** Why what it watches is not seen at present, for health; undefined while it is. */
   problem?(): string | undefined
-  /** For `meterline check`: asks the provider for all that the options need. Without it, the scopes are listed. */
+  /**
+   * For `meterline check`: asks the provider for all that the options need. Without it, the scopes are listed. At the
+   * signal it throws, or says what it found until then.
+   */
   check?(signal: AbortSignal): Promise<Findings>
 }
 

@@ -120,26 +120,27 @@ async function askEach(
 }
 
 /** What the source found. It may take so long; what it throws is what is missing. */
-async function findingsWithin(
+export async function findingsWithin(
   source: Source<unknown>,
   { signal, answerMsMax }: { readonly signal: AbortSignal; readonly answerMsMax: number },
 ): Promise<Findings> {
   const late = new AbortController()
   const over = new AbortController()
   const asking = AbortSignal.any([signal, late.signal])
+  const slow = () =>
+    nothingBut(new Fault('SOURCE_UNREACHABLE', `no whole answer within ${answerMsMax / secondMs} s`))
+  const found = Promise.resolve()
+    .then(() => (source.check ? source.check(asking) : listing(source, asking)))
+    .then(tidied, error => (late.signal.aborted ? slow() : nothingBut(asFault(error, 'INTERNAL'))))
+  const givenUp = async () => {
+    await sleep(answerMsMax, undefined, { signal: over.signal })
+    late.abort()
+    // It may yet say what it found until then.
+    await sleep(stopMsMax, undefined, { signal: over.signal })
+    return slow()
+  }
   try {
-    const found = Promise.resolve()
-      .then(() => (source.check ? source.check(asking) : listing(source, asking)))
-      .then(tidied, error => nothingBut(asFault(error, 'INTERNAL')))
-    const isLate = sleep(answerMsMax, undefined, { signal: over.signal }).then(async () => {
-      late.abort()
-      // It may tell what it found until then.
-      const told = await Promise.race([found, sleep(stopMsMax, undefined, { signal: over.signal })])
-      const slow = nothingBut(new Fault('SOURCE_UNREACHABLE', `no answer within ${answerMsMax / secondMs} s`))
-      return told && told.works.length > 0 ? { works: told.works, missing: slow.missing } : slow
-    })
-    isLate.catch(() => undefined)
-    return await Promise.race([found, isLate])
+    return await Promise.race([found, givenUp()])
   } finally {
     over.abort()
   }
@@ -149,7 +150,7 @@ async function findingsWithin(
 async function listing(source: Source<unknown>, signal: AbortSignal): Promise<Findings> {
   const { length } = await source.scopes(signal)
   return length > 0
-    ? { works: [`${length} scopes`], missing: [] }
+    ? { works: [`scopes: ${length}`], missing: [] }
     : {
         works: [],
         missing: [{ what: 'no scopes are listed', remedy: 'give its account the right to see something' }],

@@ -16,7 +16,6 @@ export interface RafayParts {
   readonly tokens: ((window: Window, signal: AbortSignal) => Promise<readonly RafayItem[]>) | undefined
 }
 
-/** @throws Fault ABORTED */
 export async function checkRafay(parts: RafayParts, signal: AbortSignal): Promise<Findings> {
   const { config, window, tenants, tokens } = parts
   const probes =
@@ -27,7 +26,7 @@ export async function checkRafay(parts: RafayParts, signal: AbortSignal): Promis
     probes.push(
       found('the ops console', 'partnerApiKey', async () => {
         const { size } = await tenants(signal)
-        return { works: [`ops console: external ids of ${size} organizations`], missing: [] }
+        return { works: [`ops console: external ids: ${size}`], missing: [] }
       }),
     )
   else if (config.dialect === 'billing' && (config.opsUrl ?? config.partnerApiKey) !== undefined)
@@ -67,7 +66,7 @@ async function consoleUsageOf(parts: RafayParts, signal: AbortSignal): Promise<F
           },
         ],
       }
-    return { works: [`${organizations.size} organizations, ${scopes.length} profiles`], missing: [] }
+    return { works: [`organizations: ${organizations.size}, profiles: ${scopes.length}`], missing: [] }
   })
   if (first === undefined) return listed
   const used = await usageOf(parts, first, 'apiKey', signal)
@@ -99,7 +98,7 @@ function countedOf(
   const counts =
     items.length === 0
       ? `answers, nothing used in ${showWindow(window)}`
-      : `${items.length} items of ${subjects.size} organizations${gpus > 0 ? `, ${gpus} with GPUs` : ''}`
+      : `items: ${items.length}, organizations: ${subjects.size}${gpus > 0 ? `, with GPUs: ${gpus}` : ''}`
   return {
     works: [`${scope}: ${counts}`],
     missing:
@@ -120,11 +119,13 @@ async function found(what: string, key: string, ask: () => Promise<Findings>): P
     return await ask()
   } catch (error) {
     const fault = asFault(error, 'BODY_UNREADABLE')
-    if (fault.code === 'ABORTED') throw fault
+    const unreached = 'check the address, DNS, the proxy and NODE_EXTRA_CA_CERTS'
     const remedies: Partial<Record<FaultCode, string>> = {
+      // What the others found by then is worth telling.
+      ABORTED: unreached,
       SOURCE_DENIED: `give ${key} a key that may read this`,
       SOURCE_MISSING: 'check the address and dialect: this console does not know the call',
-      SOURCE_UNREACHABLE: 'check the address, DNS, the proxy and NODE_EXTRA_CA_CERTS',
+      SOURCE_UNREACHABLE: unreached,
     }
     return {
       works: [],

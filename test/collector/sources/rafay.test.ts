@@ -766,3 +766,81 @@ describe('token usage', () => {
     expect((await source.scopes(live)).map(({ scope }) => scope)).toEqual(['compute', 'service'])
   })
 })
+
+describe('what it says when it is asked whether it can work', () => {
+  const nowMs = () => at(10, 7)
+  async function asked(config: object, fixture = smallFixture()) {
+    const { source, double, config: whole } = await openFor(fixture, config, { nowMs })
+    return { double, whole, check: async () => await source.check!(live) }
+  }
+
+  test('billing: what was used in the last window, by kind, and all that was asked for besides', async () => {
+    const parts = { partnerApiKey: partnerRef, tokenUsage: { apiKey: partnerRef } }
+    const opsless = await asked(parts)
+    const { url } = opsless.whole
+    const { check } = await asked({ ...parts, opsUrl: url, tokenUsage: { apiKey: partnerRef, url } })
+    expect(await check()).toEqual({
+      works: [
+        'compute: items: 3, organizations: 1, with GPUs: 3',
+        'service: items: 1, organizations: 1',
+        'ops console: external ids: 1',
+        'token usage: answers, nothing used in 2026-02-12T09:45:00Z/2026-02-12T10:00:00Z',
+      ],
+      missing: [],
+    })
+    expect((await opsless.check()).missing).toContainEqual({
+      what: 'the label organization_external_id',
+      remedy: 'give both opsUrl and partnerApiKey',
+    })
+  })
+
+  test('a key that is refused in one place is named with its option, and hides nothing of the others', async () => {
+    const other = await asked({})
+    const opsUrl = other.whole.url
+    const { double, check } = await asked({
+      opsUrl,
+      partnerApiKey: keyRef,
+      tokenUsage: { apiKey: keyRef },
+    })
+    double.behaviour.faults = [{ endpoint: 'instance_usage', kind: 'service', answer: { status: 404 } }]
+    const { works, missing } = await check()
+    expect(works).toEqual(['compute: items: 3, organizations: 1, with GPUs: 3'])
+    expect(missing).toEqual([
+      { what: expect.stringMatching(/^usage of service .*404/), remedy: expect.stringContaining('dialect') },
+      {
+        what: expect.stringMatching(/^the ops console .*403/),
+        remedy: 'give partnerApiKey a key that may read this',
+      },
+      {
+        what: expect.stringMatching(/^token usage .*403/),
+        remedy: 'give tokenUsage.apiKey a key that may read this',
+      },
+    ])
+  })
+
+  test('console: organizations and profiles are counted, and the usage of one is asked for', async () => {
+    const { check } = await asked({ dialect: 'console' })
+    expect(await check()).toEqual({
+      works: ['organizations: 2, profiles: 3', 'lk5xnd2/small-gpu-vm: items: 2, organizations: 1'],
+      missing: [],
+    })
+    const nobody = await asked({ dialect: 'console' }, { ...smallFixture(), organizations: [] })
+    expect((await nobody.check()).missing).toEqual([
+      { what: 'no profile of any organization is listed', remedy: expect.stringContaining('apiKey') },
+    ])
+  })
+
+  test('rows that cannot be read are counted, with the first reason', async () => {
+    const { double, check } = await asked({ kinds: ['compute'] })
+    double.behaviour.faults = [{ endpoint: 'instance_usage', instance: 'dev-vm-1', answer: 'usage_null' }]
+    expect(await check()).toEqual({
+      works: ['compute: items: 3, organizations: 1, with GPUs: 2'],
+      missing: [
+        {
+          what: expect.stringMatching(/^1 of 3 items of compute .*dev-vm-1.* null/),
+          remedy: expect.stringContaining('gap'),
+        },
+      ],
+    })
+  })
+})
