@@ -70,8 +70,11 @@ export interface Pod extends Meta {
   readonly actual?: Resources
   /** Names of its ResourceClaims, in its namespace: those it asks for and that exist. */
   readonly claims: readonly string[]
-  /** The claim that stands behind requests such as nvidia.com/gpu: `resources` are those it serves. */
-  readonly extendedClaim?: { readonly claim: string; readonly resources: readonly string[] }
+  /** The claim that stands behind requests such as nvidia.com/gpu, and which of its requests serve which of them. */
+  readonly extendedClaim?: {
+    readonly claim: string
+    readonly serves: readonly { readonly request: string; readonly resource: string }[]
+  }
   /** What claims take of the node's cpu and memory. */
   readonly claimedResources: readonly ClaimedResource[]
 }
@@ -209,9 +212,10 @@ export function podOf(json: Json, wanted: Wanted): Pod {
           ? undefined
           : {
               claim: extendedName,
-              resources: [
-                ...new Set(extended.list('requestMappings').map(each => each.need('resourceName'))),
-              ],
+              serves: extended.list('requestMappings').map(each => ({
+                request: each.need('requestName'),
+                resource: each.need('resourceName'),
+              })),
             },
     }),
     containers,
