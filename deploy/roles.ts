@@ -8,6 +8,7 @@ import type { Store } from '../processor/store.ts'
 import { type ConfigRules, type ConfiguredSource, type LoadedConfig, loadConfig } from '../runtime/config.ts'
 import { Health, type HealthServer, serveHealth } from '../runtime/health.ts'
 import type { HttpOptions } from '../runtime/http.ts'
+import type { Ingest } from '../runtime/log/ingest.ts'
 import type { KafkaConfig } from '../runtime/log/kafka.ts'
 import type { EventLog, RejectLog } from '../runtime/log/log.ts'
 import { SqliteOutbox } from '../runtime/log/outbox.ts'
@@ -15,6 +16,7 @@ import { partitionOf } from '../runtime/log/partition.ts'
 import type { EventSink } from '../runtime/log/sink.ts'
 import { type Logger, type LogLevel, logLevels, openLog } from '../runtime/logs.ts'
 import { collectProcessMetrics, registry } from '../runtime/metrics.ts'
+import { answerNotYet, apiPrefix } from '../runtime/problem.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
@@ -376,27 +378,62 @@ async function serveApi(
     served,
     store,
     log,
-    sink,
-  }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store; readonly sink: EventSink },
+    ingest,
+  }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store; readonly ingest: Ingest | undefined },
 ): Promise<AsyncDisposable> {
   const { openApi } = await import('../processor/api/api.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
   const { eventRoutes } = await import('../processor/api/events.ts')
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
-  const { Ingest } = await import('../runtime/log/ingest.ts')
-  const ingest = new Ingest({ sink, nowMs: settings.nowMs })
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
   const accounts = async () => (await configured(settings, 'price')).accounts
   return await openApi({
     mount: served.mount,
     routes: [
       coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
-      eventRoutes({ ingest }),
+      ...(ingest ? [eventRoutes({ ingest })] : []),
       rejectedRoutes({ store, nowMs: settings.nowMs }),
     ],
     access: config.listen.api,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
+}
+
+/** What others push, on its way to the sink; undefined where nobody may push. */
+async function openIngest(
+  config: LoadedConfig,
+  settings: Settings,
+  { sink, health }: Pick<Daemon, 'health'> & { readonly sink: EventSink },
+): Promise<Ingest | undefined> {
+  const { keys: configured, listen } = config
+  if (listen.push === false) return undefined
+  const { Ingest } = await import('../runtime/log/ingest.ts')
+  const { ConfiguredKeys, Door } = await import('../runtime/keys.ts')
+  const { nowMs } = settings
+  const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, settings.env, nowMs())
+  if (keys) health.check('keys', () => keys.problem())
+  const door = new Door({ ...(keys && { keys }), open: listen.api, nowMs })
+  return new Ingest({ sink, nowMs, door })
+}
+
+/** The collector's own way in for what applications push: into its outbox, whether the log is there or not. */
+async function servePush(
+  config: LoadedConfig,
+  settings: Settings,
+  {
+    served,
+    health,
+    outbox,
+    signal,
+  }: Pick<Daemon, 'served' | 'health'> & { readonly outbox: SqliteOutbox; readonly signal: AbortSignal },
+): Promise<Disposable | undefined> {
+  const sink = await openSink(config, settings, { outbox, signal })
+  const ingest = await openIngest(config, settings, { sink, health })
+  if (!ingest) return undefined
+  health.check('push', () =>
+    outbox.isFull() ? `the outbox is full: ${outbox.depth().rows} rows wait for the log` : undefined,
+  )
+  return served.mount(apiPrefix, (request, response) => void ingest.answer(request, response))
 }
 
 // -- roles
@@ -471,6 +508,9 @@ export type Role = 'collector' | 'sender' | 'processor'
 /** Runs the roles until the signal. What halts one of them ends them all and is thrown: a supervisor starts anew. */
 async function runRoles(config: LoadedConfig, settings: Settings, roles: readonly Role[]): Promise<void> {
   await using part = await daemon(config, settings, roles.length > 1 ? 'up' : (roles[0] ?? 'up'))
+  // Whenever nobody else answers: before the roles run, between two of their starts, and while they end.
+  const hasApi = roles.includes('processor') || config.listen.push !== false
+  using _notYet = hasApi ? part.served.mount(apiPrefix, answerNotYet) : undefined
   for (let damagedMs = Number.NEGATIVE_INFINITY; ; damagedMs = performance.now())
     try {
       await using running = await started(config, settings, roles, part)
@@ -485,6 +525,11 @@ async function runRoles(config: LoadedConfig, settings: Settings, roles: readonl
   part.log.info('stopped')
 }
 
+/** Without sources a collector takes what is pushed, where the configuration says that this is meant. */
+function isSidecar({ sources, listen, keys }: LoadedConfig): boolean {
+  return sources.length === 0 && (listen.push ?? keys.length > 0)
+}
+
 const startAgainMsMax = 10 * secondMs
 
 /**
@@ -497,14 +542,8 @@ async function started(
   roles: readonly Role[],
   part: Daemon,
 ): Promise<Running | undefined> {
-  const { log, health, served } = part
+  const { log, health } = part
   health.report(startCheck, notStarted)
-  await using opening = new AsyncDisposableStack()
-  if (roles.includes('processor')) {
-    const { answerNotYet, apiPrefix } = await import('../processor/api/api.ts')
-    // Until the API takes its place.
-    opening.use(served.mount(apiPrefix, answerNotYet))
-  }
   let said: string | undefined
   for (let waitMs = secondMs; ; waitMs = Math.min(2 * waitMs, startAgainMsMax))
     try {
@@ -546,8 +585,11 @@ export async function startRoles(
 
   const outbox = collecting || !kafka ? opening.use(openOutbox(config, settings, { log, health })) : undefined
   const opened = collecting ? await openSources(config, settings, opening, outbox) : []
-  if (collecting && opened.length === 0)
-    throw new Fault('CONFIG_INVALID', 'no `sources` are configured: nothing to read')
+  if (collecting && opened.length === 0 && !isSidecar(config))
+    throw new Fault(
+      'CONFIG_INVALID',
+      'no `sources` are configured: nothing to read. To only take what applications push, say `listen: {push: true}`, or configure `keys`',
+    )
   const parts: Promise<void>[] = []
   /** What already runs ends before what it runs on is closed. */
   const endParts = async () => {
@@ -596,7 +638,8 @@ export async function startRoles(
     parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
     if (served) {
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
-      opening.use(await serveApi(config, settings, { served, store, log, sink }))
+      const ingest = await openIngest(config, settings, { sink, health })
+      opening.use(await serveApi(config, settings, { served, store, log, ingest }))
     }
   }
   opening.defer(endParts)
@@ -636,6 +679,8 @@ export async function startRoles(
       }),
     )
   }
+  if (roles.includes('collector') && !processing && outbox && served)
+    opening.use(await servePush(config, settings, { served, health, outbox, signal }))
   for (const part of parts) part.catch(() => broken.abort())
   const done = Promise.allSettled(parts).then(results => {
     for (const result of results) if (result.status === 'rejected') throw result.reason

@@ -174,8 +174,8 @@ function sourcesOf(
 }
 
 /** What the schema of the main file cannot say. */
-function mainMisfits({ kafka, store }: Config): readonly Misfit[] {
-  const found: Misfit[] = []
+function mainMisfits({ kafka, store, keys }: Config): readonly Misfit[] {
+  const found: Misfit[] = [...keyMisfits(keys)]
   if (kafka && kafka.minInSyncReplicas > kafka.replicationFactor)
     found.push({
       path: '/kafka/minInSyncReplicas',
@@ -187,6 +187,26 @@ function mainMisfits({ kafka, store }: Config): readonly Misfit[] {
     if (store[option] !== undefined && store.url === undefined)
       found.push({ path: `/store/${option}`, message: 'is for a server: `url` is missing' })
   return found
+}
+
+function keyMisfits(keys: Config['keys']): readonly Misfit[] {
+  return keys.flatMap((key, index) => {
+    const found: Misfit[] = []
+    const path = `/keys/${index}`
+    const before = keys.slice(0, index)
+    if ((key.sha256 === undefined) === (key.key === undefined))
+      found.push({ path, message: 'needs either `sha256`, the hash of the key, or `key`, where it stands' })
+    if (before.some(other => other.name === key.name))
+      found.push({ path: `${path}/name`, message: 'is also the name of another key' })
+    if (before.some(other => other.sha256 !== undefined && other.sha256 === key.sha256))
+      found.push({ path: `${path}/sha256`, message: 'is also the hash of another key: whose would it be?' })
+    if (key.scopes.includes('amend') && !key.subjects.includes('*'))
+      found.push({
+        path: `${path}/subjects`,
+        message: "must be ['*'] where a key may amend: only the ledger knows whose the event was",
+      })
+    return found
+  })
 }
 
 function metersOf(

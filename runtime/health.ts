@@ -47,8 +47,14 @@ export class Health {
   }
 }
 
-/** Hands requests whose path begins with the prefix to somebody else, until it is disposed of. The last one wins. */
+/**
+ * Hands requests whose path begins with the prefix to somebody else, until it is disposed of. The last one wins, and what
+ * was there before it is there again after it.
+ */
 export type Mount = (prefix: string, handle: RequestListener) => Disposable
+
+/** Beyond them a connection is closed at once: files, and what is written to them, need handles too. */
+const connectionsMax = 500
 
 export interface HealthServer extends AsyncDisposable {
   readonly url: string
@@ -67,10 +73,11 @@ export async function serveHealth(options: {
   readonly port: number
 }): Promise<HealthServer> {
   const { health, registry } = options
-  const mounts = new Map<string, RequestListener>()
-  const server = createServer((request, response) => {
-    for (const [prefix, handle] of mounts)
-      if (request.url?.startsWith(prefix)) return handle(request, response)
+  const mounts: { readonly prefix: string; readonly handle: RequestListener }[] = []
+  // By itself it looks twice a minute for connections that say nothing.
+  const server = createServer({ connectionsCheckingInterval: 1000 }, (request, response) => {
+    const mounted = mounts.findLast(({ prefix }) => request.url?.startsWith(prefix))
+    if (mounted) return mounted.handle(request, response)
     const answer = (status: number, type: string, body: string) => {
       response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
       response.end(request.method === 'HEAD' ? undefined : body)
@@ -91,6 +98,7 @@ export async function serveHealth(options: {
   })
   server.requestTimeout = 10_000
   server.headersTimeout = 5_000
+  server.maxConnections = connectionsMax
   server.listen(options.port, options.host)
   try {
     await once(server, 'listening')
@@ -104,10 +112,11 @@ export async function serveHealth(options: {
   return {
     url: `http://${host}:${port}`,
     mount(prefix, handle) {
-      mounts.set(prefix, handle)
+      const mounted = { prefix, handle }
+      mounts.push(mounted)
       return {
         [Symbol.dispose]() {
-          if (mounts.get(prefix) === handle) mounts.delete(prefix)
+          if (mounts.includes(mounted)) mounts.splice(mounts.indexOf(mounted), 1)
         },
       }
     },

@@ -1,5 +1,6 @@
 /** What may stand in the configuration: each option with its meaning and its default. Reading it is runtime/config.ts. Pure. */
 import Type, { type Static, type TString } from 'typebox'
+import { keyScopes } from './keys.ts'
 
 const strict = { additionalProperties: false }
 
@@ -183,14 +184,75 @@ const Listen = Type.Object(
       default: 8080,
       description: 'The port; 0 takes a free one.',
     }),
+    push: Type.Optional(
+      Type.Boolean({
+        description:
+          'true: events may be pushed, and a collector without sources is one that only takes them (a sidecar). false: none may. Without it they may, but having neither sources nor keys is a mistake.',
+      }),
+    ),
     api: Type.Union([Type.Literal('loopback'), Type.Literal('anyone')], {
       default: 'loopback',
       description:
-        'Whom the API of the processor answers: the machine it runs on, or anyone who reaches the port. It has no keys yet, so leave it at loopback unless something in front of it checks who asks.',
+        'Whom the API answers: the machine it runs on, or anyone who reaches the port. Leave it at loopback unless something in front of it checks who asks. Where `keys` are configured it says nothing of pushed events: they need a key, wherever they come from.',
     }),
   },
   { ...strict, default: {}, description: 'Where health, metrics and the API are served.' },
 )
+
+const patterns = (description: string) =>
+  Type.Array(Type.String({ minLength: 1, maxLength: 1024, description: 'A `*` stands for any text.' }), {
+    minItems: 1,
+    maxItems: 1000,
+    description,
+  })
+
+/** The key of somebody who pushes events. */
+export const KeyConfig = Type.Object(
+  {
+    name: Type.String({
+      pattern: '^[A-Za-z0-9._-]{1,128}$',
+      description: 'Its name, in metrics and as the author of amendments. No secret.',
+    }),
+    sha256: Type.Optional(
+      Type.String({
+        pattern: '^[0-9a-f]{64}$',
+        description:
+          'The SHA-256 of the key, in hexadecimal: `printf %s "$KEY" | sha256sum`. Make keys by `openssl rand -base64 32`; what a person thought of is guessed.',
+      }),
+    ),
+    key: Type.Optional(Secret('The key itself, of 20 characters or more, in place of `sha256`.')),
+    scopes: Type.Array(Type.Enum(keyScopes, { description: 'ingest or amend' }), {
+      minItems: 1,
+      uniqueItems: true,
+      default: ['ingest'],
+      description:
+        'ingest: it pushes events and marks. amend: it amends and voids events of its sources, of whatever subject.',
+    }),
+    sources: patterns('The sources that it may write: `*` are all but those that begin with `meterline/`.'),
+    subjects: patterns('The subjects that it may write. Marks without a subject, and amendments, need `*`.'),
+    rate: Type.Object(
+      {
+        eventsPerSecond: Count('How many events a second it may push.', 1, 1_000_000, 2000),
+        bytesPerSecond: Count('How many bytes a second it may push.', 1024, 1024 ** 3, 4 * 1024 ** 2),
+        burstSeconds: Count('For how many seconds it may push all at once, after a rest.', 1, 3600, 30),
+      },
+      {
+        ...strict,
+        default: {},
+        description:
+          'How fast it may push over time: beyond that it is answered 429, and when to come again.',
+      },
+    ),
+    bodyMaxBytes: Count(
+      'How large a request may be, in bytes; at most 10 MiB.',
+      1024,
+      10 * 1024 ** 2,
+      10 * 1024 ** 2,
+    ),
+  },
+  strict,
+)
+export type KeyConfig = Static<typeof KeyConfig>
 
 /** The whole file, `meterline.yaml`. */
 export const Config = Type.Object(
@@ -220,6 +282,12 @@ export const Config = Type.Object(
       description: 'The price books that accounts name by their id.',
     }),
     listen: Listen,
+    keys: Type.Array(KeyConfig, {
+      maxItems: 1000,
+      default: [],
+      description:
+        'Who may push events to `POST /api/v1/events`, with `Authorization: Bearer KEY`. Without keys only those whom `listen.api` names may.',
+    }),
   },
   strict,
 )

@@ -121,6 +121,22 @@ export const faults = {
       "An event that is pushed names a source `meterline/…` or a type `io.meterline.…` other than that of a pusher's mark: these are Meterline's own.",
     remedy: 'Name a source and a type of your own.',
   },
+  KEY_UNKNOWN: {
+    fate: 'reject',
+    meaning: 'A request to push events names no key, or one that is not configured.',
+    remedy: 'Send `Authorization: Bearer KEY` with a key of `keys`.',
+  },
+  KEY_FORBIDS: {
+    fate: 'reject',
+    meaning:
+      'A key may not write the source or subject of this event, or may not amend. Nothing was taken of it.',
+    remedy: 'Send it with a key that may, or widen `scopes`, `sources` or `subjects` of this one.',
+  },
+  RATE_EXCEEDED: {
+    fate: 'retry',
+    meaning: 'A key has pushed more events or bytes than its bounds allow.',
+    remedy: 'Send it again after the seconds that `Retry-After` says, or raise `rate` of the key.',
+  },
   MARK_DIFFERS: {
     fate: 'retry',
     meaning: "A pusher's mark says another number of events for its window than the ledger has.",

@@ -6,7 +6,7 @@
 import { hash } from 'node:crypto'
 import Type, { type Static } from 'typebox'
 import { misfitOf, validator } from './check.ts'
-import { type CloudEvent, encodeStructured, isJsonType } from './cloudevents.ts'
+import { type CloudEvent, decodeStructured, encodeStructured, isJsonType } from './cloudevents.ts'
 import { listingScope, partitionKey } from './event.ts'
 import { Fault } from './fault.ts'
 import { dayMs, instantMs, isOnGrid, showInstant, type Window } from './window.ts'
@@ -29,6 +29,10 @@ const ownType = 'io.meterline.'
 
 export function isOwnSource(source: string): boolean {
   return source.startsWith(ownSource)
+}
+
+export function isOwnType(type: string): boolean {
+  return type.startsWith(ownType)
 }
 
 /** What a pushed event says, beside the source and id that name it. */
@@ -73,8 +77,7 @@ const passing: ReadonlySet<string> = new Set([
 export function checkPushed(event: CloudEvent, appendedMs: number, timelessMs: number = appendedMs): Pushed {
   const { source, id, type } = event
   checkName(event)
-  if (type.startsWith(ownType))
-    throw new Fault('SOURCE_RESERVED', `type: "${clip(type)}" is of Meterline's own types`)
+  if (isOwnType(type)) throw new Fault('SOURCE_RESERVED', `type: "${clip(type)}" is of Meterline's own types`)
   return { source, id, ...contentOf(event, appendedMs, timelessMs) }
 }
 
@@ -357,6 +360,22 @@ const own = {
 
 export const amendmentType = 'io.meterline.amendment.v1'
 
+const amendedName = word('Of the pushed event.', nameLengthMax)
+const action = Type.Union([Type.Literal('amend'), Type.Literal('void')], {
+  description: 'amend: it says what `event` says. void: it counts for nothing.',
+})
+const said = Type.Optional(
+  Type.Object(
+    {
+      type: word('Its type.', typeLengthMax),
+      subject: word('Its subject.', nameLengthMax),
+      time: word('Its time, RFC 3339.', 64),
+      data: Type.Optional(Type.Unknown({ description: 'Its data.' })),
+    },
+    { additionalProperties: false, description: 'What it says instead, whole.' },
+  ),
+)
+
 /** A pushed event is to be taken otherwise than it was sent, or not at all; the latest in the log counts. */
 export const AmendmentEvent = Type.Object(
   {
@@ -365,22 +384,10 @@ export const AmendmentEvent = Type.Object(
     type: Type.Literal(amendmentType, { description: 'An amendment.' }),
     data: Type.Object(
       {
-        source: word('Of the pushed event.', nameLengthMax),
-        id: word('Of the pushed event.', nameLengthMax),
-        action: Type.Union([Type.Literal('amend'), Type.Literal('void')], {
-          description: 'amend: it says what `event` says. void: it counts for nothing.',
-        }),
-        event: Type.Optional(
-          Type.Object(
-            {
-              type: word('Its type.', typeLengthMax),
-              subject: word('Its subject.', nameLengthMax),
-              time: word('Its time, RFC 3339.', 64),
-              data: Type.Optional(Type.Unknown({ description: 'Its data.' })),
-            },
-            { additionalProperties: false, description: 'What it says instead, whole.' },
-          ),
-        ),
+        source: amendedName,
+        id: amendedName,
+        action,
+        event: said,
         author: word('Who amends.', 256),
         reason: word('Why.', 1024),
       },
@@ -390,6 +397,62 @@ export const AmendmentEvent = Type.Object(
   { additionalProperties: false },
 )
 export type AmendmentEvent = Static<typeof AmendmentEvent>
+
+/** An amendment as it is pushed. Other attributes of CloudEvents may be there, and say nothing. */
+export const PushedAmendmentEvent = Type.Object(
+  {
+    specversion: own.specversion,
+    id: Type.String({ minLength: 1, description: 'Its own, kept when it is sent again.' }),
+    source: Type.String({ minLength: 1, description: 'Who amends: a source of the key, not of Meterline.' }),
+    type: Type.Literal(amendmentType, { description: 'An amendment.' }),
+    data: Type.Object(
+      {
+        source: amendedName,
+        id: amendedName,
+        action,
+        event: said,
+        reason: word('Why; who amends is the name of the key.', 1024),
+      },
+      { additionalProperties: false, description: 'Which event, and what becomes of it.' },
+    ),
+  },
+  { description: 'An amendment as it is pushed.' },
+)
+
+const isPushedAmendment = validator(PushedAmendmentEvent)
+
+/**
+ * The amendment that a key posted, as it goes to the log: sent again, it is the same one.
+ * @param author the name of the key
+ * @throws Fault EVENT_INVALID | EVENT_DATA_INVALID | TIME_OUT_OF_BOUNDS | SOURCE_RESERVED naming the path
+ */
+export function sealPushedAmendment(event: CloudEvent, author: string, nowMs: number): SealedAmendment {
+  checkName(event)
+  if (!isPushedAmendment(event)) throw firstMisfit(isPushedAmendment.errors)
+  const { data } = event as unknown as Static<typeof PushedAmendmentEvent>
+  const source = 'meterline/amend/person'
+  const id = hash('sha256', JSON.stringify([event.source, event.id]), 'hex')
+  const key = pushedKey(data.source, data.id)
+  const text = sealAbout<AmendmentEvent>({
+    source,
+    id,
+    type: amendmentType,
+    partitionkey: key,
+    timeMs: nowMs,
+    data: { ...data, author },
+  })
+  // What the processor would reject is better refused here.
+  amendedContent(checkAboutPushed(decodeStructured(text)) as AmendmentEvent, nowMs)
+  return { source, id, key, text }
+}
+
+/** An amendment, and where it goes. */
+export interface SealedAmendment {
+  readonly source: string
+  readonly id: string
+  readonly key: string
+  readonly text: string
+}
 
 const headersOf = Type.Unsafe<Record<string, string>>({
   type: 'object',
@@ -471,15 +534,17 @@ export function isAboutPushed(type: string): type is keyof typeof checks {
 export function checkAboutPushed(event: CloudEvent): AmendmentEvent | RefusalEvent | ReplayEvent {
   assertAbout(event.type)
   const validate = checks[event.type]
-  if (!validate(event)) {
-    const [first] = validate.errors ?? []
-    const { path, message } = first ? misfitOf(first) : { path: '', message: 'does not fit' }
-    throw new Fault(
-      path.startsWith('/data') ? 'EVENT_DATA_INVALID' : 'EVENT_INVALID',
-      `${path} ${message}`.slice(0, 500).toWellFormed(),
-    )
-  }
+  if (!validate(event)) throw firstMisfit(validate.errors)
   return event as unknown as AmendmentEvent | RefusalEvent | ReplayEvent
+}
+
+function firstMisfit(errors: typeof isPushedMark.errors): Fault {
+  const [first] = errors ?? []
+  const { path, message } = first ? misfitOf(first) : { path: '', message: 'does not fit' }
+  return new Fault(
+    path.startsWith('/data') ? 'EVENT_DATA_INVALID' : 'EVENT_INVALID',
+    `${path} ${message}`.slice(0, 500).toWellFormed(),
+  )
 }
 
 function assertAbout(type: string): asserts type is keyof typeof checks {
@@ -505,7 +570,7 @@ export function amendedContent(
     throw new Fault('EVENT_DATA_INVALID', '/data/event says what an amended event says, and only that')
   if (data.event === undefined) return undefined
   const { type, subject, time, data: said } = data.event
-  if (type.startsWith(ownType))
+  if (isOwnType(type))
     throw new Fault('SOURCE_RESERVED', `/data/event/type: "${clip(type)}" is of Meterline's own types`)
   return contentOf({ type, subject, time, data: said }, appendedMs, appendedMs)
 }

@@ -1,5 +1,5 @@
 /** `POST /api/v1/events`: CloudEvents into the log. What is taken, and what is answered, is of runtime/log/ingest.ts. */
-import type { Ingest } from '../../runtime/log/ingest.ts'
+import { eventsPath, type Ingest } from '../../runtime/log/ingest.ts'
 import type { Routes } from './api.ts'
 
 export function eventRoutes({ ingest }: { readonly ingest: Ingest }): Routes {
@@ -10,7 +10,9 @@ export function eventRoutes({ ingest }: { readonly ingest: Ingest }): Routes {
       scope.addContentTypeParser('*', { bodyLimit: Number.MAX_SAFE_INTEGER }, (_request, _body, done) =>
         done(null),
       )
-      scope.post('/api/v1/events', { bodyLimit: Number.MAX_SAFE_INTEGER }, async (request, reply) => {
+      // Keys say who may, and those that have one may be anywhere.
+      const options = { bodyLimit: Number.MAX_SAFE_INTEGER, config: { guarded: true } }
+      scope.post(eventsPath, options, async (request, reply) => {
         reply.hijack()
         await ingest.serve(request.raw, reply.raw)
       })

@@ -1,10 +1,12 @@
 /**
  * CloudEvents over HTTP into the log: structured, binary and batch. An answer of 204 means that the log has them all.
- * What is refused is in the log too, as a refusal that becomes a reject of the ledger; only a body that is too large to be
- * read is counted and not kept. Knows nothing of keys: who may push is for whoever serves it.
+ * What is refused for what it says is in the log too, as a refusal that becomes a reject of the ledger. What is refused
+ * for who sends it, or cannot be read, is counted and not kept: nobody without a key fills the log, and nothing that a
+ * key may not write waits there to be replayed.
  */
 import { hash, randomUUID } from 'node:crypto'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import { createGunzip } from 'node:zlib'
 import { Counter, Gauge } from 'prom-client'
 import {
   batchType,
@@ -16,7 +18,9 @@ import {
   structuredType,
 } from '../../schemas/cloudevents.ts'
 import { asFault, Fault, type FaultCode } from '../../schemas/fault.ts'
+import { type Grant, mayWrite } from '../../schemas/keys.ts'
 import {
+  amendmentType,
   checkSent,
   keptBytesMax,
   pushedBytesMax,
@@ -26,8 +30,11 @@ import {
   type RefusalEvent,
   refusalType,
   sealAbout,
+  sealPushedAmendment,
 } from '../../schemas/pushed.ts'
+import { type Admitted, anybody, Door } from '../keys.ts'
 import { registry } from '../metrics.ts'
+import { type ProblemDetails, titled } from '../problem.ts'
 import type { PushedEvent } from './outbox.ts'
 import type { EventSink } from './sink.ts'
 
@@ -39,8 +46,14 @@ const eventsTotal = new Counter({
 })
 const refusedTotal = new Counter({
   name: 'meterline_ingest_requests_refused_total',
-  help: 'Requests of which nothing was taken or kept: too large to be read, cut off, or the log was away.',
+  help: 'Requests of which nothing was taken or kept: without a key, beyond its rate, too large to be read, cut off, or the log was away.',
   labelNames: ['reason'],
+  registers: [registry],
+})
+const forbiddenTotal = new Counter({
+  name: 'meterline_ingest_forbidden_total',
+  help: 'Events that a key may not write, and requests beyond its rate, by its name.',
+  labelNames: ['key', 'reason'],
   registers: [registry],
 })
 const inHandBytes = new Gauge({
@@ -52,28 +65,28 @@ const inHandBytes = new Gauge({
 export const bodyBytesMax = 10 * 1024 * 1024
 /** Of all requests at once: beyond it a request is asked to come again. */
 const inHandBytesMax = 64 * 1024 * 1024
+/** Of those of one key: a slow one leaves room for the others. */
+const inHandOfOneMax = inHandBytesMax / 2
 export const batchEventsMax = 10_000
 const headerBytesMax = 16 * 1024
 /** How many of a batch's faults an answer names. */
 const namedMax = 100
 const bodyWithinMs = 30_000
-const drainWithinMs = 5000
-const drainBytesMax = 4 * bodyBytesMax
 const retryAfterSeconds = 5
+/** How much of a body nobody wants is let in, so that its sender is there to read the answer. */
+const drained = { withinMs: 5000, bytesMax: 4 * bodyBytesMax }
+const drainedOfStrangers = { withinMs: 1000, bytesMax: 256 * 1024 }
+
+export const eventsPath = '/api/v1/events'
 
 export interface IngestAnswer {
   readonly status: number
+  readonly retryAfterSeconds?: number
   /** RFC 9457, where something was refused. */
   readonly problem?: Problem
 }
 
-interface Problem {
-  readonly type: 'about:blank'
-  readonly title: string
-  readonly status: number
-  readonly detail: string
-  readonly code: string
-  readonly retryable: boolean
+interface Problem extends ProblemDetails {
   /** How many events of the request were taken all the same. */
   readonly taken: number
   readonly extensions: { readonly validationErrors: readonly NamedFault[] }
@@ -88,56 +101,104 @@ interface NamedFault {
 export interface IngestOptions {
   readonly sink: EventSink
   readonly nowMs: () => number
+  /** Who may push; without it, whoever is on this machine. */
+  readonly door?: Door
 }
 
 export class Ingest {
   readonly #sink: EventSink
   readonly #nowMs: () => number
+  readonly #door: Door
   #inHand = 0
+  readonly #inHandOf = new Map<string, number>()
 
-  constructor({ sink, nowMs }: IngestOptions) {
+  constructor({ sink, nowMs, door }: IngestOptions) {
     this.#sink = sink
     this.#nowMs = nowMs
+    this.#door = door ?? new Door({ open: 'loopback', nowMs })
+  }
+
+  /** Answers what comes to the API of a process that has no other routes. */
+  async answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    if (request.url?.split('?')[0] !== eventsPath)
+      await this.#turnAway(request, response, { status: 404, detail: 'there is nothing here but the events' })
+    else if (request.method !== 'POST') {
+      response.setHeader('allow', 'POST')
+      await this.#turnAway(request, response, { status: 405, detail: 'events are posted' })
+    } else await this.serve(request, response)
+  }
+
+  async #turnAway(
+    request: IncomingMessage,
+    response: ServerResponse,
+    { status, detail }: { readonly status: number; readonly detail: string },
+  ): Promise<void> {
+    if (!request.complete) await drain(request, drainedOfStrangers)
+    reply(request, response, problem(status, new Fault('USAGE', detail)))
   }
 
   /** Answers a request whose body nobody has read yet. Never throws. */
   async serve(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    let held = 0
-    const hold = (bytes: number) => {
-      if (this.#inHand + bytes > inHandBytesMax) return false
-      held += bytes
-      this.#inHand += bytes
-      inHandBytes.set(this.#inHand)
-      return true
-    }
     let answer: IngestAnswer
+    let hand: Hand | undefined
     try {
-      const body = await readBody(request, hold)
-      answer = Buffer.isBuffer(body) ? await this.take(request.headers, body) : body
-      if (!request.complete) await drain(request)
+      const admitted = this.#door.admit(request)
+      if (admitted instanceof Fault) answer = refusedAtDoor(admitted, response)
+      else {
+        hand = this.#handOf(admitted.grant.name)
+        const body = await readBody(request, admitted, hand.hold)
+        answer = Buffer.isBuffer(body) ? await this.take(request.headers, body, admitted) : body
+      }
+      if (!request.complete) await drain(request, answer.status === 401 ? drainedOfStrangers : drained)
     } catch (error) {
       answer = unavailable(asFault(error, 'INTERNAL'))
     } finally {
-      this.#inHand -= held
-      inHandBytes.set(this.#inHand)
+      hand?.[Symbol.dispose]()
     }
     reply(request, response, answer)
   }
 
+  /** What a request may keep in memory, given back when it is answered. */
+  #handOf(name: string): Hand {
+    let held = 0
+    const count = (bytes: number) => {
+      held += bytes
+      this.#inHand += bytes
+      const own = (this.#inHandOf.get(name) ?? 0) + bytes
+      if (own === 0) this.#inHandOf.delete(name)
+      else this.#inHandOf.set(name, own)
+      inHandBytes.set(this.#inHand)
+    }
+    return {
+      hold: bytes => {
+        const ownMax = name === '' ? inHandBytesMax : inHandOfOneMax
+        if (this.#inHand + bytes > inHandBytesMax) return false
+        if ((this.#inHandOf.get(name) ?? 0) + bytes > ownMax) return false
+        count(bytes)
+        return true
+      },
+      [Symbol.dispose]: () => count(-held),
+    }
+  }
+
   /** Takes the events of a request. What is refused goes to the log as well; the answer names it. */
-  async take(headers: HttpHeadersIn, body: Buffer): Promise<IngestAnswer> {
+  async take(headers: HttpHeadersIn, body: Buffer, admitted: Admitted = anybody): Promise<IngestAnswer> {
+    const { grant } = admitted
     const nowMs = this.#nowMs()
     const events: PushedEvent[] = []
     const refusals: PushedEvent[] = []
     const faults: NamedFault[] = []
+    let forbidden = 0
     const refuse = (fault: Fault, index: number, piece: Piece) => {
-      refusals.push(refusalOf(fault, piece, nowMs))
+      if (fault.code === 'KEY_FORBIDS') forbidden += 1
+      else refusals.push(refusalOf(fault, piece, nowMs))
       faults.push({ index, code: fault.code, message: fault.message.toWellFormed() })
     }
     const pieces = piecesOf(headers, body)
+    admitted.spend(pieces.length, 0)
     for (const [index, piece] of pieces.entries())
       try {
-        events.push(eventOf(piece, nowMs))
+        events.push(eventOf(piece, grant, nowMs))
       } catch (error) {
         refuse(asFault(error, 'EVENT_INVALID'), index, piece)
       }
@@ -149,6 +210,8 @@ export class Ingest {
     }
     eventsTotal.inc({ outcome: 'taken' }, events.length)
     eventsTotal.inc({ outcome: 'refused' }, refusals.length)
+    eventsTotal.inc({ outcome: 'forbidden' }, forbidden)
+    if (forbidden > 0) forbiddenTotal.inc({ key: grant.name, reason: 'grant' }, forbidden)
     return faults.length === 0 ? { status: 204 } : refusedAnswer(faults, events.length)
   }
 }
@@ -247,13 +310,22 @@ function keptHeaders(headers: HttpHeadersIn): Readonly<Record<string, string>> {
 }
 
 /** As the log takes it. The text is written anew, so that whatever mode it came in, one form travels. */
-function eventOf({ decode }: Piece, nowMs: number): PushedEvent {
+function eventOf({ decode }: Piece, grant: Grant, nowMs: number): PushedEvent {
   const event = decode()
-  const { source, id, key } = checkSent(event, nowMs)
-  const value = Buffer.from(encodeStructured(event))
+  const fault = mayWrite(grant, event)
+  if (fault) throw fault
+  const { source, id, key, value } = sentOf(event, grant, nowMs)
   if (value.length > pushedBytesMax)
     throw new Fault('EVENT_TOO_LARGE', `${value.length} bytes are more than ${pushedBytesMax}`)
   return { source, id, key, value }
+}
+
+function sentOf(event: CloudEvent, { name }: Grant, nowMs: number): PushedEvent {
+  if (event.type === amendmentType) {
+    const { text, ...amendment } = sealPushedAmendment(event, name, nowMs)
+    return { ...amendment, value: Buffer.from(text) }
+  }
+  return { ...checkSent(event, nowMs), value: Buffer.from(encodeStructured(event)) }
 }
 
 /** What is refused travels as an event of ours: raw bytes could be an event after all for whoever reads them next. */
@@ -374,13 +446,16 @@ function chunksOf(request: IncomingMessage): AsyncIterable<Buffer> {
 }
 
 /** Lets a sender finish, within reason, so that it is there to read the answer. */
-async function drain(request: IncomingMessage): Promise<void> {
+async function drain(
+  request: IncomingMessage,
+  { withinMs, bytesMax }: { readonly withinMs: number; readonly bytesMax: number },
+): Promise<void> {
   let bytes = 0
-  const late = setTimeout(() => request.destroy(), drainWithinMs)
+  const late = setTimeout(() => request.destroy(), withinMs)
   try {
     for await (const chunk of chunksOf(request)) {
       bytes += chunk.length
-      if (bytes > drainBytesMax) return
+      if (bytes > bytesMax) return
     }
   } catch {
     // It went away.
@@ -389,42 +464,83 @@ async function drain(request: IncomingMessage): Promise<void> {
   }
 }
 
+interface Hand extends Disposable {
+  /** False where it would be too much. */
+  readonly hold: (bytes: number) => boolean
+}
+
 /** The body, or the answer where it cannot be read. */
 async function readBody(
   request: IncomingMessage,
-  hold: (bytes: number) => boolean,
+  { grant, spend }: Admitted,
+  hold: Hand['hold'],
 ): Promise<Buffer | IngestAnswer> {
+  const bytesMax = Math.min(grant.bounds?.bodyMaxBytes ?? bodyBytesMax, bodyBytesMax)
   const declared = Number(request.headers['content-length'] ?? 0)
-  if (declared > bodyBytesMax) return tooLarge()
-  const encoding = request.headers['content-encoding']
-  if (encoding !== undefined && encoding !== 'identity') {
+  if (declared > bytesMax) return tooLarge(bytesMax)
+  const encoding = (request.headers['content-encoding'] ?? 'identity').toLowerCase()
+  if (encoding !== 'identity' && encoding !== 'gzip') {
     refusedTotal.inc({ reason: 'encoding' })
-    return problem(415, new Fault('EVENT_INVALID', 'content-encoding: only a body as it is is taken'))
+    return problem(415, new Fault('EVENT_INVALID', 'content-encoding: a body is taken as it is, or as gzip'))
   }
   if (declared > 0 && !hold(declared)) return busy()
+  using body = encoding === 'gzip' ? inflated(request) : { chunks: chunksOf(request), [Symbol.dispose]() {} }
   const chunks: Buffer[] = []
   let bytes = 0
   const late = setTimeout(() => request.destroy(new Error('the body did not come in time')), bodyWithinMs)
   try {
-    for await (const chunk of chunksOf(request)) {
+    for await (const chunk of body.chunks) {
       bytes += chunk.length
-      if (bytes > bodyBytesMax) return tooLarge()
+      if (bytes > bytesMax) return tooLarge(bytesMax)
       if (bytes > declared && !hold(chunk.length)) return busy()
       chunks.push(chunk)
     }
   } catch (error) {
-    // Nobody is there to be answered: the sender does not have a 204, and will send it again.
-    refusedTotal.inc({ reason: 'cut off' })
-    return problem(400, asFault(error, 'ABORTED'))
+    const isGzipWrong = (error as NodeJS.ErrnoException).code?.startsWith('Z_') === true
+    // Else nobody is there to be answered: the sender does not have a 204, and will send it again.
+    refusedTotal.inc({ reason: isGzipWrong ? 'encoding' : 'cut off' })
+    return problem(
+      400,
+      isGzipWrong ? new Fault('EVENT_INVALID', 'the body is not whole gzip') : asFault(error, 'ABORTED'),
+    )
   } finally {
     clearTimeout(late)
+    spend(0, bytes)
   }
   return Buffer.concat(chunks)
 }
 
-function tooLarge(): IngestAnswer {
+/** What a gzip holds, as it comes; the reader says how much of it is wanted. */
+function inflated(request: IncomingMessage): Disposable & { readonly chunks: AsyncIterable<Buffer> } {
+  const gunzip = createGunzip()
+  const cut = () => void (request.complete || gunzip.destroy(new Error('the request was cut off')))
+  request.once('close', cut)
+  request.pipe(gunzip)
+  return {
+    chunks: gunzip,
+    [Symbol.dispose]() {
+      request.off('close', cut)
+      request.unpipe(gunzip)
+      gunzip.destroy()
+    },
+  }
+}
+
+function refusedAtDoor(fault: Fault, response: ServerResponse): IngestAnswer {
+  const { code, facts } = fault
+  if (code === 'RATE_EXCEEDED') {
+    refusedTotal.inc({ reason: 'rate' })
+    forbiddenTotal.inc({ key: String(facts.key), reason: 'rate' })
+    return { ...problem(429, fault), retryAfterSeconds: Number(facts.retryAfterSeconds) }
+  }
+  refusedTotal.inc({ reason: 'key' })
+  response.setHeader('www-authenticate', 'Bearer realm="meterline"')
+  return problem(401, fault)
+}
+
+function tooLarge(bytesMax: number): IngestAnswer {
   refusedTotal.inc({ reason: 'size' })
-  return problem(413, new Fault('EVENT_TOO_LARGE', `a body of more than ${bodyBytesMax} bytes is not read`))
+  return problem(413, new Fault('EVENT_TOO_LARGE', `a body of more than ${bytesMax} bytes is not read`))
 }
 
 function busy(): IngestAnswer {
@@ -436,15 +552,6 @@ function unavailable(fault: Fault): IngestAnswer {
   return problem(statuses[fault.code] ?? (fault.fate === 'retry' ? 503 : 500), fault)
 }
 
-const titles: Readonly<Record<number, string>> = {
-  400: 'Bad Request',
-  403: 'Forbidden',
-  413: 'Content Too Large',
-  415: 'Unsupported Media Type',
-  500: 'Internal Server Error',
-  503: 'Service Unavailable',
-}
-
 function problem(
   status: number,
   fault: Fault,
@@ -454,20 +561,22 @@ function problem(
   return {
     status,
     problem: {
-      type: 'about:blank',
-      title: titles[status] ?? 'Error',
-      status,
+      ...titled(status),
       // What went wrong inside is for the log: nobody outside can act on it.
       detail: status === 500 ? 'Something went wrong here; the log says what.' : fault.message.toWellFormed(),
       code,
-      retryable: status === 503,
+      retryable: status === 503 || status === 429,
       taken,
       extensions: { validationErrors: faults },
     },
   }
 }
 
-const statuses: Partial<Record<FaultCode, number>> = { EVENT_TOO_LARGE: 413, SOURCE_RESERVED: 403 }
+const statuses: Partial<Record<FaultCode, number>> = {
+  EVENT_TOO_LARGE: 413,
+  SOURCE_RESERVED: 403,
+  KEY_FORBIDS: 403,
+}
 
 /** One status for all where they share one, else 400. The good rest was taken: sent again, it is a duplicate. */
 function refusedAnswer(faults: readonly NamedFault[], taken: number): IngestAnswer {
@@ -486,7 +595,11 @@ function refusedAnswer(faults: readonly NamedFault[], taken: number): IngestAnsw
 function reply(
   request: IncomingMessage,
   response: ServerResponse,
-  { status, problem: details }: IngestAnswer,
+  {
+    status,
+    problem: details,
+    retryAfterSeconds: seconds = status === 503 ? retryAfterSeconds : undefined,
+  }: IngestAnswer,
 ): void {
   if (response.destroyed) return
   // A body that was not read to its end would be taken for the next request.
@@ -494,7 +607,7 @@ function reply(
     response.setHeader('connection', 'close')
     response.once('finish', () => request.destroy())
   }
-  if (status === 503) response.setHeader('retry-after', retryAfterSeconds)
+  if (seconds !== undefined) response.setHeader('retry-after', seconds)
   response.setHeader('cache-control', 'no-store')
   if (details === undefined) {
     response.writeHead(status).end()

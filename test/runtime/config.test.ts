@@ -75,6 +75,7 @@ describe('what is not written', () => {
       meters: defaultMeters,
       accounts: [],
       books: [],
+      keys: [],
     }
     expect(loadConfig(undefined, rules)).toEqual({ ...expected, file: undefined })
     const empty = files({ 'meterline.yaml': '# nothing yet\n' })

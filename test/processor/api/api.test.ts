@@ -2,8 +2,9 @@
 import { request } from 'node:http'
 import { Registry } from 'prom-client'
 import { expect, test } from 'vitest'
-import { isFromHere, openApi, problem, type Routes } from '../../../processor/api/api.ts'
+import { openApi, problem, type Routes } from '../../../processor/api/api.ts'
 import { Health, serveHealth } from '../../../runtime/health.ts'
+import { isFromHere } from '../../../runtime/problem.ts'
 import { Fault } from '../../../schemas/fault.ts'
 
 const routes: Routes = app => {

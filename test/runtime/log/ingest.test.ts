@@ -2,6 +2,7 @@
 import { once } from 'node:events'
 import { createServer, request as httpRequest } from 'node:http'
 import type { AddressInfo } from 'node:net'
+import { gzipSync } from 'node:zlib'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { accept } from '../../../processor/accept.ts'
 import { bodyBytesMax, Ingest, type IngestAnswer } from '../../../runtime/log/ingest.ts'
@@ -258,6 +259,9 @@ describe('over a connection', () => {
     return metric?.values.find(({ labels }) => labels.reason === 'size')?.value ?? 0
   }
 
+  const inHandBytes = async () =>
+    (await registry.getSingleMetric('meterline_ingest_in_hand_bytes')?.get())?.values[0]?.value
+
   test('204 has no body and no type, a refusal is a problem', async () => {
     const good = await send(structured, [Buffer.from(JSON.stringify(event()))])
     expect(good).toMatchObject({ status: 204, text: '' })
@@ -283,9 +287,19 @@ describe('over a connection', () => {
     expect(accepted()?.rejects).toMatchObject([{ code: 'EVENT_TOO_LARGE', bytes: bodyBytesMax }])
   })
 
-  test('a compressed body is not taken', async () => {
-    expect(await send({ ...structured, 'content-encoding': 'gzip' }, [Buffer.from('x')])).toMatchObject({
-      status: 415,
-    })
+  test('gzip is taken, up to the bound of what it holds; half of it is not, nor another compression', async () => {
+    const gzip = { ...structured, 'content-encoding': 'gzip' }
+    const whole = gzipSync(JSON.stringify(event()))
+    expect(await send(gzip, [whole.subarray(0, 20), whole.subarray(20)])).toMatchObject({ status: 204 })
+    expect(accepted()?.pushed.map(({ id }) => id)).toEqual(['1'])
+    const before = await refusedForSize()
+    const bomb = gzipSync(Buffer.alloc(2 * bodyBytesMax, '['))
+    expect(await send(gzip, [bomb])).toMatchObject({ status: 413 })
+    expect((await refusedForSize()) - before).toBe(1)
+    for (const bad of [whole.subarray(0, -4), Buffer.from('x')])
+      expect(await send(gzip, [bad])).toMatchObject({ status: 400, text: expect.stringContaining('gzip') })
+    expect(await send({ ...structured, 'content-encoding': 'br' }, [whole])).toMatchObject({ status: 415 })
+    expect(log, 'a body that cannot be read is counted, and not kept').toHaveLength(1)
+    expect(await inHandBytes()).toBe(0)
   })
 })

@@ -1,0 +1,197 @@
+/** The door of what is pushed: who holds which key, and whether it may push now. What it may write is schemas/keys.ts. */
+import { hash, timingSafeEqual } from 'node:crypto'
+import type { IncomingMessage } from 'node:http'
+import { isDeepStrictEqual } from 'node:util'
+import type { KeyConfig } from '../schemas/config.ts'
+import { asFault, describeFault, Fault } from '../schemas/fault.ts'
+import { type Grant, keyless, type PushBounds } from '../schemas/keys.ts'
+import { secondMs } from '../schemas/window.ts'
+import { isFromHere } from './problem.ts'
+import { type Environment, readSecret } from './secrets.ts'
+
+/** Whoever knows keys: those of the configuration, or of a store. */
+export interface Keys {
+  /** @returns what who holds the token may do; KEY_UNKNOWN where nobody holds it */
+  authorize(token: string, nowMs: number): Grant | Fault
+}
+
+const tokenLengthMax = 1024
+const keyLengthMin = 20
+/** So often a key that stands in a file or the environment is read again. */
+const rereadMs = secondMs
+
+interface Held {
+  readonly grant: Grant
+  readonly digest: (nowMs: number) => Buffer
+}
+
+/** The keys of the configuration. */
+export class ConfiguredKeys implements Keys {
+  readonly #held: readonly Held[]
+  readonly #unread = new Map<string, Fault>()
+
+  /** @throws Fault SECRET_MISSING | CONFIG_INVALID naming the key, never what it is */
+  constructor(keys: readonly KeyConfig[], env: Environment, nowMs: number) {
+    this.#held = keys.map(key => ({ grant: grantOf(key), digest: this.#digestOf(key, env) }))
+    const names = new Map<string, string>()
+    for (const { grant, digest } of this.#held) {
+      const text = digest(nowMs).toString('hex')
+      const other = names.get(text)
+      if (other !== undefined)
+        throw new Fault('CONFIG_INVALID', `keys ${other} and ${grant.name} are one key: whose would it be?`)
+      names.set(text, grant.name)
+    }
+  }
+
+  authorize(token: string, nowMs: number): Grant | Fault {
+    let found: Grant | undefined
+    const digest = hash('sha256', token.slice(0, tokenLengthMax), 'buffer')
+    // All of them, whichever it is: how long it takes tells nothing.
+    for (const held of this.#held) if (timingSafeEqual(held.digest(nowMs), digest)) found ??= held.grant
+    return found !== undefined && token.length <= tokenLengthMax
+      ? found
+      : new Fault('KEY_UNKNOWN', 'this key is not known here')
+  }
+
+  /** For health: keys that could be read before, and now cannot. */
+  problem(): string | undefined {
+    return this.#unread.size === 0 ? undefined : Array.from(this.#unread.values(), describeFault).join('; ')
+  }
+
+  #digestOf({ name, sha256, key }: KeyConfig, env: Environment): Held['digest'] {
+    if (key === undefined) {
+      const digest = Buffer.from(sha256 ?? '', 'hex')
+      return () => digest
+    }
+    let read: { readonly digest: Buffer; readonly atMs: number } | undefined
+    return nowMs => {
+      if (read && Math.abs(nowMs - read.atMs) < rereadMs) return read.digest
+      try {
+        const text = readSecret(key, { env, option: `keys ${name}` })
+        if (text.length < keyLengthMin)
+          throw new Fault('CONFIG_INVALID', `keys ${name}: a key has ${keyLengthMin} characters or more`)
+        read = { digest: hash('sha256', text, 'buffer'), atMs: nowMs }
+        this.#unread.delete(name)
+      } catch (error) {
+        if (!read) throw error
+        // While a file is replaced the key that it held goes on: a sender that is told "unknown" does not come again.
+        this.#unread.set(name, asFault(error, 'SECRET_MISSING'))
+        read = { digest: read.digest, atMs: nowMs }
+      }
+      return read.digest
+    }
+  }
+}
+
+function grantOf({ name, scopes, sources, subjects, rate, bodyMaxBytes }: KeyConfig): Grant {
+  return { name, scopes, sources, subjects, bounds: { ...rate, bodyMaxBytes } }
+}
+
+/** Somebody who may push now. */
+export interface Admitted {
+  readonly grant: Grant
+  /** Says what it pushed, as far as that is known by now: it counts against what it may push next. */
+  spend(events: number, bytes: number): void
+}
+
+/** Whoever is let in without a key and without bounds. */
+export const anybody: Admitted = { grant: keyless, spend: () => undefined }
+
+export interface DoorOptions {
+  /** Without them those of `open` come in. */
+  readonly keys?: Keys
+  readonly open: 'loopback' | 'anyone'
+  readonly nowMs: () => number
+  /** A clock that is never set. */
+  readonly steadyMs?: () => number
+}
+
+/** Decides before a byte of the body is read. */
+export class Door {
+  readonly #options: DoorOptions
+  readonly #steadyMs: () => number
+  readonly #rates = new Map<string, Rate>()
+
+  constructor(options: DoorOptions) {
+    this.#options = options
+    this.#steadyMs = options.steadyMs ?? (() => performance.now())
+  }
+
+  /** @returns KEY_UNKNOWN, or RATE_EXCEEDED with `retryAfterSeconds` in its facts, where it may not */
+  admit(request: Pick<IncomingMessage, 'headers' | 'socket'>): Admitted | Fault {
+    const { keys, open, nowMs } = this.#options
+    if (!keys) {
+      return open === 'anyone' || (isFromHere(request) && !isOfForeignPage(request))
+        ? anybody
+        : new Fault('KEY_UNKNOWN', 'without keys only programs of the machine it runs on may push')
+    }
+    const token = /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(request.headers.authorization ?? '')?.[1]
+    if (token === undefined) return new Fault('KEY_UNKNOWN', 'a key is needed: Authorization: Bearer KEY')
+    const grant = keys.authorize(token, nowMs())
+    return grant instanceof Fault ? grant : this.#atItsRate(grant)
+  }
+
+  #atItsRate(grant: Grant): Admitted | Fault {
+    const { name, bounds } = grant
+    if (!bounds) return { grant, spend: () => undefined }
+    let rate = this.#rates.get(name)
+    if (!rate?.isOf(bounds)) {
+      rate = new Rate(bounds, this.#steadyMs())
+      this.#rates.set(name, rate)
+    }
+    const waitMs = rate.waitMs(this.#steadyMs())
+    if (waitMs > 0) {
+      const retryAfterSeconds = Math.ceil(waitMs / secondMs)
+      return new Fault('RATE_EXCEEDED', 'this key has pushed more than it may', {
+        key: name,
+        retryAfterSeconds,
+      })
+    }
+    return { grant, spend: (events, bytes) => rate.spend(events, bytes) }
+  }
+}
+
+/** A page in a browser of this machine may post here, whoever made it, and says where it is from. */
+function isOfForeignPage({ headers: { origin } }: Pick<IncomingMessage, 'headers'>): boolean {
+  if (origin === undefined) return false
+  const host = URL.parse(origin)?.hostname
+  return !(host === 'localhost' || host === '127.0.0.1' || host === '[::1]')
+}
+
+/**
+ * What a key may push over time. A request may take more than is left, so that none is too large for it, and the debt is
+ * waited for before the next: over any time it is the rate, and one burst.
+ */
+class Rate {
+  readonly #bounds: PushBounds
+  #events: number
+  #bytes: number
+  #atMs: number
+
+  constructor(bounds: PushBounds, nowMs: number) {
+    this.#bounds = bounds
+    this.#events = bounds.eventsPerSecond * bounds.burstSeconds
+    this.#bytes = bounds.bytesPerSecond * bounds.burstSeconds
+    this.#atMs = nowMs
+  }
+
+  isOf(bounds: PushBounds): boolean {
+    return isDeepStrictEqual(this.#bounds, bounds)
+  }
+
+  /** How long until something may be pushed; 0 where it may now. */
+  waitMs(nowMs: number): number {
+    const { eventsPerSecond, bytesPerSecond, burstSeconds } = this.#bounds
+    const seconds = Math.max(0, nowMs - this.#atMs) / secondMs
+    this.#atMs = nowMs
+    this.#events = Math.min(this.#events + seconds * eventsPerSecond, eventsPerSecond * burstSeconds)
+    this.#bytes = Math.min(this.#bytes + seconds * bytesPerSecond, bytesPerSecond * burstSeconds)
+    const owed = Math.max((1 - this.#events) / eventsPerSecond, (1 - this.#bytes) / bytesPerSecond)
+    return Math.max(0, owed * secondMs)
+  }
+
+  spend(events: number, bytes: number): void {
+    this.#events -= events
+    this.#bytes -= bytes
+  }
+}

@@ -1,0 +1,109 @@
+/** What the key of a pusher may write: of which sources and subjects, and whether it may amend. Pure. */
+import type { CloudEvent } from './cloudevents.ts'
+import { Fault } from './fault.ts'
+import { amendmentType, isOwnSource, isOwnType, pushedMarkType } from './pushed.ts'
+
+/** `ingest`: events and marks. `amend`: what an event is to say instead, or that it counts for nothing. */
+export const keyScopes = ['ingest', 'amend'] as const
+export type KeyScope = (typeof keyScopes)[number]
+
+/** What who holds a key may do. */
+export interface Grant {
+  /** Of the key: it stands in metrics, in the log of the process, and as the author of amendments. */
+  readonly name: string
+  readonly scopes: readonly KeyScope[]
+  /** Patterns, see `matches`. None of them opens a source of Meterline's own. */
+  readonly sources: readonly string[]
+  readonly subjects: readonly string[]
+  readonly bounds?: PushBounds
+}
+
+/** How much may be pushed by a key, over time and at once. */
+export interface PushBounds {
+  readonly eventsPerSecond: number
+  readonly bytesPerSecond: number
+  /** For how many seconds it may push all at once, after a rest. */
+  readonly burstSeconds: number
+  /** Of one request. */
+  readonly bodyMaxBytes: number
+}
+
+/** Where no keys are configured: whoever reaches the port pushes what is not Meterline's, and amends nothing. */
+export const keyless: Grant = { name: '', scopes: ['ingest'], sources: ['*'], subjects: ['*'] }
+
+/**
+ * May it write this event? Decided before anything else is said of the event, so that what is refused here is no
+ * message of the log that could come in later as a replay. What is refused is told in words of the event itself.
+ * @returns SOURCE_RESERVED, KEY_FORBIDS, or undefined where it may
+ */
+export function mayWrite(grant: Grant, event: CloudEvent): Fault | undefined {
+  const { source, type, subject } = event
+  if (isOwnSource(source))
+    return new Fault('SOURCE_RESERVED', `source: "${clip(source)}" is of Meterline's own sources`)
+  const amends = type === amendmentType
+  if (isOwnType(type) && !amends && type !== pushedMarkType)
+    return new Fault('SOURCE_RESERVED', `type: "${clip(type)}" is of Meterline's own types`)
+  if (!grant.scopes.includes(amends ? 'amend' : 'ingest'))
+    return forbidden(grant, amends ? 'amend or void events' : 'write events')
+  if (!anyMatches(grant.sources, source)) return forbidden(grant, `write source "${clip(source)}"`)
+  return amends ? mayAmend(grant, event) : mayWriteSubject(grant, subject)
+}
+
+/** The subject of an event; without one a mark speaks for all of them. */
+function mayWriteSubject(grant: Grant, subject: string | undefined): Fault | undefined {
+  if (grant.subjects.includes('*')) return undefined
+  if (subject === undefined) return forbidden(grant, 'write without a subject')
+  return anyMatches(grant.subjects, subject)
+    ? undefined
+    : forbidden(grant, `write subject "${clip(subject)}"`)
+}
+
+function mayAmend(grant: Grant, { data }: CloudEvent): Fault | undefined {
+  const amended = (data as { readonly source?: unknown } | null | undefined)?.source
+  // What names no event amends none: its schema says so.
+  if (typeof amended !== 'string') return undefined
+  if (isOwnSource(amended))
+    return new Fault('SOURCE_RESERVED', `/data/source: "${clip(amended)}" is of Meterline's own sources`)
+  if (!anyMatches(grant.sources, amended)) return forbidden(grant, `amend source "${clip(amended)}"`)
+  // Only the ledger knows whose the event is that it would take away.
+  return grant.subjects.includes('*') ? undefined : forbidden(grant, 'amend: it is bound to subjects')
+}
+
+function forbidden({ name }: Grant, what: string): Fault {
+  return new Fault(
+    'KEY_FORBIDS',
+    name === '' ? `nobody may ${what} without a key` : `this key may not ${what}`,
+  )
+}
+
+function anyMatches(patterns: readonly string[], text: string): boolean {
+  return patterns.some(pattern => matches(pattern, text))
+}
+
+/** Does all of the text match? A `*` stands for any number of any characters, all else for itself. */
+export function matches(pattern: string, text: string): boolean {
+  let [at, from] = [0, 0]
+  let star = -1
+  let resume = 0
+  while (at < text.length) {
+    if (from < pattern.length && pattern[from] === '*') {
+      star = from
+      resume = at
+      from += 1
+    } else if (from < pattern.length && pattern[from] === text[at]) {
+      at += 1
+      from += 1
+    } else if (star >= 0) {
+      // The last star takes one character more: those before it need not be looked at again.
+      resume += 1
+      at = resume
+      from = star + 1
+    } else return false
+  }
+  while (pattern[from] === '*') from += 1
+  return from === pattern.length
+}
+
+function clip(text: string): string {
+  return (text.length > 80 ? `${text.slice(0, 80)}…` : text).toWellFormed()
+}
