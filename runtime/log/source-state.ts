@@ -68,7 +68,8 @@ export function passingState(): SourceState {
         yield [key, value]
     },
     write(changes) {
-      for (const [key, value] of changes)
+      // All of them before the first is made: they may break off.
+      for (const [key, value] of [...changes])
         if (value === undefined) held.delete(key)
         else held.set(key, value)
     },
