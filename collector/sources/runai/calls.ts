@@ -8,12 +8,10 @@ import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, parseExact } from '../../../schemas/json.ts'
 import { minuteMs, secondMs } from '../../../schemas/window.ts'
 
-/** What of the options says how to call. Secrets are references, resolved anew for each token. */
+/** What of the options says how to call. */
 export interface RunaiAccess {
   readonly url: string
   readonly auth: 'auto' | 'v2' | 'v1' | 'app_token'
-  readonly clientId: string
-  readonly clientSecret: string
 }
 
 export interface RunaiAsk {
@@ -65,7 +63,9 @@ export function openCalls(
   access: RunaiAccess,
   given: {
     readonly http: Http
-    readonly secret: (reference: string) => string
+    /** Both are asked for anew for each token, so that a rotated secret counts at once. */
+    readonly clientId: () => string
+    readonly clientSecret: () => string
     readonly nowMs: () => number
   },
 ): RunaiCalls {
@@ -104,8 +104,8 @@ export function openCalls(
   }
 
   async function askToken(grant: Grant): Promise<Token> {
-    const id = given.secret(access.clientId)
-    const secret = given.secret(access.clientSecret)
+    const id = given.clientId()
+    const secret = given.clientSecret()
     const askedMs = nowMs()
     const endpoint = grant === 'v2' ? 'runai.token_v2' : 'runai.token'
     const form = new URLSearchParams({
