@@ -257,10 +257,15 @@ export function openHttp(options: HttpOptions = {}): Http {
     const { endpoint, idleMs } = asked
     const either = anyOf([asked.signal, closing.signal])
     let silent = false
-    const watchdog = setTimeout(() => {
-      silent = true
-      either.abort()
-    }, idleMs)
+    let watchdog: NodeJS.Timeout | undefined
+    const expectSoon = () => {
+      clearTimeout(watchdog)
+      watchdog = setTimeout(() => {
+        silent = true
+        either.abort()
+      }, idleMs)
+    }
+    expectSoon()
     let status: number | undefined
     const end = (shown: string) => {
       clearTimeout(watchdog)
@@ -307,10 +312,11 @@ export function openHttp(options: HttpOptions = {}): Http {
       const decoder = new TextDecoder('utf-8', { fatal: true })
       try {
         for await (const chunk of body) {
-          watchdog.refresh()
+          // While a piece is looked at nothing is expected: whoever takes long over it is not the provider.
+          clearTimeout(watchdog)
           const text = decoder.decode(chunk as Buffer, { stream: true })
           if (text !== '') yield text
-          watchdog.refresh()
+          expectSoon()
         }
         decoder.decode()
       } catch (error) {
