@@ -90,7 +90,7 @@ test('silence is SOURCE_UNREACHABLE: before the answer, and between two pieces o
   await until(() => silent.closed() === 1)
 
   const stalling = await serve((_, response) => void response.writeHead(200).write('one'))
-  const { pieces } = await client().stream(asked(stalling.url, { idleMs: 60 }))
+  const { pieces } = await client().stream(asked(stalling.url, { idleMs: 400 }))
   const startedMs = performance.now()
   const between = await faultFrom(textOf(pieces))
   expect(between).toMatchObject({ code: 'SOURCE_UNREACHABLE', facts: { status: 200 } })
@@ -104,12 +104,12 @@ test('what is never silent for so long goes on for longer than that', async () =
     void (async () => {
       for (let at = 0; at < 10; at++) {
         response.write(`${at}`)
-        await sleep(40)
+        await sleep(60)
       }
       response.end()
     })()
   })
-  const { pieces } = await client().stream(asked(url, { idleMs: 300 }))
+  const { pieces } = await client().stream(asked(url, { idleMs: 450 }))
   expect(await textOf(pieces)).toBe('0123456789')
 })
 
@@ -118,11 +118,11 @@ test('who takes long over a piece is not taken for a silent provider, where the 
     response.writeHead(200).write('a')
     setTimeout(() => response.end('b'), 20)
   })
-  const { pieces } = await client().stream(asked(url, { idleMs: 100 }))
+  const { pieces } = await client().stream(asked(url, { idleMs: 400 }))
   let text = ''
   for await (const piece of pieces) {
     text += piece
-    await sleep(250)
+    await sleep(600)
   }
   expect(text).toBe('ab')
 })
@@ -214,7 +214,7 @@ test('a stream that nobody reads is let go of when it was silent for so long, an
   const note = (error: unknown) => failures.push(error)
   process.on('uncaughtException', note)
   cleanups.push(async () => process.off('uncaughtException', note))
-  await client().stream(asked(url, { idleMs: 60 }))
+  await client().stream(asked(url, { idleMs: 400 }))
   await until(() => closed() === 1)
   await sleep(20)
   expect(failures).toEqual([])
