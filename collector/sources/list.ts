@@ -1,5 +1,6 @@
 /** The kinds of sources there are: a new one is a file beside this and a line here. */
 import type { SourceKind } from '../source.ts'
+import { postgresql } from './postgresql.ts'
 import { rafay } from './rafay.ts'
 
-export const sources: readonly SourceKind[] = [rafay]
+export const sources: readonly SourceKind[] = [rafay, postgresql]

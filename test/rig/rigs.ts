@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
+import { findPostgres } from './postgres.ts'
 import { findPromtool } from './promtool.ts'
 import { mountSmallDisk } from './small-disk.ts'
 
@@ -27,6 +28,7 @@ export async function findRigs(): Promise<readonly Rig[]> {
     findClickHouse(docker),
     findSmallDisk(),
     await findRules(),
+    await findDatabase(),
   ]
 }
 
@@ -67,6 +69,17 @@ async function findRules(): Promise<Rig> {
     how: 'path' in found ? found.path : found.lacking,
     remedy: 'Install Prometheus (Debian: prometheus), or only its promtool.',
     usedBy: /\/rig\/promtool\.ts'/,
+  }
+}
+
+async function findDatabase(): Promise<Rig> {
+  const found = await findPostgres()
+  return {
+    name: 'PostgreSQL',
+    found: 'folder' in found,
+    how: 'folder' in found ? found.folder : found.lacking,
+    remedy: 'Install PostgreSQL (Debian: postgresql).',
+    usedBy: /\/rig\/postgres\.ts'/,
   }
 }
 

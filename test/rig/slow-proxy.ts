@@ -9,6 +9,8 @@ export interface SlowProxy extends AsyncDisposable {
   mode: 'pass' | 'silent' | 'gone'
   /** Each part of an answer comes so much later. */
   delayMs: number
+  /** Breaks a connection once so much of its answers has passed. */
+  cutAfterBytes: number
   /** Settings that each request to ClickHouse gets besides its own, as they stand in its address: `readonly=1&`. */
   settings: string
   /** Breaks the connections there are. */
@@ -46,8 +48,15 @@ export async function slowProxy(url: string): Promise<SlowProxy> {
       )
     })
     let before = Promise.resolve()
-    upstream.on('data', data => {
+    let passedBytes = 0
+    upstream.on('data', (data: Buffer) => {
       if (proxy.mode === 'silent') return
+      passedBytes += data.length
+      if (passedBytes > proxy.cutAfterBytes) {
+        client.write(data.subarray(0, Math.max(0, data.length - (passedBytes - proxy.cutAfterBytes))))
+        client.destroySoon()
+        return
+      }
       before = before.then(async () => {
         if (proxy.delayMs > 0) await sleep(proxy.delayMs)
         client.write(data)
@@ -60,6 +69,7 @@ export async function slowProxy(url: string): Promise<SlowProxy> {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
     mode: 'pass',
     delayMs: 0,
+    cutAfterBytes: Number.POSITIVE_INFINITY,
     settings: '',
     cut,
     async [Symbol.asyncDispose]() {
