@@ -28,7 +28,7 @@ export const RunaiCrossCheckConfig = Type.Object(
       description: 'What the larger of two figures may be more besides, for scrapes that were missed.',
     }),
   },
-  { additionalProperties: false },
+  { additionalProperties: false, default: {}, description: "Hold intervals against Run:ai's own totals." },
 )
 export type RunaiCrossCheckConfig = Static<typeof RunaiCrossCheckConfig>
 

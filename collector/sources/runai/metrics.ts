@@ -22,6 +22,7 @@ import {
   seriesOf,
   typesFor,
 } from './gpu-figures.ts'
+import type { Pod } from './pods.ts'
 
 export const RunaiMetricsConfig = Type.Object(
   {
@@ -49,7 +50,10 @@ export const RunaiMetricsConfig = Type.Object(
       description: 'A GPU is idle while its utilization is at most this.',
     }),
   },
-  { additionalProperties: false },
+  {
+    additionalProperties: false,
+    description: 'What GPUs did, as a scope of its own beside each cluster. Without it they are not asked.',
+  },
 )
 export type RunaiMetricsConfig = Static<typeof RunaiMetricsConfig>
 
@@ -67,6 +71,21 @@ export interface MeasuredPod extends SampledPod {
   readonly name?: string
   readonly subject: string
   readonly labels: Readonly<Record<string, string>>
+}
+
+/** Undefined where there is nothing to measure: no GPU, or no workload to ask for. */
+export function measuredPod(pod: Pod): MeasuredPod | undefined {
+  const { id, name, workloadId, subject, labels, run, held } = pod
+  if (workloadId === undefined || held.gpus === undefined || held.gpus.compare(0) <= 0) return undefined
+  return {
+    workloadId,
+    podId: id,
+    ...(name !== undefined && { name }),
+    subject,
+    labels,
+    gpus: held.gpus,
+    runs: [{ startMs: run.startMs, endMs: run.endMs ?? Number.POSITIVE_INFINITY }],
+  }
 }
 
 /** A reading of one pod; or beside it, or instead of it, what is not known of that pod, whose `toUsage` is the fault. */
@@ -256,7 +275,8 @@ export function openMetrics(
       const series = seriesOf(answer.measurements, ['GPU_ALLOCATION']).get('GPU_ALLOCATION') ?? []
       const [samples] = series.map(each => each.samples)
       return series.length === 1 && samples
-        ? allocationDoubt(pods, samples, window, { ...tolerance, maxGapMs })
+        ? // Held for longer, the last sample before an end would be a difference of its own.
+          allocationDoubt(pods, samples, window, { ...tolerance, maxGapMs: 2 * stepMs })
         : undefined
     } catch (error) {
       if (error instanceof Fault && error.code === 'ITEM_UNREADABLE')
@@ -323,15 +343,13 @@ export function metricsUsage(item: MetricsItem, window: Window): Usage {
     })
   const { measures, estimated, doubts, gpusSampled } = item.figures
   const runs = clipped(pod.runs, window)
-  const interval = { startMs: runs[0]?.startMs ?? window.startMs, endMs: runs.at(-1)?.endMs ?? window.endMs }
-  const isWhole = interval.startMs === window.startMs && interval.endMs === window.endMs
   return {
     thing: 'gpu',
     subject: pod.subject,
     resource: { kind: 'pod', id: pod.podId, ...(pod.name !== undefined && { name: pod.name }) },
     measures,
     labels: pod.labels,
-    ...(!isWhole && { interval }),
+    interval: { startMs: runs[0]?.startMs ?? window.startMs, endMs: runs.at(-1)?.endMs ?? window.endMs },
     ...(gpusSampled > 1 && { parts: gpusSampled }),
     estimated,
     ...(doubts.length > 0 && { doubt: doubts.join('; ') }),

@@ -188,6 +188,7 @@ describe('what a pod used', () => {
           pcie_transmit_bytes: String((36_000 + 8 + 8 * 500) * 3600),
         },
         labels: { project: 'vision' },
+        interval: hour,
         parts: 8,
         estimated: false,
       },
