@@ -67,8 +67,7 @@ export async function runCollector(options: CollectorOptions): Promise<void> {
   using _depth = showDepthOf(outbox)
   const parts = options.sources.flatMap(opened => {
     const reader = new SourceReader(opened, { ...options, signal, gate })
-    const watching = opened.source.watch?.(signal)
-    return [reader.keepListing(), reader.keepReading(), ...(watching ? [watching] : [])]
+    return [reader.keepListing(), reader.keepReading(), watched(opened, signal)]
   })
   parts.push(keepOutbox(options, signal))
   const sent = new AbortController()
@@ -85,6 +84,13 @@ export async function runCollector(options: CollectorOptions): Promise<void> {
     results.push(...(await Promise.allSettled([relay])))
   }
   for (const result of results) if (result.status === 'rejected') throw result.reason
+}
+
+/** @throws Fault INTERNAL where it ends before the signal: what happens from then on nobody sees; or what it throws. */
+async function watched(opened: OpenedSource, signal: AbortSignal): Promise<void> {
+  if (!opened.source.watch) return
+  await opened.source.watch(signal)
+  if (!signal.aborted) throw new Fault('INTERNAL', `${sourceName(opened)} has ended its watch by itself`)
 }
 
 /** Stops reading while the outbox takes no more, and says so. */

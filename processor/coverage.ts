@@ -193,8 +193,8 @@ export function scopeSpans(
         ...(subject !== undefined && { subject }),
         fault: { code, message },
       }
-      // It is no gap: it stands in the way of nothing, and is there to be looked at.
-      if (counted) return [{ ...about, window: run.window, state }]
+      // It is no gap: in the state of its windows it stands in the way of nothing that they do not, and is there to see.
+      if (counted) return windows.map(({ window, state }) => ({ ...about, window, state }))
       const of = waivers.filter(waiver => waiver.subject === undefined || waiver.subject === subject)
       return cut(run, of).map(({ window, isWaived }) => ({
         ...about,

@@ -386,6 +386,74 @@ describe('bad items', () => {
   })
 })
 
+describe('a usage with a doubt', () => {
+  const doubting = (doubts: Readonly<Record<string, string>>) => {
+    const plain = provider.source()
+    return provider.opened({
+      toUsage: (given, at) =>
+        plain.toUsage(given, at).map(usage => {
+          const doubt = doubts[usage.resource.id]
+          return doubt === undefined ? usage : { ...usage, doubt }
+        }),
+    })
+  }
+
+  test('counts, and is named in the mark behind what could not be taken', async () => {
+    provider.items = () => [item('i-1'), item('i-2', { seconds: '?' }), item('i-3', { subject: 'org-2' })]
+    const opened = doubting({ 'i-1': '3600 s, and 3599 s by its own count', 'i-3': 'y'.repeat(5000) })
+    const outcome = await read({ opened })
+    expect(outcome).toMatchObject({
+      outcome: 'complete',
+      readings: 2,
+      bad: { length: 1 },
+      doubts: { length: 2 },
+    })
+    const [only] = stored()
+    expect(only?.readings.map(event => event.data.resource.id)).toEqual(['i-1', 'i-3'])
+    expect(JSON.stringify(only?.readings)).not.toContain('by its own count')
+    expect(only?.mark.data.bad).toEqual([
+      { subject: 'org-1', code: 'ITEM_UNREADABLE', message: 'i-2: usage "?" is no number' },
+      {
+        subject: 'org-1',
+        code: 'FIGURES_DIFFER',
+        message: '3600 s, and 3599 s by its own count',
+        counted: true,
+      },
+      {
+        subject: 'org-2',
+        code: 'FIGURES_DIFFER',
+        message: expect.stringMatching(/^y{1000}…$/),
+        counted: true,
+      },
+    ])
+  })
+
+  test('repeats the read before it where the readings are the same: the new mark alone has the doubt', async () => {
+    provider.items = () => [item('i-1')]
+    await read({ opened: doubting({}) })
+    clockMs += hourMs
+    expect(await read({ opened: doubting({ 'i-1': 'no' }) })).toMatchObject({ repeats: true })
+    expect(stored().map(({ mark, readings }) => [readings.length, mark.data.bad?.length ?? 0])).toEqual([
+      [1, 0],
+      [0, 1],
+    ])
+  })
+
+  test('in their thousands they neither fail the read nor make its mark larger than a message may be', async () => {
+    provider.items = () => Array.from({ length: 1500 }, (_, index) => item(`i-${index}`))
+    const doubts = Object.fromEntries(
+      Array.from({ length: 1500 }, (_, index) => [`i-${index}`, 'x'.repeat(2000)]),
+    )
+    expect(await read({ opened: doubting(doubts) })).toMatchObject({ outcome: 'complete', readings: 1500 })
+    const rows = outbox.rowsFrom(0, { rowsMax: 1e6, bytesMax: 1e9 })
+    const mark = rows.at(-1)?.value ?? Buffer.alloc(0)
+    expect(mark.length).toBeLessThan(512 * 1024)
+    const { data } = JSON.parse(mark.toString()) as MarkEvent
+    expect(data.bad).toHaveLength(1000)
+    expect(data.bad?.every(({ counted }) => counted === true)).toBe(true)
+  })
+})
+
 test('a full outbox is no failure of the source: it is thrown, nothing is stored, and the window stays due', async () => {
   reopen({ bytesMax: 3000 })
   provider.items = () => Array.from({ length: 10 }, (_, index) => item(`i-${index}`))

@@ -439,6 +439,20 @@ describe('by hand', () => {
       },
     )
 
+    test('a figure that another contradicts is no gap, and its window is not read again', async () => {
+      const plain = provider.source()
+      const sources = [
+        provider.opened({
+          toUsage: (item, at) => plain.toUsage(item, at).map(usage => ({ ...usage, doubt: 'they differ' })),
+        }),
+      ]
+      provider.failure = (scope, { startMs }) =>
+        scope === 'a' && startMs === june1Ms ? new Fault('SOURCE_BUSY', '503') : undefined
+      expect((await run({ sources })).gaps).toMatchObject([{ fault: { code: 'SOURCE_BUSY' } }])
+      provider.failure = () => undefined
+      expect(await run({ sources })).toMatchObject({ windowsBefore: 11, gaps: [] })
+    })
+
     test('with gaps: only windows that failed, or of which an item did, are read the next time', async () => {
       const bad = [{ id: 'i', subject: 'org', seconds: '?' }]
       const good = provider.items

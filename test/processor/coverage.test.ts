@@ -7,6 +7,7 @@ import {
   coverage,
   dueAfterMs,
   heldBack,
+  isGap,
   type MarkedRun,
   rowsOf,
   scopeSpans,
@@ -14,6 +15,7 @@ import {
   spansOf,
   type Waiver,
 } from '../../processor/coverage.ts'
+import { gateOf } from '../../processor/gate.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { Store } from '../../processor/store.ts'
 import {
@@ -218,6 +220,53 @@ describe('the state of a window', () => {
   })
 })
 
+describe('a reading that another figure contradicts', () => {
+  const doubt = { subject: 'x', code: 'FIGURES_DIFFER', message: '3600 s and 3599 s', counted: true } as const
+
+  test('is named in the state of its window, and is no gap', async () => {
+    const at = new World()
+    await at.read(hourAfterJune1(0), 0, both, { settled: true, bad: [doubt] })
+    await at.read(hourAfterJune1(1), 0, both, { bad: [doubt, { subject: 'y', ...torn }] })
+    const rows = await at.rows(2)
+    expect(rows.map(shown)).toEqual([
+      'settled',
+      'settled x FIGURES_DIFFER',
+      'read',
+      'read x FIGURES_DIFFER',
+      'failed y ITEM_UNREADABLE',
+    ])
+    expect(rows[1]).toMatchObject({ subject: 'x', fault: { message: '3600 s and 3599 s' } })
+    expect(rows.filter(isGap).map(shown)).toEqual(['failed y ITEM_UNREADABLE'])
+    // An account that pays for x can close over the settled hour.
+    const settled = { startMs: june1Ms, endMs: june1Ms + hourMs }
+    const account = { subjects: [{ source: at.source, subject: 'x' }] }
+    const tenants = [{ source: at.source, scope: 'compute', subjects: ['x', 'y'] }]
+    expect(gateOf({ account, period: settled, rows: rows.slice(0, 2), tenants }).closes).toBe(true)
+  })
+
+  test('is gone with a read in which they agree, though the readings are the same', async () => {
+    const at = new World()
+    await at.read(hourAfterJune1(0), 0, both, { bad: [doubt] })
+    await at.read(hourAfterJune1(0), hourMs, both, { settled: true })
+    expect(await at.states(1)).toEqual(['settled'])
+  })
+
+  test('is waived with its window: what was suspect or not settled there stands in no way through it', async () => {
+    const at = new World()
+    await at.read(hourAfterJune1(0), 0, both, { bad: [doubt] })
+    await at.read(hourAfterJune1(1), 0, both, { bad: [doubt] })
+    await at.read(hourAfterJune1(1), minuteMs, one)
+    expect(await at.states(2)).toEqual([
+      'read',
+      'read x FIGURES_DIFFER',
+      'suspect',
+      'suspect x FIGURES_DIFFER',
+    ])
+    await at.decide({}, { startMs: june1Ms, endMs: june1Ms + 2 * hourMs })
+    expect(new Set((await at.rows(2)).map(({ state }) => state))).toEqual(new Set(['waived']))
+  })
+})
+
 describe('a waiver', () => {
   test('takes every gap whose window lies inside it, and what is not settled; settled stays settled', async () => {
     const at = new World()
@@ -345,7 +394,7 @@ describe('what is expected', () => {
     expect(await asked({ source: other, scope: 'compute' })).toEqual(['other compute read'])
     expect(await asked({ scope: 'none' })).toEqual([])
     const tenants = await scopeTenants(store, [at.source])
-    expect(tenants.map(({ scope, subjects }) => [scope, subjects.toSorted()])).toEqual([
+    expect(tenants.map(({ scope, subjects }) => [scope, subjects.toSorted()]).toSorted()).toEqual([
       ['compute', ['a', 'b', 'c']],
       ['service', []],
     ])

@@ -37,7 +37,7 @@ async function serve(pair: TlsFiles, trusts?: readonly string[]): Promise<Served
     { ...pair, ...(trusts && { ca: [...trusts], requestCert: true, rejectUnauthorized: true }) },
     (request, response) => {
       const peer = (request.socket as TLSSocket).getPeerCertificate()
-      shown.push(peer?.subject?.CN ?? 'none')
+      shown.push(String(peer?.subject?.CN ?? 'none'))
       if (request.url === '/slow') slow.push(() => response.end('late'))
       else if (request.url === '/stream') response.writeHead(200).write('one')
       else response.end('{}')
