@@ -1,4 +1,6 @@
 /** Objects of the Kubernetes API for tests, as they come from its JSON, and what is picked of them. */
+import Type from 'typebox'
+import { type GpuRules, gpuOptions } from '../../../../collector/sources/kubernetes/gpus.ts'
 import {
   claimOf,
   nodeOf,
@@ -9,6 +11,7 @@ import {
   sliceOf,
   type Wanted,
 } from '../../../../collector/sources/kubernetes/objects.ts'
+import { fits } from '../../../../schemas/check.ts'
 import { type Json, parseExact } from '../../../../schemas/json.ts'
 
 export const json = (value: unknown): Json => parseExact(JSON.stringify(value))
@@ -124,3 +127,11 @@ export const slice = (devices: readonly object[], generation = 1): ResourceSlice
       },
     }),
   )
+
+/** The options of GPUs where nothing is configured. */
+export function gpuDefaults(): GpuRules {
+  const rules = {}
+  const schema = Type.Object(gpuOptions)
+  if (!fits(schema, rules)) throw new Error('an option of GPUs has no default')
+  return rules
+}
