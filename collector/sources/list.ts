@@ -2,5 +2,6 @@
 import type { SourceKind } from '../source.ts'
 import { postgresql } from './postgresql.ts'
 import { rafay } from './rafay.ts'
+import { runai } from './runai.ts'
 
-export const sources: readonly SourceKind[] = [rafay, postgresql]
+export const sources: readonly SourceKind[] = [rafay, postgresql, runai]

@@ -2,22 +2,29 @@
  * Run:ai: what the pods of its workloads held, exactly from when they ran. Owns its options, its scopes and which of its
  * parts answers; the parts are beside this in runai/.
  */
+import type Fraction from 'fraction.js'
 import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
+import type { Usage } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
-import { isJsonObject, type JsonObject } from '../../schemas/json.ts'
-import { dayMs, minuteMs, showInstant, showWindow, type Window } from '../../schemas/window.ts'
+import { dayMs, minuteMs, showInstant, showWindow, type Window, windowAt } from '../../schemas/window.ts'
 import { defineSource, type Scope, type Source, type SourceContext } from '../source.ts'
 import { openCalls, type RunaiCalls, stopIfAborted } from './runai/calls.ts'
+import { checkRunai } from './runai/check.ts'
+import { RunaiCrossCheckConfig } from './runai/crosscheck.ts'
+import { openJoined } from './runai/joined.ts'
+import { type Cluster, readClusters } from './runai/lists.ts'
 import {
-  type Cluster,
-  type ListOptions,
-  readClusters,
-  readPods,
-  readWorkload,
-  readWorkloads,
-} from './runai/lists.ts'
-import { type PodItem, podUsage } from './runai/pods.ts'
+  type MeasuredPod,
+  type MetricsItem,
+  measuredPod,
+  metricsUsage,
+  openMetrics,
+  RunaiMetricsConfig,
+} from './runai/metrics.ts'
+import { openNodes } from './runai/nodes.ts'
+import { clamped, type PodItem, podOf, podUsage } from './runai/pods.ts'
+import { quantityOf } from './runai/resources.ts'
 
 export const RunaiConfig = Type.Object(
   {
@@ -75,6 +82,25 @@ export const RunaiConfig = Type.Object(
       description:
         'Whether the pods read are held against the count of the control plane. ignored: for one whose count is of more than the access key may list.',
     }),
+    gpuMemory: Type.Array(
+      Type.Object(
+        {
+          gpuType: Type.String({ minLength: 1, description: 'The type as the list of nodes has it.' }),
+          memory: Type.String({
+            pattern: '^[0-9]+(\\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$',
+            description: 'Memory of one GPU of it, such as 80Gi.',
+          }),
+        },
+        { additionalProperties: false },
+      ),
+      {
+        default: [],
+        description:
+          'Memory of GPUs by type: for pods that ask for GPUs by memory, where Run:ai does not say what share of a GPU it gave. Its API tells it nowhere.',
+      },
+    ),
+    metrics: Type.Optional(RunaiMetricsConfig),
+    crossCheck: RunaiCrossCheckConfig,
     concurrency: Type.Integer({
       default: 8,
       minimum: 1,
@@ -86,17 +112,21 @@ export const RunaiConfig = Type.Object(
 )
 export type RunaiConfig = Static<typeof RunaiConfig>
 
-export type RunaiItem = PodItem
+/** A pod as it is listed, or what its GPUs did; or one whose GPUs are not asked for, as it is not to be understood. */
+export type RunaiItem = PodItem | MetricsItem | { readonly of: 'pod_unreadable'; readonly fault: Fault }
+
+/** Behind the id of the cluster: what a metrics store cannot tell must not spoil what was allocated. */
+const metricsSuffix = ' metrics'
 
 export const runai = defineSource({
   kind: 'runai',
   summary: 'GPUs, cores and memory of Run:ai workloads by project, department, user and GPU type.',
   config: RunaiConfig,
   open(config: RunaiConfig, context: SourceContext): Source<RunaiItem> {
-    const { nowMs, secret } = context
-    const { ca } = config
+    const { nowMs, secret, state } = context
+    const { ca, concurrency, crossCheck } = config
     const http = context.client({
-      concurrency: config.concurrency,
+      concurrency,
       ...(ca !== undefined && { tls: () => ({ ca: secret(ca) }) }),
     })
     // An id is no secret: it may stand in the config as it is, and `secret` takes references alone.
@@ -108,28 +138,57 @@ export const runai = defineSource({
       nowMs,
     })
     const retentionMs = config.retentionDays * dayMs
+    const tolerance = crossCheck.enabled ? crossCheck : undefined
+    const nodes = openNodes({ calls, state, nowMs, pageSize: config.pageSize })
+    const joined = openJoined(
+      {
+        ...config,
+        retentionMs,
+        gpuMemoryBytes: gpuMemoryOf(config.gpuMemory),
+        ...(tolerance && { tolerance }),
+      },
+      { calls, nodes, state, nowMs },
+    )
+    const metrics =
+      config.metrics &&
+      openMetrics({ ...config.metrics, concurrency, ...(tolerance && { tolerance }) }, { calls, nowMs })
 
     return {
       widthMinutes: config.windowMinutes,
       rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
       retentionMs,
-      concurrency: config.concurrency,
+      concurrency,
       async scopes(signal) {
         stopIfAborted(signal)
         const clusters = chosen(await readClusters(calls, signal), config.clusters)
-        return clusters.map(scopeOf)
+        return clusters.flatMap(cluster => [
+          scopeOf(cluster, ''),
+          ...(metrics ? [scopeOf(cluster, metricsSuffix)] : []),
+        ])
       },
       async *read(scope, window, signal) {
         stopIfAborted(signal)
         refuseUnknowable(scope, window, nowMs(), config.retentionDays)
-        const cluster = await clusterOf(calls, scope, window, signal)
-        const items = await readCluster(calls, config, { cluster, window, signal })
-        for (const item of items) {
-          stopIfAborted(signal)
-          yield item
-        }
+        const ofMetrics = scope.endsWith(metricsSuffix)
+        const clusterId = ofMetrics ? scope.slice(0, -metricsSuffix.length) : scope
+        const cluster = await clusterOf(calls, { scope, clusterId, window, signal })
+        const pods = await joined.pods(cluster, window, signal)
+        if (!ofMetrics) yield* untilAborted(pods, signal)
+        else if (metrics) {
+          const { measured, unreadable } = measuredOf(pods, window)
+          yield* unreadable
+          yield* metrics.read(measured, window, signal)
+        } else throw new Fault('SOURCE_MISSING', 'metrics are not configured', { scope })
       },
-      toUsage: podUsage,
+      toUsage: usageOf,
+      check: signal =>
+        checkRunai({
+          clusters: async () => chosen(await readClusters(calls, signal), config.clusters),
+          pods: (cluster, window) => joined.pods(cluster, window, signal),
+          measured: (pods, window) => measuredOf(pods, window).measured,
+          ...(metrics && { metrics: pod => metrics.check(pod, signal) }),
+          window: windowAt(nowMs() - config.windowMinutes * minuteMs, config.windowMinutes),
+        }),
       async [Symbol.asyncDispose]() {
         await http[Symbol.asyncDispose]()
       },
@@ -137,9 +196,50 @@ export const runai = defineSource({
   },
 })
 
-function scopeOf({ id, createdMs, deletedMs }: Cluster): Scope {
+function usageOf(item: RunaiItem, window: Window): readonly Usage[] {
+  if (item.of === 'pod') return podUsage(item, window)
+  if (item.of === 'pod_unreadable') throw item.fault
+  return [metricsUsage(item, window)]
+}
+
+function* untilAborted<Item>(items: readonly Item[], signal: AbortSignal): Iterable<Item> {
+  for (const item of items) {
+    stopIfAborted(signal)
+    yield item
+  }
+}
+
+/** The pods that held GPUs in the window. One that cannot be understood is a fault here as well. */
+function measuredOf(
+  items: readonly PodItem[],
+  window: Window,
+): { readonly measured: readonly MeasuredPod[]; readonly unreadable: readonly RunaiItem[] } {
+  const measured: MeasuredPod[] = []
+  const unreadable: RunaiItem[] = []
+  for (const item of items)
+    try {
+      const pod = podOf(item)
+      const asked = pod && clamped(pod.run, window) && measuredPod(pod)
+      if (asked) measured.push(asked)
+    } catch (error) {
+      if (!(error instanceof Fault)) throw error
+      unreadable.push({ of: 'pod_unreadable', fault: error })
+    }
+  return { measured, unreadable }
+}
+
+function gpuMemoryOf(given: RunaiConfig['gpuMemory']): ReadonlyMap<string, Fraction> {
+  return new Map(
+    given.flatMap(({ gpuType, memory }) => {
+      const bytes = quantityOf(memory)
+      return bytes ? [[gpuType, bytes] as const] : []
+    }),
+  )
+}
+
+function scopeOf({ id, createdMs, deletedMs }: Cluster, suffix: string): Scope {
   return {
-    scope: id,
+    scope: id + suffix,
     ...(createdMs !== undefined && { sinceMs: createdMs }),
     ...(deletedMs !== undefined && { endedMs: deletedMs }),
   }
@@ -175,13 +275,17 @@ function refuseUnknowable(scope: string, window: Window, nowMs: number, retentio
  */
 async function clusterOf(
   calls: RunaiCalls,
-  scope: string,
-  window: Window,
-  signal: AbortSignal,
+  asked: {
+    readonly scope: string
+    readonly clusterId: string
+    readonly window: Window
+    readonly signal: AbortSignal
+  },
 ): Promise<Cluster> {
-  const cluster = (await readClusters(calls, signal)).find(({ id }) => id === scope)
+  const { scope, clusterId, window, signal } = asked
+  const cluster = (await readClusters(calls, signal)).find(({ id }) => id === clusterId)
   if (!cluster)
-    throw new Fault('SOURCE_MISSING', `cluster ${scope} is not there, or the access key may not see it`, {
+    throw new Fault('SOURCE_MISSING', `cluster ${clusterId} is not there, or the access key may not see it`, {
       scope,
     })
   const { lost, name } = cluster
@@ -194,43 +298,4 @@ async function clusterOf(
     )
   }
   return cluster
-}
-
-async function readCluster(
-  calls: RunaiCalls,
-  config: RunaiConfig,
-  asked: { readonly cluster: Cluster; readonly window: Window; readonly signal: AbortSignal },
-): Promise<readonly RunaiItem[]> {
-  const { cluster, window, signal } = asked
-  const options: ListOptions = {
-    clusterId: cluster.id,
-    window,
-    pageSize: config.pageSize,
-    counts: config.counts,
-    facts: { scope: cluster.id },
-    signal,
-  }
-  const [rows, workloads] = await Promise.all([readPods(calls, options), readWorkloads(calls, options)])
-  const wanted = new Set<string>()
-  for (const row of rows)
-    if (isJsonObject(row) && typeof row.workloadId === 'string' && !workloads.has(row.workloadId))
-      wanted.add(row.workloadId)
-  await Promise.all(
-    [...wanted].map(async id => {
-      const workload = await readWorkload(calls, id, options)
-      if (workload) workloads.set(id, workload)
-    }),
-  )
-  return rows.map(row => {
-    const workload = workloadOf(row, workloads)
-    return { of: 'pod', row, cluster, ...(workload && { workload }) }
-  })
-}
-
-function workloadOf(
-  row: RunaiItem['row'],
-  workloads: ReadonlyMap<string, JsonObject>,
-): JsonObject | undefined {
-  const id = isJsonObject(row) ? row.workloadId : undefined
-  return typeof id === 'string' ? workloads.get(id) : undefined
 }

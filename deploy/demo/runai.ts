@@ -83,8 +83,6 @@ export interface RunaiNode {
   nodePool: string
   gpuType?: string
   gpuCount?: number
-  /** Of one GPU, in bytes, digit for digit. */
-  gpuMemoryBytes?: string
   row?: JsonObject
 }
 
@@ -429,13 +427,18 @@ function listRoutes(fixture: RunaiFixture, behaviour: RunaiBehaviour): readonly 
     },
   ]
 
-  function paged(rows: readonly JsonObject[], call: RunaiCall, key: string): RunaiReply {
+  function paged(
+    rows: readonly JsonObject[],
+    call: RunaiCall,
+    key: string,
+    next: 'with next' | 'without next' = 'with next',
+  ): RunaiReply {
     const limit = call.query.limit === undefined ? behaviour.defaultLimit : Number(call.query.limit)
     const offset = Number(call.query.offset ?? '0')
     if (!Number.isInteger(limit) || limit < 1 || limit > behaviour.limitMax || !(offset >= 0))
       return problem(400, 'limit and offset are whole numbers, limit at most 500.')
     const page = rows.slice(offset, offset + limit)
-    const isLast = offset + limit >= rows.length
+    const isLast = next === 'without next' || offset + limit >= rows.length
     return { status: 200, body: { [key]: page, ...(!isLast && { next: whole(offset + limit) }) } }
   }
 
@@ -458,6 +461,26 @@ function listRoutes(fixture: RunaiFixture, behaviour: RunaiBehaviour): readonly 
       (nowMs, version) => podRows(fixture, nowMs, version),
       'pods',
     ),
+    {
+      endpoint: 'nodes',
+      method: 'GET',
+      path: /^\/api\/v1\/nodes$/,
+      answer: (call, _, { version }) => {
+        if (version === '2.19') return problem(404, 'Resource not found.')
+        const clusterId = /^clusterUuid==(.+)$/.exec(call.query.filterBy ?? '')?.[1]
+        const rows = nodeRows(fixture).filter(row => clusterId === undefined || row.clusterUuid === clusterId)
+        return paged(rows, call, 'nodes', 'without next')
+      },
+    },
+    {
+      endpoint: 'cluster_nodes',
+      method: 'GET',
+      path: /^\/api\/v1\/clusters\/([^/]+)\/nodes$/,
+      answer: (_, match) => {
+        const rows = nodeRows(fixture).filter(row => row.clusterUuid === match[1])
+        return { status: 200, body: { nodes: rows } }
+      },
+    },
     {
       endpoint: 'workload',
       method: 'GET',
@@ -684,6 +707,23 @@ function podRows(fixture: RunaiFixture, nowMs: number, version: RunaiVersion): r
         ...pod.row,
       }
     })
+}
+
+function nodeRows(fixture: RunaiFixture): readonly JsonObject[] {
+  return fixture.nodes.map(node => ({
+    id: node.id,
+    name: node.name,
+    clusterUuid: node.clusterId,
+    status: 'Ready',
+    conditions: [],
+    taints: [],
+    nodePool: node.nodePool,
+    createdAt: time(0),
+    updatedAt: time(0),
+    gpuInfo:
+      node.gpuType === undefined ? null : { gpuType: node.gpuType, gpuCount: whole(node.gpuCount ?? 1) },
+    ...node.row,
+  }))
 }
 
 function problem(status: number, message: string): RunaiReply {

@@ -121,11 +121,11 @@ export async function readPods(calls: RunaiCalls, options: ListOptions): Promise
         else rows.set(id, row)
       }
     }
-    const all_ = [...rows.values(), ...nameless]
+    const met = [...rows.values(), ...nameless]
     const expected = all - before + gone
-    const met = whole ? all_.length : all_.filter(row => !isAtEdge(row)).length
-    if (met >= expected) return all_
-    short = `${met} were listed and ${expected} counted`
+    const counted = whole ? met.length : met.filter(row => !isAtEdge(row)).length
+    if (counted >= expected) return met
+    short = `${counted} were listed and ${expected} counted`
   }
   throw new Fault('PAGES_DRIFTED', `${about}: ${short}, after ${readingsMax} readings`, facts)
 }
@@ -157,6 +157,22 @@ export async function readWorkloads(
     }
   }
   return byId
+}
+
+/** Rows of all pods that a workload ever had, those of its suspended times and deleted ones too. */
+export async function readPodsOf(
+  calls: RunaiCalls,
+  workloadId: string,
+  options: Pick<ListOptions, 'facts' | 'signal' | 'pageSize'>,
+): Promise<readonly Json[]> {
+  const about = `pods of workload ${workloadId}`
+  const filters = [`workloadId==${workloadId}`]
+  const rows = new Map<string, Json>()
+  for (const selection of [{ filters }, { deleted: 'true', filters }] as const) {
+    const list = { path: '/api/v1/workloads/pods', key: 'pods', endpoint: 'runai.pods', selection }
+    for (const row of await readList(calls, { about, ...list, ...options })) rows.set(idOf(row) ?? '', row)
+  }
+  return [...rows.values()]
 }
 
 /** One workload; undefined where the control plane does not know it. */
