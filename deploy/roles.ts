@@ -413,7 +413,9 @@ async function openIngest(
   const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, settings.env, nowMs())
   if (keys) health.check('keys', () => keys.problem())
   const door = new Door({ ...(keys && { keys }), open: listen.api, nowMs })
-  return new Ingest({ sink, nowMs, door })
+  const ingest = new Ingest({ sink, nowMs, door })
+  health.check('push', () => ingest.trouble())
+  return ingest
 }
 
 /** The collector's own way in for what applications push: into its outbox, whether the log is there or not. */
@@ -430,9 +432,6 @@ async function servePush(
   const sink = await openSink(config, settings, { outbox, signal })
   const ingest = await openIngest(config, settings, { sink, health })
   if (!ingest) return undefined
-  health.check('push', () =>
-    outbox.isFull() ? `the outbox is full: ${outbox.depth().rows} rows wait for the log` : undefined,
-  )
   return served.mount(apiPrefix, (request, response) => void ingest.answer(request, response))
 }
 

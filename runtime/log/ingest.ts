@@ -17,7 +17,7 @@ import {
   type HttpHeadersIn,
   structuredType,
 } from '../../schemas/cloudevents.ts'
-import { asFault, Fault, type FaultCode } from '../../schemas/fault.ts'
+import { asFault, describeFault, Fault, type FaultCode } from '../../schemas/fault.ts'
 import { type Grant, mayWrite } from '../../schemas/keys.ts'
 import {
   amendmentType,
@@ -32,6 +32,7 @@ import {
   sealAbout,
   sealPushedAmendment,
 } from '../../schemas/pushed.ts'
+import { minuteMs } from '../../schemas/window.ts'
 import { type Admitted, anybody, Door } from '../keys.ts'
 import { registry } from '../metrics.ts'
 import { type ProblemDetails, titled } from '../problem.ts'
@@ -73,6 +74,7 @@ const headerBytesMax = 16 * 1024
 const namedMax = 100
 const bodyWithinMs = 30_000
 const retryAfterSeconds = 5
+const troubleMs = minuteMs
 /** How much of a body nobody wants is let in, so that its sender is there to read the answer. */
 const drained = { withinMs: 5000, bytesMax: 4 * bodyBytesMax }
 const drainedOfStrangers = { withinMs: 1000, bytesMax: 256 * 1024 }
@@ -111,11 +113,19 @@ export class Ingest {
   readonly #door: Door
   #inHand = 0
   readonly #inHandOf = new Map<string, number>()
+  #lastRefused: { readonly fault: Fault; readonly atMs: number } | undefined
 
   constructor({ sink, nowMs, door }: IngestOptions) {
     this.#sink = sink
     this.#nowMs = nowMs
     this.#door = door ?? new Door({ open: 'loopback', nowMs })
+  }
+
+  /** For health: why the log took nothing the last time, until it takes again or nobody has asked it for a while. */
+  trouble(): string | undefined {
+    const { fault, atMs } = this.#lastRefused ?? {}
+    if (fault === undefined || performance.now() - (atMs ?? 0) > troubleMs) return undefined
+    return describeFault(fault)
   }
 
   /** Answers what comes to the API of a process that has no other routes. */
@@ -203,10 +213,15 @@ export class Ingest {
         refuse(asFault(error, 'EVENT_INVALID'), index, piece)
       }
     try {
-      if (events.length + refusals.length > 0) await this.#sink.put([...events, ...refusals])
+      if (events.length + refusals.length > 0) {
+        await this.#sink.put([...events, ...refusals])
+        this.#lastRefused = undefined
+      }
     } catch (error) {
+      const fault = asFault(error, 'LOG_UNREACHABLE')
+      this.#lastRefused = { fault, atMs: performance.now() }
       refusedTotal.inc({ reason: 'log' })
-      return unavailable(asFault(error, 'LOG_UNREACHABLE'))
+      return unavailable(fault)
     }
     eventsTotal.inc({ outcome: 'taken' }, events.length)
     eventsTotal.inc({ outcome: 'refused' }, refusals.length)
