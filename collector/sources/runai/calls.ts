@@ -7,6 +7,7 @@ import type { Http } from '../../../runtime/http.ts'
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, parseExact } from '../../../schemas/json.ts'
 import { minuteMs, secondMs } from '../../../schemas/window.ts'
+import { unfit } from './unfit.ts'
 
 /** What of the options says how to call. */
 export interface RunaiAccess {
@@ -200,18 +201,6 @@ export function listOf(body: Json, key: string, ask: Pick<RunaiAsk, 'about' | 'f
     ...ask.facts,
     path: `/${key}`,
   })
-}
-
-/** Why a value cannot stand where it does, without repeating more of it than a line. */
-export function unfit(value: Json | undefined): string {
-  if (value === undefined) return 'is missing'
-  if (value === null) return 'is null'
-  if (typeof value === 'string') return value === '' ? 'is empty' : `is the string "${clip(value)}"`
-  return `is ${value instanceof JsonNumber ? 'a number' : isJsonArray(value) ? 'a list' : isJsonObject(value) ? 'an object' : typeof value}`
-}
-
-export function clip(text: string): string {
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text
 }
 
 export function stopIfAborted(signal: AbortSignal): void {

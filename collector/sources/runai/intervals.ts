@@ -4,8 +4,7 @@
  */
 import { isJsonArray, isJsonObject, type Json, type JsonObject } from '../../../schemas/json.ts'
 import { instantMs } from '../../../schemas/window.ts'
-import { unfit } from './calls.ts'
-import { Unfit } from './resources.ts'
+import { Unfit, unfit } from './unfit.ts'
 
 /** In milliseconds of UTC. */
 export interface Run {

@@ -22,7 +22,7 @@ import {
 import type { RunaiNodeFacts, RunaiNodes } from './nodes.ts'
 import { clamped, type PodItem, type PodNode, podOf } from './pods.ts'
 import { forgotten, recall, remember, type Seen } from './remembered.ts'
-import { Unfit } from './resources.ts'
+import { Unfit } from './unfit.ts'
 
 export interface JoinOptions {
   readonly pageSize: number

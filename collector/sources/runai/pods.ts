@@ -6,9 +6,9 @@ import { Fault } from '../../../schemas/fault.ts'
 import { isJsonObject, type Json, type JsonObject } from '../../../schemas/json.ts'
 import type { MeasureName } from '../../../schemas/measures.ts'
 import { secondMs, type Window } from '../../../schemas/window.ts'
-import { unfit } from './calls.ts'
 import { hasEnded, type Run, runOf } from './intervals.ts'
-import { allocatedOf, type Held, heldBy, migProfilesOf, requestedOf, Unfit } from './resources.ts'
+import { allocatedOf, type Held, heldBy, migProfilesOf, requestedOf } from './resources.ts'
+import { Unfit, unfit } from './unfit.ts'
 
 /** What is told of the node that a pod ran on. */
 export interface PodNode {

@@ -2,7 +2,7 @@
 import Fraction from 'fraction.js'
 import { roundHalfAway } from '../../../schemas/decimal.ts'
 import { fractionOf, isJsonArray, isJsonObject, type Json, JsonNumber } from '../../../schemas/json.ts'
-import { unfit } from './calls.ts'
+import { Unfit, unfit } from './unfit.ts'
 
 /** In GPUs, cores and bytes; what is not told is not there. */
 export interface Held {
@@ -10,16 +10,6 @@ export interface Held {
   readonly cpuCores?: Fraction
   readonly memoryBytes?: Fraction
   readonly gpuMemoryBytes?: Fraction
-}
-
-/** What cannot stand where it does: the path of the field in its object, and why. */
-export class Unfit extends Error {
-  readonly path: string
-
-  constructor(path: string, why: string) {
-    super(why)
-    this.path = path
-  }
 }
 
 /**
