@@ -9,6 +9,8 @@ import { type GridMinutes, hourMs, minuteMs, secondMs, type Window, windowsOver 
 /** What a source says of its windows. */
 export interface Plan {
   readonly widthMinutes: GridMinutes
+  /** At least so long after its end a window is first read. */
+  readonly settleDelayMs?: number
   /** Rising, counted from a window's end; the last one settles it. */
   readonly rereadAfterMs: readonly number[]
   readonly retentionMs: number
@@ -39,6 +41,7 @@ export interface Schedule {
 
 /** A window is first read this long after its end, so that what a provider writes at its end is there. */
 export const settleDelayMs = 15 * secondMs
+const settleAfterMs = (plan: Plan) => Math.max(settleDelayMs, plan.settleDelayMs ?? 0)
 const retryMsMin = minuteMs
 const retryMsMax = hourMs
 /** A scope whose last read failed is tried no less often than this. */
@@ -98,7 +101,7 @@ export function dueWindows(input: {
       if (underWay?.has(window.startMs)) continue
       const memory = trusted(scope.windows.get(window.startMs), nowMs)
       const ownMs = dueAtMs(window, memory, plan, { delayMs, confirmAfterMs })
-      const why = whyOf(window, memory, Math.max(nowMs, ownMs) - delayMs)
+      const why = whyOf(window, memory, plan, Math.max(nowMs, ownMs) - delayMs)
       const resting = why !== 'new' && downUntilMs !== undefined
       const dueMs = resting ? Math.max(ownMs, downUntilMs) : ownMs
       if (dueMs > nowMs) {
@@ -212,7 +215,7 @@ function dueAtMs(
   { delayMs, confirmAfterMs }: { readonly delayMs: number; readonly confirmAfterMs: number },
 ): number {
   const served = memory?.complete && rereadsServed(window, plan.rereadAfterMs, memory.complete.atMs)
-  const nextMs = served === undefined ? settleDelayMs : plan.rereadAfterMs[served]
+  const nextMs = served === undefined ? settleAfterMs(plan) : plan.rereadAfterMs[served]
   const low = memory?.complete?.belief?.low
   // One that is open although all was served was read under a longer plan, and one more read settles it; or it said
   // much less than before, and waits for a read that agrees.
@@ -223,10 +226,10 @@ function dueAtMs(
   return Math.max(plannedMs, memory.attemptedMs + retryAfterMs(memory.failures))
 }
 
-function whyOf(window: Window, memory: WindowMemory | undefined, nowMs: number): Why {
+function whyOf(window: Window, memory: WindowMemory | undefined, plan: Plan, nowMs: number): Why {
   if (memory?.complete) return 'again'
   const widthMs = window.endMs - window.startMs
-  return !memory && nowMs < window.endMs + widthMs + settleDelayMs ? 'new' : 'missed'
+  return !memory && nowMs < window.endMs + widthMs + settleAfterMs(plan) ? 'new' : 'missed'
 }
 
 /**

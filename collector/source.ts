@@ -50,6 +50,8 @@ export interface Scope {
  */
 export interface Source<Item> extends AsyncDisposable {
   readonly widthMinutes: GridMinutes
+  /** How long after its end a window is first read, where 15 seconds are too soon for what its provider writes late. */
+  readonly settleDelayMs?: number
   /** When to read a window again, counted from its end, rising: figures settle late. The last one settles it. */
   readonly rereadAfterMs: readonly number[]
   /** How far back the provider still answers. */

@@ -77,6 +77,19 @@ describe('when a window is due', () => {
     expect(notebook.due(endMs + settleDelayMs)).toMatchObject({ due: [], nextMs: endMs + hourMs })
   })
 
+  test('a source whose provider writes late is first asked so much later, and the window is new until then', () => {
+    const lateMs = 5 * minuteMs
+    const endMs = startMs + hourMs
+    for (const [settleMs, dueMs] of [
+      [lateMs, lateMs],
+      [1, settleDelayMs],
+    ] as const) {
+      const notebook = new Notebook({ ...hourly, settleDelayMs: settleMs })
+      expect(notebook.due(endMs + dueMs - 1)).toEqual({ due: [], count: 0, nextMs: endMs + dueMs })
+      expect(whys(notebook.due(endMs + hourMs + dueMs - 1).due)).toEqual(['new'])
+    }
+  })
+
   test('the planned re-reads follow, the last one settles, and then there is quiet', () => {
     const notebook = new Notebook(hourly)
     const endMs = startMs + hourMs
