@@ -1,6 +1,6 @@
 /**
- * The part of the Run:ai double that tells of GPUs: samples of pods and workloads, and the nodes they run on. What a GPU
- * did is a function of its pod, its number and the time, a believable day unless a test says otherwise; which types are
+ * The part of the Run:ai double that tells what GPUs did: samples of pods, and of the allocation of workloads. They are a
+ * function of the pod, the number of its GPU and the time, a believable day unless a test says otherwise. Which types are
  * known, how many a call may name and what is null is as in the published OpenAPI files, or worse.
  */
 import { hash } from 'node:crypto'
@@ -146,26 +146,6 @@ export function runaiMetricsRoutes(
         ])
       },
     },
-    {
-      endpoint: 'nodes',
-      method: 'GET',
-      path: /^\/api\/v1\/nodes$/,
-      answer: (call, _, { nowMs, version }) => {
-        // In the OpenAPI file of 2.24, not in that of 2.19.
-        if (version === '2.19') return problem(404, 'Resource not found.')
-        const clusterId = /^clusterUuid==(.+)$/.exec(call.query.filterBy ?? '')?.[1]
-        return nodesReply(fixture, clusterId, call, nowMs)
-      },
-    },
-    {
-      endpoint: 'cluster_nodes',
-      method: 'GET',
-      path: new RegExp(`^/api/v1/clusters/${uuid}/nodes$`),
-      answer: (call, [, clusterId], { nowMs, version }) => {
-        if (!fixture.clusters.some(({ id }) => id === clusterId)) return problem(404, 'Resource not found.')
-        return nodesReply(fixture, clusterId, version === '2.19' ? undefined : call, nowMs)
-      },
-    },
   ]
 }
 
@@ -272,38 +252,6 @@ function believable({ pod, gpu, type, atMs }: GpuMoment): string {
 /** In [0, 1), the same each time for the same text. */
 function chance(text: string): number {
   return Number.parseInt(hash('sha256', text, 'hex').slice(0, 8), 16) / 2 ** 32
-}
-
-/** 2.19 gives all at once; later ones page, and say nothing of a next page. */
-function nodesReply(
-  fixture: RunaiFixture,
-  clusterId: string | undefined,
-  call: RunaiCall | undefined,
-  nowMs: number,
-): RunaiReply {
-  const rows = fixture.nodes
-    .filter(node => clusterId === undefined || node.clusterId === clusterId)
-    .sort((a, b) => (a.name < b.name ? -1 : 1))
-    .map(node => ({
-      status: 'Ready',
-      conditions: [],
-      taints: [],
-      nodePool: node.nodePool,
-      createdAt: new Date(nowMs - hourMs).toISOString(),
-      gpuInfo:
-        node.gpuType === undefined
-          ? null
-          : { gpuType: node.gpuType, gpuCount: new JsonNumber(String(node.gpuCount ?? 0)) },
-      name: node.name,
-      id: node.id,
-      clusterUuid: node.clusterId,
-      updatedAt: new Date(nowMs).toISOString(),
-      ...node.row,
-    }))
-  if (call === undefined) return { status: 200, body: { nodes: rows } }
-  const { offset = '0', limit = '50' } = call.query
-  if (!(Number(limit) >= 1 && Number(limit) <= 500)) return problem(400, 'limit is 1 to 500.')
-  return { status: 200, body: { nodes: rows.slice(Number(offset), Number(offset) + Number(limit)) } }
 }
 
 function problem(status: number, message: string): RunaiReply {

@@ -103,6 +103,8 @@ export interface RunaiCall {
   /** As it stood in the URL, undecoded, for who validates it. */
   readonly rawQuery: string
   readonly query: Readonly<Record<string, string>>
+  /** Of a POST. */
+  readonly body?: string
 }
 
 export interface RunaiReply {
@@ -168,7 +170,7 @@ export interface RunaiBehaviour {
   faults: RunaiFault[]
   /** Runs before an answer is made: the place to change the fixture between two pages. */
   onCall: (call: RunaiCall) => void
-  /** Sees each call to the API with its answer; calls that were made to fail are not shown. */
+  /** Sees each call with its answer; calls that were made to fail are not shown. */
   onExchange: (call: RunaiCall, reply: RunaiReply) => void
 }
 
@@ -243,6 +245,7 @@ export async function startRunaiDouble(options: RunaiDoubleOptions): Promise<Run
       path: url.pathname,
       rawQuery: url.search.slice(1),
       query: Object.fromEntries(url.searchParams),
+      ...(isToken && { body: asked }),
     }
     calls.push(call)
     if (calls.length > callsKept) calls.shift()
@@ -275,7 +278,7 @@ export async function startRunaiDouble(options: RunaiDoubleOptions): Promise<Run
           ? found.route.answer(call, found.match, { nowMs: nowMs(), version: behaviour.version })
           : problem(404, 'Resource not found.')
     if (how === undefined) {
-      if (!isToken) behaviour.onExchange(call, reply)
+      behaviour.onExchange(call, reply)
       return send(response, reply)
     }
     const text = stringifyExact(bent(reply.body, how))
@@ -476,9 +479,12 @@ function listRoutes(fixture: RunaiFixture, behaviour: RunaiBehaviour): readonly 
       endpoint: 'cluster_nodes',
       method: 'GET',
       path: /^\/api\/v1\/clusters\/([^/]+)\/nodes$/,
-      answer: (_, match) => {
+      answer: (call, match, { version }) => {
         const rows = nodeRows(fixture).filter(row => row.clusterUuid === match[1])
-        return { status: 200, body: { nodes: rows } }
+        // All at once before it had pages.
+        return version === '2.19'
+          ? { status: 200, body: { nodes: rows } }
+          : paged(rows, call, 'nodes', 'without next')
       },
     },
     {

@@ -213,7 +213,7 @@ describe('what a pod used', () => {
   })
 
   test('windows of any width add up to the same totals', async () => {
-    const fixture = fixtureOf(2)
+    const fixture = fixtureOf(2, '2')
     const [first, second] = fixture.pods
     if (!first || !second) throw new Error('two pods')
     first.startedMs = startMs + 17 * minuteMs + 3217
@@ -232,7 +232,7 @@ describe('what a pod used', () => {
   })
 
   test('many pods are asked for a few at a time, in order, and all come', async () => {
-    const rig = await open({ fixture: fixtureOf(25), behaviour: { value: steady } })
+    const rig = await open({ fixture: fixtureOf(25, '1'), behaviour: { value: steady } })
     const { usages } = await rig.usages(hour)
     expect(usages.map(usage => usage.resource.id)).toEqual(rig.pods.map(pod => pod.podId))
   })

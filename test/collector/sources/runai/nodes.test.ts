@@ -9,7 +9,6 @@ import {
   runaiDemoSecret,
   startRunaiDouble,
 } from '../../../../deploy/demo/runai.ts'
-import { runaiMetricsBehaviour, runaiMetricsRoutes } from '../../../../deploy/demo/runai-metrics.ts'
 import { openHttp } from '../../../../runtime/http.ts'
 import { hourMs } from '../../../../schemas/window.ts'
 import { faultFrom } from '../../../faults.ts'
@@ -56,7 +55,6 @@ async function open(
   const double = await startRunaiDouble({
     fixture,
     nowMs,
-    routes: runaiMetricsRoutes(fixture, runaiMetricsBehaviour()),
     behaviour: { version: given.version ?? 'latest', tokenLifeMs: 100 * hourMs },
   })
   const http = openHttp({ retries: 1, deadlineMs: 2000, random: () => 0 })
