@@ -18,7 +18,7 @@ export interface BoundSql {
 
 /**
  * @param write what stands for a placeholder; it may be asked several times for one.
- * @throws Fault CONFIG_INVALID where the text holds several statements, or a string or comment that does not end
+ * @throws Fault CONFIG_INVALID where the text is no SELECT, holds several, or a string or comment that does not end
  */
 export function bindPlaceholders(
   sql: string,
@@ -31,6 +31,7 @@ export function bindPlaceholders(
   const pieces: { readonly at: number; readonly origin: number }[] = [{ at: 0, origin: 0 }]
   let copied = 0
   let semicolonAt: number | undefined
+  let first: string | undefined
   for (const token of tokensOf(sql, dialect)) {
     if (token.of === 'blank') continue
     if (semicolonAt !== undefined)
@@ -38,6 +39,7 @@ export function bindPlaceholders(
         'CONFIG_INVALID',
         `more than one statement: ${placeIn(sql, token.start)} begins another`,
       )
+    first ??= sql.slice(token.start, token.end).toLowerCase()
     if (token.of === 'semicolon') semicolonAt = token.start
     if (token.of !== 'placeholder') continue
     used.add(token.name)
@@ -47,6 +49,8 @@ export function bindPlaceholders(
     pieces.push({ at: text.length, origin: token.end })
     copied = token.end
   }
+  if (first === undefined || !['select', 'with', '('].includes(first))
+    throw new Fault('CONFIG_INVALID', 'it is no SELECT')
   text += sql.slice(copied, semicolonAt)
   const originOf = (offset: number) => {
     const index = pieces.findLastIndex(piece => piece.at <= offset)

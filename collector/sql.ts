@@ -13,7 +13,7 @@ import { type BoundSql, bindPlaceholders, type Dialect, type Placeholder } from 
 
 const strict = { additionalProperties: false }
 const Column = (description: string) => Type.String({ minLength: 1, maxLength: 256, description })
-const Seconds = (description: string, initial: number, maximum: number) =>
+export const Seconds = (description: string, initial: number, maximum: number) =>
   Type.Integer({ minimum: 1, maximum, default: initial, description })
 
 /** A SELECT, and what its columns are. */
@@ -110,7 +110,6 @@ export const sqlOptions = {
     description: 'Rows to take at a time.',
   }),
   statementSeconds: Seconds('How long a statement may run.', 120, 3600),
-  connectSeconds: Seconds('How long it may take to connect.', 10, 300),
 }
 
 /** A query of the config, ready to be asked. */

@@ -17,6 +17,8 @@ export interface HttpRequest {
   readonly body?: string
   /** A name for metrics and faults, such as `rafay.instance_usage`: never the URL, which has ids in it. */
   readonly endpoint: string
+  /** What an answer other than 2xx means, where its body says more than its status; undefined leaves it to the status. */
+  readonly refusal?: (answer: HttpAnswer) => { readonly fault: Fault; readonly again: boolean } | undefined
   readonly signal: AbortSignal
 }
 
@@ -209,7 +211,10 @@ export function openHttp(options: HttpOptions = {}): Http {
       }
       const said = await readText(response.body, headers, refusalBytesMax).catch(() => '')
       done(String(status))
-      return refusal(asked, status, said, retryAfterOf(headers, nowMs()))
+      return (
+        asked.refusal?.({ status, headers, text: said }) ??
+        refusal(asked, status, said, retryAfterOf(headers, nowMs()))
+      )
     } catch (error) {
       done(status === undefined ? 'error' : String(status))
       const facts: FaultFacts = { endpoint, ...(status !== undefined && { status }) }

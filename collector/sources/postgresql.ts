@@ -15,6 +15,7 @@ import {
   prepareQueries,
   ResourceSums,
   refused,
+  Seconds,
   type SqlItem,
   SqlTls,
   sqlOptions,
@@ -53,6 +54,7 @@ export const PostgresqlConfig = Type.Object(
       { additionalProperties: false, default: {}, description: 'How the connection is kept from others.' },
     ),
     ...sqlOptions,
+    connectSeconds: Seconds('How long it may take to connect.', 10, 300),
   },
   { additionalProperties: false },
 )

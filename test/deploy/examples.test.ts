@@ -13,7 +13,7 @@ const rules = {
 }
 const check = (name: string) => checkConfig(join(folder, name), rules)
 
-test.each(['rafay.yaml', 'kafka.yaml', 'postgresql.yaml'])('%s has no problem', name => {
+test.each(['rafay.yaml', 'kafka.yaml', 'postgresql.yaml', 'clickhouse.yaml'])('%s has no problem', name => {
   const { config, problems } = check(name)
   expect(problems).toEqual([])
   expect(config?.sources).toHaveLength(1)
@@ -36,6 +36,13 @@ test('kafka.yaml names a cluster of one broker and a server', () => {
 
 test('every example is one of these, or is named by one of these', () => {
   const all = globSync('*', { cwd: folder }).sort()
-  const read = ['rafay.yaml', 'kafka.yaml', 'postgresql.yaml', 'accounts.yaml', 'prices.yaml']
+  const read = [
+    'rafay.yaml',
+    'kafka.yaml',
+    'postgresql.yaml',
+    'clickhouse.yaml',
+    'accounts.yaml',
+    'prices.yaml',
+  ]
   expect(all.map(name => basename(name))).toEqual(read.sort())
 })

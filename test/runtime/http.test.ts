@@ -8,6 +8,7 @@ import { brotliCompressSync, gzipSync } from 'node:zlib'
 import { afterEach, expect, test } from 'vitest'
 import { type Http, type HttpOptions, openHttp } from '../../runtime/http.ts'
 import { registry } from '../../runtime/metrics.ts'
+import { Fault } from '../../schemas/fault.ts'
 import { faultFrom } from '../faults.ts'
 
 const cleanups: (() => Promise<unknown>)[] = []
@@ -300,6 +301,30 @@ test('what a refusal says is shown without the key, even when the provider repea
   )
   const fault = await faultFrom(ask(client().http, url, live, { 'x-api-key': 's3cr3t-key' }))
   expect(fault.message).toBe('test.answer: HTTP 403 (key … may not)')
+})
+
+test('who asks may tell more of a refusal than its status does, and whether to try again', async () => {
+  const { counted, listener } = inTurn(
+    status(500, { 'x-code': '60' }),
+    status(500, { 'x-code': '202' }),
+    fine,
+  )
+  const url = await serve(listener)
+  const { http } = client()
+  const refused = () =>
+    http.request({
+      url,
+      endpoint: 'test.answer',
+      signal: live,
+      refusal: ({ status, headers }) => ({
+        fault: new Fault('SOURCE_REFUSED', `${status} and ${headers['x-code']}`),
+        again: headers['x-code'] === '202',
+      }),
+    })
+  expect(await faultFrom(refused())).toMatchObject({ code: 'SOURCE_REFUSED', message: '500 and 60' })
+  expect(counted.calls).toBe(1)
+  expect((await refused()).status).toBe(200)
+  expect(counted.calls).toBe(3)
 })
 
 test('a self-signed server is refused at once, and trusted with its certificate in `ca`', async () => {
