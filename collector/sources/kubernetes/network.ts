@@ -31,7 +31,7 @@ export interface PodOwner {
 }
 
 export interface Around {
-  /** All nodes there are now. */
+  /** All nodes there are now; asked only when they have been listed. */
   readonly nodes: () => Iterable<string>
   /** The text of `/api/v1/nodes/<node>/proxy/metrics/cadvisor`. */
   readonly scrape: (node: string, signal: AbortSignal) => Promise<string>
@@ -108,11 +108,15 @@ export function openNetwork(
     const startMs = nowMs()
     const beganMs = numberAt(beganKey) ?? startMs
     const lastMs = numberAt(roundKey)
-    const isGap = lastMs !== undefined && startMs - lastMs > widthMs
+    const lookedMs = lastMs === undefined ? startMs : startMs - lastMs > widthMs ? lastLookMs(lastMs) : lastMs
+    const isGap = startMs - lookedMs > widthMs
     // Nothing goes into a window that may have been read, nor into one in which nobody looked.
     const sealedMs = floorMs(isGap ? startMs : (lastMs ?? startMs))
     const nodes = [...new Set(around.nodes())]
-    state.write([[beganKey, String(beganMs)], ...(isGap ? [[gapKey(lastMs), String(startMs)] as const] : [])])
+    state.write([
+      [beganKey, String(beganMs)],
+      ...(isGap ? [[gapKey(lookedMs), String(startMs)] as const] : []),
+    ])
     await Promise.all(
       nodes.map(async node => {
         let samples: readonly NetworkSample[]
@@ -129,8 +133,18 @@ export function openNetwork(
       }),
     )
     for (const node of failing.keys()) if (!nodes.includes(node)) failing.delete(node)
+    // Where none answered, nobody looked.
+    if (nodes.length > 0 && failing.size === nodes.length) return
     // What ended before this round began is told in full now: no later sample goes into it.
     state.write([[roundKey, String(startMs)], ...forgotten(startMs, nodes)])
+  }
+
+  /** When the last sample of any node was taken, also in a round that was not finished. */
+  function lastLookMs(roundMs: number): number {
+    let ms = roundMs
+    for (const [, text] of state.range('network/node/', 'network/node0'))
+      ms = Math.max(ms, (JSON.parse(text) as NodeSeen).scrapedMs)
+    return ms
   }
 
   /** One scrape of one node: what grew, and how far it is now, in one write. */
@@ -263,7 +277,7 @@ export function openNetwork(
         throw unknowable(`nodes were last sampled at ${showInstant(roundMs)}, before it was over`)
       if (window.startMs < floorMs(nowMs() - retentionMs))
         throw unknowable('it lies behind what is kept of samples')
-      for (const [key, text] of state.range(gapKey(0), gapKey(window.startMs + 1))) {
+      for (const [key, text] of state.range(gapKey(0), gapKey(window.startMs))) {
         const [fromMs, toMs] = [startOfBucket(key), Number(text)]
         if (toMs >= window.endMs)
           throw unknowable(
