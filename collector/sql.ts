@@ -487,7 +487,7 @@ function addTo(
   for (const label of Object.keys(group.query.labels))
     if (group.labels[label] !== row.labels[label])
       problems.push(
-        `its rows differ in ${group.query.labels[label]}: make it part of the resource's id, or group by it no more`,
+        `its rows differ in ${group.query.labels[label]}: make it part of the resource's id, or leave the label out`,
       )
   if (row.name !== undefined && (group.name === undefined || row.name > group.name)) group.name = row.name
   if (group.interval && row.interval)
