@@ -130,6 +130,14 @@ export function gaugeIntegral(samples: readonly Sample[], window: Window, option
   return { integral: fractionOf(sum).div(1000), coveredMs, samples: counted }
 }
 
+/**
+ * One sample in units of 10^-`places` of the measure: for who divides or sums samples before they are held against time.
+ * @throws Fault ITEM_UNREADABLE for a value that is negative or no number
+ */
+export function unitsOf(sample: Sample, scale: Scale): bigint {
+  return scaledOf(sample, scale).units
+}
+
 /** Rising in time, each time once. Providers give them so; pages that overlap repeat some. */
 function inOrder(samples: readonly Sample[]): readonly Sample[] {
   if (samples.every((sample, index) => index === 0 || (samples[index - 1]?.atMs ?? 0) < sample.atMs))

@@ -2,7 +2,8 @@
 import type { SourceKind } from '../source.ts'
 import { clickhouse } from './clickhouse.ts'
 import { postgresql } from './postgresql.ts'
+import { prometheus } from './prometheus.ts'
 import { rafay } from './rafay.ts'
 import { runai } from './runai.ts'
 
-export const sources: readonly SourceKind[] = [rafay, postgresql, clickhouse, runai]
+export const sources: readonly SourceKind[] = [rafay, prometheus, postgresql, clickhouse, runai]

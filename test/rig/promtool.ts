@@ -1,4 +1,4 @@
-/** Prometheus' own checker of rules: the one on the PATH, or from the Debian package, unpacked and not installed. */
+/** Prometheus and its checker of rules: those on the PATH, or from the Debian package, unpacked and not installed. */
 import { execFile } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs'
 import { homedir } from 'node:os'
@@ -7,13 +7,18 @@ import { promisify } from 'node:util'
 
 const run = promisify(execFile)
 
+export type Found = { readonly path: string } | { readonly lacking: string }
+
 /** The command, or why there is none. */
-export async function findPromtool(): Promise<{ readonly path: string } | { readonly lacking: string }> {
-  for (const path of ['promtool', join(folder(), 'usr/bin/promtool')])
-    if (await answers(path)) return { path }
+export function findPromtool(): Promise<Found> {
+  return findCommand('promtool')
+}
+
+export async function findCommand(name: 'promtool' | 'prometheus'): Promise<Found> {
+  for (const path of [name, join(folder(), 'usr/bin', name)]) if (await answers(path)) return { path }
   try {
     await unpack()
-    const path = join(folder(), 'usr/bin/promtool')
+    const path = join(folder(), 'usr/bin', name)
     return (await answers(path)) ? { path } : { lacking: `${path} does not run here` }
   } catch (error) {
     return { lacking: error instanceof Error ? (error.message.split('\n')[0] ?? '') : String(error) }

@@ -1,0 +1,315 @@
+/** The Prometheus source against a real server: the contract of every source, and what is its own. */
+import Fraction from 'fraction.js'
+import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
+import type { Source } from '../../../collector/source.ts'
+import { PrometheusConfig, prometheus } from '../../../collector/sources/prometheus.ts'
+import { openHttp } from '../../../runtime/http.ts'
+import { misfits } from '../../../schemas/check.ts'
+import { exact, show } from '../../../schemas/decimal.ts'
+import type { Usage } from '../../../schemas/event.ts'
+import { hourMs, minuteMs, secondMs, type Window, windowsOver } from '../../../schemas/window.ts'
+import { httpBreakages, runSourceContract, type SourceRig } from '../../contract/source.ts'
+import {
+  type Passing,
+  type PastSeries,
+  type PrometheusProxy,
+  type PrometheusServer,
+  startPrometheus,
+  startPrometheusProxy,
+} from '../../rig/prometheus.ts'
+import { sourceContext } from '../source-context.ts'
+
+const live = new AbortController().signal
+const token = 'bearer-token-that-nobody-sees'
+const opened: AsyncDisposable[] = []
+afterEach(async () => {
+  for (const each of opened.splice(0).reverse()) await each[Symbol.asyncDispose]()
+})
+
+/** Two whole hours that are just over: the suite's windows and the server's retention go by the clock. */
+const endMs = Math.floor(Date.now() / hourMs) * hourMs - hourMs
+const span: Window = { startMs: endMs - 2 * hourMs, endMs }
+/** When the source is asked: what it checks is what was scraped last. */
+const nowMs = endMs + 2 * minuteMs
+
+/** Samples every so many seconds over the span and a little around it, where the function gives one. */
+function every(
+  seconds: number,
+  valueAt: (atMs: number, index: number) => string | number | undefined,
+  offsetMs = 0,
+): PastSeries['samples'] {
+  const samples: [number, string][] = []
+  let index = 0
+  for (let atMs = span.startMs - 10 * minuteMs + offsetMs; atMs <= span.endMs; atMs += seconds * secondMs) {
+    const value = valueAt(atMs, index++)
+    if (value !== undefined) samples.push([atMs, String(value)])
+  }
+  return samples
+}
+
+/**
+ * A counter as its exporter makes it: what it adds before each scrape, beginning anew where the script says so. The
+ * ledger is what was added after the first scrape that anyone saw, which is all that can be billed.
+ */
+function counterScript(added: readonly (string | 'restart')[], unit = 1) {
+  let total = 0
+  const values: string[] = []
+  const ledger: number[] = []
+  for (const step of added) {
+    if (step === 'restart') total = 0
+    else total += Number(step)
+    values.push(String(total * unit))
+    ledger.push(step === 'restart' ? 0 : Number(step))
+  }
+  return { values, ledger }
+}
+
+const scrapes = 521
+const red2 = counterScript(
+  Array.from({ length: scrapes }, (_, n) => (n % 97 === 60 ? 'restart' : String((n * 31) % 101))),
+)
+
+/** Of two tenants; one begins anew now and then, one is scraped only in part of the time and seldom. */
+const past: readonly PastSeries[] = [
+  { series: 'up{job="api",instance="a"}', samples: every(15, () => 1) },
+  { series: 'requests_total{job="api",tenant="red",pod="r-1"}', samples: every(15, (_, n) => 1000 + n * 7) },
+  {
+    series: 'requests_total{job="api",tenant="red",pod="r-2"}',
+    samples: every(15, (_, n) => red2.values[n], 1234),
+  },
+  {
+    series: 'requests_total{job="api",tenant="blue",pod="b-1"}',
+    samples: every(30, (atMs, n) => (atMs % hourMs < 20 * minuteMs ? (n / 10).toFixed(1) : undefined)),
+  },
+  { series: 'memory_bytes{tenant="red",pod="r-1"}', samples: every(15, (_, n) => 1e6 + (n % 9) * 1024) },
+  {
+    series: 'memory_bytes{tenant="blue",pod="b-1"}',
+    samples: every(60, (atMs, n) => (atMs % hourMs < 31 * minuteMs ? n / 3 : undefined), 777),
+  },
+]
+
+const tenantOf = {
+  subjectLabel: 'tenant',
+  resourceKind: 'pod',
+  resourceLabels: ['pod'],
+  labels: { job: 'job' },
+}
+const queries = [
+  { name: 'requests', kind: 'counter', selector: 'requests_total', measure: 'requests', ...tenantOf },
+  {
+    name: 'memory',
+    kind: 'gauge',
+    selector: 'memory_bytes',
+    measure: 'memory_byte_seconds',
+    ...tenantOf,
+  },
+  {
+    name: 'grid',
+    kind: 'gauge',
+    query: 'memory_bytes > 0',
+    stepSeconds: 30,
+    measure: 'storage_byte_seconds',
+    ...tenantOf,
+  },
+  {
+    name: 'value',
+    kind: 'value',
+    query: 'count_over_time(requests_total[$window])',
+    measure: 'tokens',
+    ...tenantOf,
+  },
+]
+
+let server: PrometheusServer
+beforeAll(async () => {
+  server = await startPrometheus({ past })
+})
+afterAll(async () => {
+  await server?.[Symbol.asyncDispose]()
+})
+
+interface Opened extends AsyncDisposable {
+  readonly source: Source<unknown>
+  readonly proxy: PrometheusProxy
+}
+
+async function open(config: object = {}, upstream: string | undefined = server.url): Promise<Opened> {
+  const proxy = await startPrometheusProxy(upstream)
+  const http = openHttp({ retries: 1, deadlineMs: 500, random: () => 0 })
+  const whole = {
+    name: 'test',
+    url: proxy.url,
+    bearerToken: `\${env:TOKEN}`,
+    queries: structuredClone(queries),
+    retentionDays: 3650,
+    ...structuredClone(config),
+  }
+  expect(misfits(PrometheusConfig, whole)).toEqual([])
+  const source = prometheus.open(
+    whole as object as PrometheusConfig,
+    sourceContext({ http, secret: () => token, nowMs: () => nowMs }),
+  )
+  return {
+    source: source as Source<unknown>,
+    proxy,
+    async [Symbol.asyncDispose]() {
+      await source[Symbol.asyncDispose]()
+      await http[Symbol.asyncDispose]()
+      await proxy[Symbol.asyncDispose]()
+    },
+  }
+}
+
+async function openFor(...args: Parameters<typeof open>): Promise<Opened> {
+  const each = await open(...args)
+  opened.push(each)
+  return each
+}
+
+async function usages(source: Source<unknown>, scope: string, window: Window): Promise<Usage[]> {
+  const all: Usage[] = []
+  for await (const item of source.read(scope, window, live)) all.push(...source.toUsage(item, window))
+  return all
+}
+
+const truncation = (body: string) =>
+  JSON.stringify({ ...JSON.parse(body), warnings: ['results truncated due to limit'] })
+
+const breakages: Readonly<
+  Record<string, (passing: Passing) => { status: number; body: string } | undefined>
+> = {
+  500: ({ body }) => ({ status: 500, body }),
+  '502 HTML': () => ({ status: 502, body: '<html>bad gateway</html>' }),
+  401: () => ({ status: 401, body: '{"error":"no"}' }),
+  404: () => ({ status: 404, body: 'not found' }),
+  truncated: ({ body }) => ({ status: 200, body: body.slice(0, body.length / 2) }),
+  list: () => ({ status: 200, body: '[]' }),
+  'empty object': () => ({ status: 200, body: '{}' }),
+  'truncated by a limit': ({ body }) => ({ status: 200, body: truncation(body) }),
+  'execution error': () => ({
+    status: 422,
+    body: '{"status":"error","errorType":"execution","error":"found duplicate series"}',
+  }),
+  timeout: () => ({
+    status: 503,
+    body: '{"status":"error","errorType":"timeout","error":"query timed out"}',
+  }),
+  'error in a 200': () => ({ status: 200, body: '{"status":"error","errorType":"internal","error":"x"}' }),
+}
+
+function breaking(proxy: PrometheusProxy, how: string): void {
+  proxy.through = (passing, response) => {
+    if (how === 'hang') return 'taken'
+    if (how === 'cut') {
+      response.writeHead(200, { 'content-length': String(passing.body.length + 10) })
+      response.write(passing.body.slice(0, 20))
+      setTimeout(() => response.destroy(), 10)
+      return 'taken'
+    }
+    return breakages[how]?.(passing) ?? passing
+  }
+}
+
+const spoiled = (body: string) => body.replaceAll(/("pod":"b-1".*?"values":\[\[[\d.]+,")[^"]*"/g, '$1+Inf"')
+
+for (const [scope, wrong] of [
+  ['requests', [...new Set([...httpBreakages, ...Object.keys(breakages)])]],
+  ['memory', ['hang', 'empty object', 'truncated by a limit']],
+] as const)
+  runSourceContract(`Prometheus, ${scope}`, {
+    open: async ({ pageSize = 60, widthMinutes = 15 } = {}): Promise<SourceRig> => {
+      const chosen = queries.filter(({ name }) => name === scope)
+      const { source, proxy, ...rest } = await open({
+        queries: chosen,
+        windowMinutes: widthMinutes,
+        pageMinutes: pageSize,
+      })
+      return {
+        kind: 'prometheus',
+        source,
+        break: how => breaking(proxy, how),
+        spoilOne() {
+          proxy.through = ({ status, body }) => ({ status, body: spoiled(body) })
+          return 'blue'
+        },
+        [Symbol.asyncDispose]: rest[Symbol.asyncDispose],
+      }
+    },
+    span,
+    window: { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs },
+    scope,
+    widthsMinutes: [60, 15, 5, 1],
+    breakages: wrong,
+    secrets: [token],
+  })
+
+describe('what is read', () => {
+  async function totals(source: Source<unknown>, scope: string): Promise<Record<string, string>> {
+    const sums = new Map<string, Fraction>()
+    for (const window of windowsOver(span, source.widthMinutes))
+      for (const { resource, measures } of await usages(source, scope, window))
+        for (const value of Object.values(measures))
+          sums.set(resource.id, (sums.get(resource.id) ?? new Fraction(0)).add(exact(value)))
+    return Object.fromEntries([...sums].map(([id, sum]) => [id, show(sum)]))
+  }
+
+  test('a counter is what its exporter added between the samples, over restarts and gaps', async () => {
+    const { source } = await openFor()
+    // Samples at or before the span's start are where counting begins, one at its end belongs to what follows.
+    const added = red2.ledger.filter((_, n) => {
+      const atMs = span.startMs - 10 * minuteMs + 1234 + n * 15 * secondMs
+      return atMs >= span.startMs && atMs < span.endMs
+    })
+    expect(await totals(source, 'requests')).toEqual({
+      'r-1': String(480 * 7),
+      'r-2': String(added.reduce((sum, each) => sum + each, 0)),
+      // Scraped from minute 0 to 20 of each hour, every 30 s: it is first seen at 2.0, and last at 17.9; what it rose
+      // between the two spans of scraping comes with the first sample of the second.
+      'b-1': '15.9',
+    })
+  })
+
+  test('a gauge is each sample times the time to the next, or to the gap', async () => {
+    const { source } = await openFor()
+    const { startMs } = span
+    const [blue, red] = await usages(source, 'memory', { startMs, endMs: startMs + minuteMs })
+    // Scraped at 0, 15, 30 and 45 s, numbers 40 to 43.
+    expect(red).toEqual({
+      thing: 'series',
+      subject: 'red',
+      resource: { kind: 'pod', id: 'r-1' },
+      measures: {
+        memory_byte_seconds: String([4, 5, 6, 7].reduce((sum, n) => sum + (1e6 + n * 1024) * 15, 0)),
+      },
+      labels: {},
+    })
+    // Nothing was said of it for half an hour before; number 10 at 0.777 s.
+    expect(blue?.measures).toEqual({ memory_byte_seconds: show(new Fraction('3.333333333').mul('59.223')) })
+  })
+
+  test('a value is what the query answers for the window, also where ranges are closed', async () => {
+    const { source } = await openFor()
+    const counts = (window: Window) => usages(source, 'value', window)
+    const quarter = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
+    expect((await counts(quarter)).map(({ resource, measures }) => [resource.id, measures.tokens])).toEqual([
+      ['b-1', '30'],
+      ['r-1', '60'],
+      ['r-2', '60'],
+    ])
+  })
+
+  test('it can be checked', async () => {
+    const { source } = await openFor()
+    expect(await source.check?.(live)).toEqual({
+      works: [
+        'answers, version 2.42.0+ds, ranges closed',
+        'keeps samples for 30y',
+        'requests: 3 series, a sample about every 16 s',
+        'memory: 1 series, a sample about every 16 s',
+        'grid: 1 series',
+        'value: 3 series',
+      ],
+      missing: [],
+    })
+  })
+})
