@@ -167,6 +167,10 @@ export interface RunaiBehaviour {
   limitMax: number
   /** What the count endpoints add to the truth. */
   countError: number
+  /** Rows that a list leaves out, as a role or another meaning of `completed` would; counts know of them. */
+  hidden: (row: JsonObject, query: RunaiCall['query']) => boolean
+  /** The last hand at a good answer. */
+  bend: (body: Json, endpoint: string) => Json
   faults: RunaiFault[]
   /** Runs before an answer is made: the place to change the fixture between two pages. */
   onCall: (call: RunaiCall) => void
@@ -214,6 +218,8 @@ export async function startRunaiDouble(options: RunaiDoubleOptions): Promise<Run
     defaultLimit: 50,
     limitMax: 500,
     countError: 0,
+    hidden: () => false,
+    bend: body => body,
     faults: [],
     onCall: () => {},
     onExchange: () => {},
@@ -270,13 +276,14 @@ export async function startRunaiDouble(options: RunaiDoubleOptions): Promise<Run
       }
       return send(response, problem(how.status, how.message ?? `Made to answer ${how.status}.`))
     }
-    const reply = isToken
+    const made = isToken
       ? tokenReply(call.endpoint, asked)
       : !isLetIn(request)
         ? problem(401, 'Issuer is not familiar.')
         : found?.match
           ? found.route.answer(call, found.match, { nowMs: nowMs(), version: behaviour.version })
           : problem(404, 'Resource not found.')
+    const reply = { status: made.status, body: behaviour.bend(made.body, call.endpoint) }
     if (how === undefined) {
       behaviour.onExchange(call, reply)
       return send(response, reply)
@@ -415,7 +422,12 @@ function listRoutes(fixture: RunaiFixture, behaviour: RunaiBehaviour): readonly 
       path: new RegExp(`^${path.source}$`),
       answer: (call, _, { nowMs, version }) => {
         const kept = chosen(rows(nowMs, version), call, key, version)
-        return 'status' in kept ? kept : paged(kept.rows, call, key)
+        if ('status' in kept) return kept
+        return paged(
+          kept.rows.filter(row => !behaviour.hidden(row, call.query)),
+          call,
+          key,
+        )
       },
     },
     {

@@ -103,10 +103,11 @@ export async function readPods(calls: RunaiCalls, options: ListOptions): Promise
   let short = ''
   for (let reading = 1; reading <= readingsMax; reading++) {
     const whole = reading >= wholeFrom
-    const [all, before, gone] =
-      options.counts === 'checked'
-        ? await Promise.all([count({ filters: ofCluster }), whole ? 0 : count(endedBefore), count(deleted)])
-        : [0, 0, 0]
+    // In this order a pod that moves between two counts is in neither, never in both: the sum is not too large.
+    const checked = options.counts === 'checked'
+    const gone = checked ? await count(deleted) : 0
+    const before = checked && !whole ? await count(endedBefore) : 0
+    const all = checked ? await count({ filters: ofCluster }) : 0
     const rows = new Map<string, Json>()
     const nameless: Json[] = []
     // A provider that means something else by `completed` than that completedAt is set would hide pods from both short
@@ -208,7 +209,9 @@ interface List extends Pick<RunaiAsk, 'path' | 'endpoint' | 'about' | 'signal'> 
  * moves. So what is in the list from beginning to end is met, and nothing twice.
  */
 async function readList(calls: RunaiCalls, list: List): Promise<readonly Json[]> {
-  const { path, key, endpoint, about, facts, selection, pageSize, signal } = list
+  const { path, key, endpoint, about, facts, selection, signal } = list
+  // A page of one row would have no room for more than the last of the page before.
+  const limit = Math.max(2, list.pageSize)
   const rows: Json[] = []
   const seen = new Set<string>()
   let fromCreated: string | undefined
@@ -227,7 +230,7 @@ async function readList(calls: RunaiCalls, list: List): Promise<readonly Json[]>
         ...(selection.deleted && { deleted: selection.deleted }),
         ...(selection.completed && { completed: selection.completed }),
         offset,
-        limit: pageSize,
+        limit,
         sortBy: 'createdAt',
         sortOrder: 'asc',
         filterBy: filters,
@@ -263,7 +266,6 @@ async function readList(calls: RunaiCalls, list: List): Promise<readonly Json[]>
         path: '/next',
       })
     const last = page.at(-1)
-    // A page of one row has no room for an overlap.
     anchor =
       page.length > 1 && next - 1 > offset && last !== undefined && idOf(last) !== undefined
         ? last
