@@ -225,7 +225,8 @@ export function decodeHttp(
     const attribute = name.slice(httpPrefix.length)
     if (attribute === 'datacontenttype')
       throw invalid(attribute, 'must not stand in ce-datacontenttype: the header Content-Type carries it')
-    setAttribute(attributes, attribute, percentDecode(unquote(value, attribute), attribute))
+    const text = rawText(value) ?? percentDecode(unquote(value, attribute), attribute)
+    setAttribute(attributes, attribute, text)
   }
   const bytes = typeof body === 'string' ? Buffer.from(body) : body
   return [eventOfBinary(attributes, contentType, bytes?.length ? bytes : undefined)]
@@ -461,6 +462,16 @@ function percentEncode(value: string): string {
       '',
     ),
   )
+}
+
+/**
+ * What the Go SDK sends: beyond ASCII it writes bytes of UTF-8, which node:http gives as one character each, and it
+ * encodes nothing, percent signs no more than the rest. Undefined where it is no such text.
+ */
+function rawText(value: string): string | undefined {
+  if (!/[\x80-\xff]/.test(value) || /[^\0-\xff]/.test(value)) return undefined
+  const bytes = Buffer.from(value, 'latin1')
+  return isUtf8(bytes) ? decodeUtf8(bytes) : undefined
 }
 
 /** Older senders quote values: what stands in double quotes loses them, and its backslashes. */

@@ -75,6 +75,8 @@ export interface FoundMessage {
   readonly offset: bigint
   readonly key: string | null
   readonly value: Buffer
+  /** Of a tombstone it has none, and `value` is empty. */
+  readonly hasValue: boolean
   readonly headers: Readonly<Record<string, string>>
 }
 
@@ -106,6 +108,7 @@ export async function readTopic(rig: KafkaRig, topic: string): Promise<readonly 
                 offset: BigInt(message.offset),
                 key: message.key?.toString() ?? null,
                 value: message.value ?? Buffer.alloc(0),
+                hasValue: message.value !== null,
                 headers: Object.fromEntries(
                   Object.entries(message.headers ?? {}).map(([name, value]) => [name, String(value)]),
                 ),

@@ -4,7 +4,8 @@ import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
 import { findPostgres } from './postgres.ts'
-import { findPromtool } from './promtool.ts'
+import { findCommand, findPromtool } from './promtool.ts'
+import { goSdk, pythonSdk } from './sdks.ts'
 import { mountSmallDisk } from './small-disk.ts'
 
 export interface Rig {
@@ -29,6 +30,8 @@ export async function findRigs(): Promise<readonly Rig[]> {
     findSmallDisk(),
     await findRules(),
     await findDatabase(),
+    await findSdks(),
+    await findPrometheus(),
   ]
 }
 
@@ -83,6 +86,17 @@ async function findDatabase(): Promise<Rig> {
   }
 }
 
+async function findPrometheus(): Promise<Rig> {
+  const found = await findCommand('prometheus')
+  return {
+    name: 'Prometheus',
+    found: 'path' in found,
+    how: 'path' in found ? found.path : found.lacking,
+    remedy: 'Install Prometheus (Debian: prometheus).',
+    usedBy: /\/rig\/prometheus\.ts'/,
+  }
+}
+
 /** Brokers of others, and containers, are not killed: that takes processes of our own. */
 function killableKafka(jars: Awaited<ReturnType<typeof kafkaJars>>): Rig {
   const rig = {
@@ -106,6 +120,21 @@ function findClickHouse(docker: boolean): Rig {
   if (chdb) return { ...rig, found: true, how: `the embedded engine, chdb ${chdb}, as a process of its own` }
   if (docker) return { ...rig, found: true, how: 'in a container, by testcontainers' }
   return { ...rig, found: false, how: 'no CLICKHOUSE_URL, no chdb, no Docker engine' }
+}
+
+async function findSdks(): Promise<Rig> {
+  const rig = {
+    name: 'CloudEvents SDKs',
+    remedy: 'Install Go and Python 3 with pip, and let them reach proxy.golang.org and pypi.org once.',
+    usedBy: /\/rig\/sdks\.ts'/,
+  }
+  try {
+    await Promise.all([goSdk(), pythonSdk()])
+    return { ...rig, found: true, how: 'of Go and Python, as test/interop pins them' }
+  } catch (error) {
+    const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
+    return { ...rig, found: false, how: line }
+  }
 }
 
 function findSmallDisk(): Rig {

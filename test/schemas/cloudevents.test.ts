@@ -630,6 +630,13 @@ describe('HTTP', () => {
     expect(decodeHttp(message.headers, message.body)).toEqual([least, { ...least, id: 'b' }])
   })
 
+  test('raw UTF-8, as the Go SDK sends it, is read as it is: whoever encodes nothing encodes no percent sign', () => {
+    for (const subject of ['Euro € 😀', '100 % é %41 "é"']) {
+      const sent = Buffer.from(subject).toString('latin1')
+      expect(decodeHttp({ ...ceHeaders, 'ce-subject': sent }, undefined)).toMatchObject([{ subject }])
+    }
+  })
+
   const json = { 'content-type': 'application/cloudevents+json' }
   const refused: [
     name: string,
@@ -647,6 +654,20 @@ describe('HTTP', () => {
       'subject',
     ],
     ['half a percent sign', { ...ceHeaders, 'ce-subject': '100%' }, undefined, 'EVENT_INVALID', 'subject'],
+    [
+      'raw bytes that are no UTF-8',
+      { ...ceHeaders, 'ce-subject': 'a\xff' },
+      undefined,
+      'EVENT_INVALID',
+      'subject',
+    ],
+    [
+      'a raw control character',
+      { ...ceHeaders, 'ce-subject': '\xc2\x85' },
+      undefined,
+      'EVENT_INVALID',
+      'subject',
+    ],
     ['raw Unicode', { ...ceHeaders, 'ce-subject': 'â‚¬' }, undefined, 'EVENT_INVALID', 'subject'],
     [
       'an encoded control character',
