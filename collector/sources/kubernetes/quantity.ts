@@ -5,8 +5,6 @@ import Fraction from 'fraction.js'
 export type Nano = bigint
 
 const nanoPerUnit = 1_000_000_000n
-/** Kubernetes caps every quantity here when it reads one (apimachinery, resource.maxAllowed). */
-const nanoMax = (2n ** 63n - 1n) * nanoPerUnit
 
 const shape = /^([+-]?)(\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]|[eE][+-]?\d{1,3})?$/
 const binarySuffixes = ['Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei']
@@ -24,7 +22,8 @@ const decimalExponents: Readonly<Record<string, number>> = {
 
 /**
  * What the text of a quantity says; undefined where it is none. `1E` is exa, `1E3` an exponent. What is finer than a
- * billionth is rounded away from zero, as the API server does before anyone sees it.
+ * billionth is rounded away from zero, as the API server does before anyone sees it. Beyond 2^63-1 units, Kubernetes cuts
+ * some texts off and others not; here they are what they say.
  */
 export function nanoOf(text: string): Nano | undefined {
   const match = shape.exec(text)
@@ -43,8 +42,7 @@ export function nanoOf(text: string): Nano | undefined {
     else denominator *= 10n ** BigInt(-exponent)
   }
   const rounded = (numerator + denominator - 1n) / denominator
-  const capped = rounded > nanoMax ? nanoMax : rounded
-  return sign === '-' ? -capped : capped
+  return sign === '-' ? -rounded : rounded
 }
 
 /** The same in whole units, as a rational. */
