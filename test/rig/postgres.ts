@@ -1,8 +1,21 @@
-/** A real PostgreSQL for a test: the one of Debian, in a directory of its own, on loopback, with passwords; gone when stopped. */
+/**
+ * A real PostgreSQL for a test: the one of Debian, in a directory of its own, on loopback, with passwords, and with TLS by the
+ * certificates of the fixtures for who wants it; gone when stopped.
+ */
 import { type ChildProcess, execFile, execFileSync, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { chmodSync, chownSync, existsSync, globSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  chmodSync,
+  chownSync,
+  copyFileSync,
+  existsSync,
+  globSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -27,10 +40,8 @@ export interface PostgresRig extends AsyncDisposable {
 }
 
 export interface PostgresWanted {
-  /** Settings besides those of the rig: `ssl=on`. */
-  readonly settings?: readonly string[]
-  /** Called with the directory before the server starts: certificates for instance. */
-  readonly prepare?: (directory: string) => void
+  /** The lines of pg_hba.conf before those of the rig. */
+  readonly rules?: readonly string[]
 }
 
 /** The folder of its commands, or why there is none. */
@@ -73,8 +84,15 @@ export async function startPostgres(wanted: PostgresWanted = {}): Promise<Postgr
     ...['--auth', 'scram-sha-256', '--encoding', 'UTF8', '--no-locale', '--no-sync'],
   ])
   await run(command, args, { cwd: directory, timeout: readyLimitMs })
-  wanted.prepare?.(data)
-  return await serve({ folder, directory, data, password, settings: wanted.settings ?? [] })
+  const rules = join(data, 'pg_hba.conf')
+  writeFileSync(rules, [...(wanted.rules ?? []), readFileSync(rules, 'utf8')].join('\n'))
+  for (const name of ['loopback.cert.pem', 'loopback.key.pem', 'rotated.cert.pem']) {
+    const file = join(data, name)
+    copyFileSync(new URL(`../fixtures/tls/${name}`, import.meta.url), file)
+    chmodSync(file, 0o600)
+    own(file)
+  }
+  return await serve({ folder, directory, data, password })
 }
 
 interface Place {
@@ -82,14 +100,13 @@ interface Place {
   readonly directory: string
   readonly data: string
   readonly password: string
-  readonly settings: readonly string[]
 }
 
 async function serve(place: Place): Promise<PostgresRig> {
   const { folder, directory, data, password } = place
   const port = await freePort()
   const settings = [
-    'listen_addresses=127.0.0.1',
+    'listen_addresses=127.0.0.1,127.0.0.2',
     `unix_socket_directories=${directory}`,
     'fsync=off',
     'full_page_writes=off',
@@ -98,7 +115,10 @@ async function serve(place: Place): Promise<PostgresRig> {
     'max_wal_senders=4',
     'jit=off',
     'log_timezone=UTC',
-    ...place.settings,
+    'ssl=on',
+    'ssl_cert_file=loopback.cert.pem',
+    'ssl_key_file=loopback.key.pem',
+    'ssl_ca_file=rotated.cert.pem',
   ]
   const [command = '', ...args] = asPostgres([
     join(folder, 'postgres'),
@@ -199,7 +219,7 @@ function ownDirectory(): string {
 }
 
 /** Gives a file or directory to who runs the server. */
-export function own(path: string): void {
+function own(path: string): void {
   if (!isRoot) return
   const id = (flag: string) => Number(execFileSync('id', [flag, 'postgres'], { encoding: 'utf8' }))
   chownSync(path, id('-u'), id('-g'))

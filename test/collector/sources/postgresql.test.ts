@@ -1,113 +1,48 @@
 /** The PostgreSQL source against a real server: the contract of every source, and what is its own. */
-import fc from 'fast-check'
-import Fraction from 'fraction.js'
+import { once } from 'node:events'
+import { type AddressInfo, createServer } from 'node:net'
 import type pg from 'pg'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
-import { PostgresqlConfig, postgresql } from '../../../collector/sources/postgresql.ts'
-import type { SqlItem } from '../../../collector/sql.ts'
-import { openHttp } from '../../../runtime/http.ts'
-import { misfits } from '../../../schemas/check.ts'
-import { exact, show } from '../../../schemas/decimal.ts'
-import type { Usage } from '../../../schemas/event.ts'
 import { Fault } from '../../../schemas/fault.ts'
-import { hourMs, minuteMs, type Window, windowsOver } from '../../../schemas/window.ts'
+import { hourMs, type Window } from '../../../schemas/window.ts'
 import { runSourceContract } from '../../contract/source.ts'
 import { faultFrom, faultOf } from '../../faults.ts'
 import { type PostgresRig, startPostgres } from '../../rig/postgres.ts'
 import { slowProxy } from '../../rig/slow-proxy.ts'
-import { sourceContext } from '../source-context.ts'
+import {
+  at,
+  hour,
+  insertUsage,
+  meterPassword,
+  type Opened,
+  openSource,
+  queryOf,
+  usages,
+} from './usage-tables.ts'
 
 const live = new AbortController().signal
-const passwordRef = `\${env:METER_PASSWORD}`
-const meterPassword = 'm3ter-pa55'
-const dayStartMs = Date.UTC(2026, 1, 12)
-const at = (hours: number, minutes = 0) => dayStartMs + hours * hourMs + minutes * minuteMs
-const hour = (from: number): Window => ({ startMs: at(from), endMs: at(from + 1) })
-
 let server: PostgresRig
 let admin: pg.Client
 beforeAll(async () => {
-  server = await startPostgres()
+  server = await startPostgres({
+    rules: [
+      'hostssl all certified 127.0.0.1/32 scram-sha-256 clientcert=verify-ca',
+      'host all certified all reject',
+    ],
+  })
   admin = await server.connect()
   await admin.query(`create role meter login password '${meterPassword}'`)
+  await admin.query(`create role certified login password '${meterPassword}' in role meter`)
 })
 afterAll(async () => {
   await admin?.end()
   await server?.[Symbol.asyncDispose]()
 })
 
-let tables = 0
-/** A table of its own for each: what happened when, to the microsecond. */
-async function usageTable(rows: readonly string[] = []): Promise<string> {
-  tables += 1
-  const table = `usage_${tables}`
-  await admin.query(
-    `create table ${table} (id bigserial primary key, tenant text, vm text, at timestamptz, seconds numeric, bytes int8, gpu text)`,
-  )
-  await admin.query(`grant select on ${table} to meter`)
-  if (rows.length > 0)
-    await admin.query(`insert into ${table} (tenant, vm, at, seconds, bytes, gpu) values ${rows.join(', ')}`)
-  return table
-}
-
-const queryOf = (table: string, more: object = {}) => ({
-  name: 'vms',
-  sql: `select id, tenant, vm, at, seconds, bytes, gpu\nfrom ${table}\nwhere at >= :start and at < :end`,
-  thing: 'instance',
-  subject: 'tenant',
-  resource: { kind: 'vm', id: 'vm' },
-  measures: { gpu_seconds: 'seconds', network_receive_bytes: 'bytes' },
-  labels: { gpu_type: 'gpu' },
-  time: 'at',
-  ...more,
-})
-
-interface Opened extends AsyncDisposable {
-  readonly source: Source<SqlItem>
-}
-
-function open(
-  queries: readonly object[],
-  options: object = {},
-  more: { port?: number; password?: () => string; nowMs?: () => number } = {},
-): Opened {
-  const config = {
-    name: 'test',
-    host: '127.0.0.1',
-    port: more.port ?? server.port,
-    database: 'postgres',
-    user: 'meter',
-    password: passwordRef,
-    tls: { mode: 'off' },
-    queries: structuredClone(queries),
-    connectSeconds: 1,
-    statementSeconds: 1,
-    ...options,
-  }
-  expect(misfits(PostgresqlConfig, config)).toEqual([])
-  const http = openHttp()
-  const secret = (reference: string) =>
-    reference === passwordRef ? (more.password?.() ?? meterPassword) : ''
-  const nowMs = more.nowMs ?? Date.now
-  const source = postgresql.open(
-    config as unknown as PostgresqlConfig,
-    sourceContext({ http, secret, nowMs }),
-  ) as Source<SqlItem>
-  return {
-    source,
-    async [Symbol.asyncDispose]() {
-      await source[Symbol.asyncDispose]()
-      await http[Symbol.asyncDispose]()
-    },
-  }
-}
-
-async function usages({ source }: Opened, window: Window, scope = 'vms', signal = live): Promise<Usage[]> {
-  const all: Usage[] = []
-  for await (const item of source.read(scope, window, signal)) all.push(...source.toUsage(item, window))
-  return all.sort((a, b) => (a.resource.id < b.resource.id ? -1 : 1))
-}
+const usageTable = (rows: readonly string[] = []) => insertUsage(admin, rows)
+const open = (...asked: Parameters<typeof openSource> extends [unknown, ...infer Rest] ? Rest : never) =>
+  openSource(server, ...asked)
 
 async function faultsOf({ source }: Opened, window: Window): Promise<Fault[]> {
   const faults: Fault[] = []
@@ -347,7 +282,7 @@ describe('what the server says', () => {
     }
   })
 
-  test('who stops waiting stops the query at the server', async () => {
+  test.each(['off', 'unverified'])('who stops waiting stops the query at the server, TLS %s', async mode => {
     const table = await usageTable(someRows)
     const running = async () =>
       (
@@ -359,7 +294,7 @@ describe('what the server says', () => {
     await holder.query('begin')
     await holder.query(`lock table ${table} in access exclusive mode`)
     try {
-      await using opened = open([queryOf(table)], { statementSeconds: 60 })
+      await using opened = open([queryOf(table)], { statementSeconds: 60, tls: { mode } })
       const stop = new AbortController()
       const reading = faultFrom(usages(opened, hour(8), 'vms', stop.signal))
       await expect.poll(running, { timeout: 5000 }).toBe(1)
@@ -391,14 +326,44 @@ describe('what the server says', () => {
     await proxy[Symbol.asyncDispose]()
   })
 
+  const ca = 'file:loopback.cert.pem'
+  const other = 'file:rotated.cert.pem'
   test.each([
-    ['a user that is none', { user: 'nobody_here' }, 'SOURCE_DENIED'],
-    ['a database that is none', { database: 'nowhere' }, 'SOURCE_MISSING'],
-    ['a server without TLS', { tls: { mode: 'verify' } }, 'SOURCE_REFUSED'],
-    ['a host that is none', { host: 'nowhere.invalid' }, 'SOURCE_UNREACHABLE'],
-  ])('%s is named', async (_, options, code) => {
+    ['its authority', { ca }],
+    ['any certificate', { mode: 'unverified' }],
+    ['a certificate of our own', { ca, cert: 'file:rotated.cert.pem', key: 'file:rotated.key.pem' }],
+  ])('TLS with %s', async (_, tls) => {
+    const table = await usageTable(someRows)
+    await using opened = open([queryOf(table)], { tls, user: 'cert' in tls ? 'certified' : 'meter' })
+    expect(await usages(opened, hour(8))).toHaveLength(21)
+  })
+
+  test('no TLS is named, and goes on in clear only where the config says so', async () => {
+    const plain = createServer(socket => socket.on('data', () => socket.write('N')))
+    plain.listen(0, '127.0.0.1')
+    await once(plain, 'listening')
+    const { port } = plain.address() as AddressInfo
+    await using opened = open([queryOf('pg_class')], { tls: { mode: 'verify' } }, { port })
+    expect(await faultFrom(usages(opened, hour(8)))).toMatchObject({
+      code: 'SOURCE_REFUSED',
+      message: 'connecting: the server speaks no TLS (tls.mode: off)',
+    })
+    plain.close()
+  })
+
+  test.each([
+    ['a user that is none', { user: 'nobody_here' }, 'SOURCE_DENIED', /28P01/],
+    ['a database that is none', { database: 'nowhere' }, 'SOURCE_MISSING', /3D000/],
+    ['a certificate of nobody we know', { tls: {} }, 'SOURCE_UNREACHABLE', /SELF_SIGNED/],
+    ['a certificate of another', { tls: { ca: other } }, 'SOURCE_UNREACHABLE', /SELF_SIGNED/],
+    ['a host that it is not of', { host: '127.0.0.2', tls: { ca } }, 'SOURCE_UNREACHABLE', /ALTNAME/],
+    ['no certificate of our own', { user: 'certified', tls: { ca } }, 'SOURCE_DENIED', /28000/],
+    ['a host that is none', { host: 'nowhere.invalid' }, 'SOURCE_UNREACHABLE', /ENOTFOUND|EAI_AGAIN/],
+  ])('%s is named', async (_, options, code, why) => {
     await using opened = open([queryOf('pg_class')], options)
-    expect((await faultFrom(usages(opened, hour(8)))).code).toBe(code)
+    const fault = await faultFrom(usages(opened, hour(8)))
+    expect(fault.code).toBe(code)
+    expect(fault.message).toMatch(why)
   })
 })
 
@@ -429,49 +394,6 @@ describe('the end of a window', () => {
       await late.end()
     }
   })
-})
-
-test('rows at random, in windows of any width and pages of any size, add up to what was inserted', async () => {
-  const row = fc.record({
-    tenant: fc.integer({ min: 0, max: 2 }),
-    vm: fc.integer({ min: 0, max: 3 }),
-    us: fc.integer({ min: 0, max: 2 * 3600 * 1_000_000 - 1 }),
-    units: fc.bigInt({ min: 0n, max: 10n ** 20n }),
-    places: fc.integer({ min: 0, max: 12 }),
-  })
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(row, { minLength: 1, maxLength: 60 }),
-      fc.constantFrom(60, 30, 15, 5),
-      fc.constantFrom(1, 3, 1000),
-      async (rows, windowMinutes, pageSize) => {
-        const quantity = (each: (typeof rows)[number]) => new Fraction(each.units, 10n ** BigInt(each.places))
-        const table = await usageTable(
-          rows.map(
-            each =>
-              `('t${each.tenant}', 'vm${each.vm}', '2026-02-12T08:00Z'::timestamptz + ${each.us} * interval '1 us', ${show(quantity(each))}, 1, 'H100')`,
-          ),
-        )
-        const expected = new Map<string, Fraction>()
-        for (const each of rows) {
-          const key = `t${each.tenant} vm${each.vm}`
-          expected.set(key, (expected.get(key) ?? new Fraction(0)).add(quantity(each)))
-        }
-        await using opened = open([queryOf(table)], { windowMinutes, pageSize })
-        const sums = new Map<string, Fraction>()
-        for (const window of windowsOver({ startMs: at(8), endMs: at(10) }, opened.source.widthMinutes))
-          for (const { subject, resource, measures } of await usages(opened, window)) {
-            const key = `${subject} ${resource.id}`
-            sums.set(key, (sums.get(key) ?? new Fraction(0)).add(exact(measures.gpu_seconds ?? '')))
-          }
-        const plain = (of: Map<string, Fraction>) =>
-          Object.fromEntries([...of].sort().map(([key, sum]) => [key, show(sum)]))
-        expect(plain(sums)).toEqual(plain(expected))
-        await admin.query(`drop table ${table}`)
-      },
-    ),
-    { numRuns: 8 },
-  )
 })
 
 describe('check', () => {
