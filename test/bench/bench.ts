@@ -4,6 +4,7 @@ import { benchIngest } from './ingest.ts'
 const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
   ingest: benchIngest,
   audit: async args => (await import('./audit.ts')).benchAudit(args),
+  sources: async args => (await import('./sources.ts')).benchSources(args),
   collect: async args => (await import('./collect.ts')).benchCollect(args),
 }
 
