@@ -49,6 +49,11 @@ export const RunaiMetricsConfig = Type.Object(
       pattern: '^(100|[0-9]|[1-9][0-9])(\\.[0-9]{1,6})?$',
       description: 'A GPU is idle while its utilization is at most this.',
     }),
+    missing: Type.Enum(['gap', 'doubt'], {
+      default: 'gap',
+      description:
+        'What it is when a pod has samples, but none of something collected. gap: its project is not billed before somebody looked. doubt: coverage names it and the rest counts; for MIG slices, which have no utilization.',
+    }),
   },
   {
     additionalProperties: false,
@@ -71,6 +76,8 @@ export interface MeasuredPod extends SampledPod {
   readonly name?: string
   readonly subject: string
   readonly labels: Readonly<Record<string, string>>
+  /** The control plane did not say when it ended, or began. */
+  readonly hasEstimatedRuns?: boolean
 }
 
 /** Undefined where there is nothing to measure: no GPU, or no workload to ask for. */
@@ -85,6 +92,7 @@ export function measuredPod(pod: Pod): MeasuredPod | undefined {
     labels,
     gpus: held.gpus,
     runs: [{ startMs: run.startMs, endMs: run.endMs ?? Number.POSITIVE_INFINITY }],
+    ...(run.estimated !== undefined && { hasEstimatedRuns: true }),
   }
 }
 
@@ -243,14 +251,14 @@ export function openMetrics(
       const { path } = error.facts
       return [{ of: 'gpu_unknown', pod, why: error.message, ...(typeof path === 'string' && { path }) }]
     }
-    const doubts = doubt === undefined ? figures.doubts : [...figures.doubts, doubt]
+    const { measures, missing } = figures
+    const hasReading = Object.keys(measures).length > 0
+    // Without a reading there is nothing that could be in doubt.
+    const isGap = missing.length > 0 && (options.missing === 'gap' || !hasReading)
+    const doubts = [...figures.doubts, ...(isGap ? [] : missing), ...(doubt === undefined ? [] : [doubt])]
     return [
-      ...(Object.keys(figures.measures).length > 0
-        ? [{ of: 'gpu', pod, figures: { ...figures, doubts } } as const]
-        : []),
-      ...(figures.missing.length > 0
-        ? [{ of: 'gpu_unknown', pod, why: figures.missing.join('; ') } as const]
-        : []),
+      ...(hasReading ? [{ of: 'gpu', pod, figures: { ...figures, doubts } } as const] : []),
+      ...(isGap ? [{ of: 'gpu_unknown', pod, why: missing.join('; ') } as const] : []),
     ]
   }
 
@@ -351,7 +359,7 @@ export function metricsUsage(item: MetricsItem, window: Window): Usage {
     labels: pod.labels,
     interval: { startMs: runs[0]?.startMs ?? window.startMs, endMs: runs.at(-1)?.endMs ?? window.endMs },
     ...(gpusSampled > 1 && { parts: gpusSampled }),
-    estimated,
+    estimated: estimated || pod.hasEstimatedRuns === true,
     ...(doubts.length > 0 && { doubt: doubts.join('; ') }),
   }
 }

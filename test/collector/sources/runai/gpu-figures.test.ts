@@ -9,7 +9,7 @@ import {
   type SampledPod,
   typesFor,
 } from '../../../../collector/sources/runai/gpu-figures.ts'
-import { exact, show } from '../../../../schemas/decimal.ts'
+import { exact, isBoundedDecimal, show } from '../../../../schemas/decimal.ts'
 import type { Json } from '../../../../schemas/json.ts'
 import { hourMs, minuteMs, secondMs, type Window, windowsOver } from '../../../../schemas/window.ts'
 import { faultOf } from '../../../faults.ts'
@@ -292,6 +292,7 @@ describe('over random uneven samples', () => {
           for (const window of windowsOver(hour, width)) {
             if (day.run.startMs >= window.endMs || day.run.endMs <= window.startMs) continue
             const { measures } = ask(day, window, measurements)
+            for (const value of Object.values(measures)) expect(value).toSatisfy(isBoundedDecimal)
             for (const name of ['gpu_active_seconds', 'gpu_idle_seconds'] as const)
               sums[name] = sums[name].add(exact(measures[name] ?? '0'))
           }

@@ -18,6 +18,7 @@ import {
   startRunaiDouble,
 } from '../../../../deploy/demo/runai.ts'
 import {
+  type GpuMoment,
   type RunaiMetricsBehaviour,
   runaiMetricsBehaviour,
   runaiMetricsRoutes,
@@ -126,6 +127,7 @@ async function open(
     sampleSeconds: 30,
     maxGapSeconds: 120,
     idlePercent: '0',
+    missing: 'gap',
     concurrency: 4,
     ...given.options,
   }
@@ -301,6 +303,28 @@ describe('what cannot be told', () => {
     const { usages, faults } = await rig.usages(hour)
     expect(Object.keys(usages[0]?.measures ?? {}).filter(name => /nvlink|pcie/.test(name))).toEqual([])
     expect(faults[0]?.message).toContain('GPU_PCIE_RECEIVED_BANDWIDTH_PER_GPU has no samples')
+  })
+
+  test('a type without samples is a doubt where that is configured, as MIG slices have no utilization', async () => {
+    const types = ({ type }: GpuMoment) => (type === 'GPU_UTILIZATION_PER_GPU' ? undefined : '1000')
+    const rig = await open({ behaviour: { value: types }, options: { missing: 'doubt' } })
+    const { usages, faults } = await rig.usages(hour)
+    expect(faults).toEqual([])
+    expect(Object.keys(usages[0]?.measures ?? {})).toHaveLength(5)
+    expect(usages[0]?.doubt).toBe('GPU_UTILIZATION_PER_GPU has no samples')
+    // Where there are none at all, there is nothing to doubt.
+    const none = await open({ behaviour: { value: () => undefined }, options: { missing: 'doubt' } })
+    expect((await none.usages(hour)).faults).toHaveLength(1)
+  })
+
+  test('of a pod whose end is an estimate the reading is one', async () => {
+    const rig = await open({ behaviour: { value: steady } })
+    const [pod] = rig.pods
+    if (!pod) throw new Error('one pod')
+    const usages: Usage[] = []
+    for await (const item of rig.metrics.read([{ ...pod, hasEstimatedRuns: true }], hour, live))
+      usages.push(metricsUsage(item, hour))
+    expect(usages.map(({ estimated }) => estimated)).toEqual([true])
   })
 
   test('a pod that the control plane has forgotten is a gap of its own; the others are read', async () => {

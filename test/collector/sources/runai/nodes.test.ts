@@ -119,6 +119,15 @@ test('they are asked for once in a while, not for each window', async () => {
   expect(asked()).toBe(2)
 })
 
+test('of an answer that holds other clusters too, only those that were asked for count', async () => {
+  const { double, nodes } = await open(2)
+  // A control plane that does not filter.
+  double.behaviour.onCall = call => {
+    delete (call.query as Record<string, string>).filterBy
+  }
+  expect([...(await nodes.of(clusterId, live)).keys()].sort()).toEqual(['gpu-0000', 'gpu-0001', 'login'])
+})
+
 test.each([403, 500, 'list', 'empty_object', 'null_rows'] as const)(
   '%s is a fault, never no nodes',
   async how => {
