@@ -8,6 +8,7 @@ import type { Store } from '../processor/store.ts'
 import { type ConfigRules, type ConfiguredSource, type LoadedConfig, loadConfig } from '../runtime/config.ts'
 import { Health, type HealthServer, serveHealth } from '../runtime/health.ts'
 import type { HttpOptions } from '../runtime/http.ts'
+import type { Door } from '../runtime/keys.ts'
 import type { Ingest } from '../runtime/log/ingest.ts'
 import type { KafkaConfig } from '../runtime/log/kafka.ts'
 import type { EventLog, RejectLog } from '../runtime/log/log.ts'
@@ -399,20 +400,25 @@ async function serveApi(
   })
 }
 
-/** What others push, on its way to the sink; undefined where nobody may push. */
-async function openIngest(
-  config: LoadedConfig,
-  settings: Settings,
-  { sink, health }: Pick<Daemon, 'health'> & { readonly sink: EventSink },
-): Promise<Ingest | undefined> {
-  const { keys: configured, listen } = config
+/** Who may push; undefined where nobody may. */
+async function openDoor(
+  { keys: configured, listen }: LoadedConfig,
+  { env, nowMs }: Settings,
+  health: Health,
+): Promise<Door | undefined> {
   if (listen.push === false) return undefined
-  const { Ingest } = await import('../runtime/log/ingest.ts')
   const { ConfiguredKeys, Door } = await import('../runtime/keys.ts')
-  const { nowMs } = settings
-  const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, settings.env, nowMs())
+  const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, env, nowMs())
   if (keys) health.check('keys', () => keys.problem())
-  const door = new Door({ ...(keys && { keys }), open: listen.api, nowMs })
+  return new Door({ ...(keys && { keys }), open: listen.api, nowMs })
+}
+
+/** What others push, on its way to the sink. */
+async function openIngest(
+  { nowMs }: Settings,
+  { door, sink, health }: { readonly door: Door; readonly sink: EventSink; readonly health: Health },
+): Promise<Ingest> {
+  const { Ingest } = await import('../runtime/log/ingest.ts')
   const ingest = new Ingest({ sink, nowMs, door })
   health.check('push', () => ingest.trouble())
   return ingest
@@ -420,19 +426,12 @@ async function openIngest(
 
 /** The collector's own way in for what applications push: into its outbox, whether the log is there or not. */
 async function servePush(
-  config: LoadedConfig,
   settings: Settings,
-  {
-    served,
-    health,
-    outbox,
-    signal,
-  }: Pick<Daemon, 'served' | 'health'> & { readonly outbox: SqliteOutbox; readonly signal: AbortSignal },
-): Promise<Disposable | undefined> {
-  const sink = await openSink(config, settings, { outbox, signal })
-  const ingest = await openIngest(config, settings, { sink, health })
-  if (!ingest) return undefined
-  return served.mount(apiPrefix, (request, response) => void ingest.answer(request, response))
+  parts: Pick<Daemon, 'served' | 'health'> & { readonly door: Door; readonly outbox: SqliteOutbox },
+): Promise<Disposable> {
+  const { outboxSink } = await import('../runtime/log/sink.ts')
+  const ingest = await openIngest(settings, { ...parts, sink: outboxSink(parts.outbox) })
+  return parts.served.mount(apiPrefix, (request, response) => void ingest.answer(request, response))
 }
 
 // -- roles
@@ -589,6 +588,7 @@ export async function startRoles(
       'CONFIG_INVALID',
       'no `sources` are configured: nothing to read. To only take what applications push, say `listen: {push: true}`, or configure `keys`',
     )
+  const door = served && !roles.includes('sender') ? await openDoor(config, settings, health) : undefined
   const parts: Promise<void>[] = []
   /** What already runs ends before what it runs on is closed. */
   const endParts = async () => {
@@ -637,7 +637,7 @@ export async function startRoles(
     parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
     if (served) {
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
-      const ingest = await openIngest(config, settings, { sink, health })
+      const ingest = door && (await openIngest(settings, { door, sink, health }))
       opening.use(await serveApi(config, settings, { served, store, log, ingest }))
     }
   }
@@ -678,8 +678,8 @@ export async function startRoles(
       }),
     )
   }
-  if (roles.includes('collector') && !processing && outbox && served)
-    opening.use(await servePush(config, settings, { served, health, outbox, signal }))
+  if (door && outbox && served && !processing)
+    opening.use(await servePush(settings, { served, health, door, outbox }))
   for (const part of parts) part.catch(() => broken.abort())
   const done = Promise.allSettled(parts).then(results => {
     for (const result of results) if (result.status === 'rejected') throw result.reason
