@@ -138,8 +138,10 @@ const needs: Readonly<Record<PartName, readonly ResourceName[]>> = {
 
 const things = { pods: 'pod', volumes: 'volume', services: 'load_balancer' } as const
 const role = 'bind the ClusterRole of deploy/examples/kubernetes-rbac.yaml to its service account'
-/** How long a read waits for the next bookmark: about one a minute comes. */
-const bookmarkWaitMs = 100 * secondMs
+/** An API server sends a bookmark about once in so long; only then is it known that nothing else has been. */
+const bookmarkMs = 75 * secondMs
+/** How long a read waits for the next one. */
+const bookmarkWaitMs = bookmarkMs + 15 * secondMs
 /** Pods are known to the network part for so long after they are gone. */
 const ownersKept = 20_000
 
@@ -323,6 +325,7 @@ export function openKubernetes(
 
   return {
     widthMinutes: config.windowMinutes,
+    settleDelayMs: bookmarkMs,
     rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
     retentionMs,
     concurrency: parts.length,
@@ -357,7 +360,7 @@ export function openKubernetes(
           window,
           `the watch knows whole windows from ${showInstant(since)} on only, and Kubernetes tells nothing of the past`,
         )
-      for (const item of lives.read(part, window, needsOf(part))) {
+      for (const item of lives.read(part, window)) {
         stopIfAborted(signal)
         yield item
       }

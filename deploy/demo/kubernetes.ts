@@ -369,6 +369,8 @@ export async function startKubernetesDouble(options: KubernetesDoubleOptions) {
   }
 
   function bookmark(): void {
+    // One counter for all of a cluster: something else happens all the time.
+    version += 1
     for (const { resource, response, bookmarks } of watches) {
       const [, kind, apiVersion] = kinds[resource]!
       if (bookmarks)

@@ -13,13 +13,16 @@ const rules = {
 }
 const check = (name: string) => checkConfig(join(folder, name), rules)
 
-test.each(['rafay.yaml', 'kafka.yaml', 'postgresql.yaml', 'clickhouse.yaml'])('%s has no problem', name => {
-  const { config, problems } = check(name)
-  expect(problems).toEqual([])
-  expect(config?.sources).toHaveLength(1)
-  expect(config?.accounts.map(account => account.priceBook)).toEqual(['gpu-hours', 'gpu-hours'])
-  expect(config?.books.map(book => book.id)).toEqual(['gpu-hours'])
-})
+test.each(['rafay.yaml', 'kafka.yaml', 'kubernetes.yaml', 'postgresql.yaml', 'clickhouse.yaml'])(
+  '%s has no problem',
+  name => {
+    const { config, problems } = check(name)
+    expect(problems).toEqual([])
+    expect(config?.sources).toHaveLength(1)
+    expect(config?.accounts.map(account => account.priceBook)).toEqual(['gpu-hours', 'gpu-hours'])
+    expect(config?.books.map(book => book.id)).toEqual(['gpu-hours'])
+  },
+)
 
 test('rafay.yaml needs no server: the log and the store are embedded', () => {
   const { config } = check('rafay.yaml')
@@ -39,6 +42,8 @@ test('every example is one of these, or is named by one of these', () => {
   const read = [
     'rafay.yaml',
     'kafka.yaml',
+    'kubernetes.yaml',
+    'kubernetes-rbac.yaml',
     'postgresql.yaml',
     'clickhouse.yaml',
     'accounts.yaml',

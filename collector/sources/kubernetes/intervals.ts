@@ -106,8 +106,14 @@ export function advance(life: Life | undefined, uid: string, says: Says, sight: 
     labels: { ...says.labels, ...life.labels },
     ...(subject !== undefined && { subject }),
   }
-  if (says.endMs !== undefined) return { ...grown, endMs: Math.max(says.endMs, life.startMs) }
-  return { ...grown, ...changed(grown, says, sight) }
+  if (says.endMs === undefined) return { ...grown, ...changed(grown, says, sight) }
+  const endMs = Math.max(says.endMs, life.startMs)
+  // What it held when it ended is what it held before, unless something may have come in between that nobody saw.
+  return {
+    ...grown,
+    ...(sight.how === 'listed' && life.endMs === undefined && changed(grown, says, sight)),
+    endMs,
+  }
 }
 
 function begun(before: Life | undefined, uid: string, says: Says): Life | undefined {

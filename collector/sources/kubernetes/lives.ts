@@ -132,6 +132,9 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
   let slices: ReturnType<typeof devicesOf> | undefined
   let changes = new Map<string, string | undefined>()
   let prunedMs = 0
+  const known = (resource: ResourceName) => objects.get(resource)!
+  const nameKey = (resource: ResourceName, namespace: string, name: string) =>
+    `${resource} ${namespace}/${name}`
   load()
 
   function load(): void {
@@ -147,10 +150,6 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
         hold(resource, key.slice(key.lastIndexOf('/') + 1), JSON.parse(value) as Entry)
     }
   }
-
-  const known = (resource: ResourceName) => objects.get(resource)!
-  const nameKey = (resource: ResourceName, namespace: string, name: string) =>
-    `${resource} ${namespace}/${name}`
 
   function hold(resource: ResourceName, uid: string, entry: Entry | undefined): void {
     const before = known(resource).get(uid)
@@ -446,8 +445,8 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
       // Whose something is stays as it was, unless nobody knew.
       const isOpen = ({ subject, pieces }: Life) =>
         subject === undefined || pieces.at(-1)?.fault !== undefined
-      for (const of of ['pods', 'persistentvolumeclaims', 'persistentvolumes', 'services'] as const)
-        again(of, ({ life }) => life !== undefined && life.namespace === now.name && isOpen(life))
+      for (const kind of ['pods', 'persistentvolumeclaims', 'persistentvolumes', 'services'] as const)
+        again(kind, ({ life }) => life !== undefined && life.namespace === now.name && isOpen(life))
     }
   }
 
@@ -502,6 +501,23 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
         const life = entry.life && forgotten(entry.life, beforeMs)
         if (life !== entry.life && life) keep(resource, uid, { ...entry, life })
       }
+  }
+
+  /** Spans of the window in which something may have begun and gone without a trace, in words. */
+  function blindIn(resource: ResourceName, window: Window): readonly string[] {
+    const spans: string[] = []
+    for (const [key] of state.range(
+      `blind/${resource}/${instantKey(window.startMs + 1)}`,
+      `blind/${resource}/~`,
+    )) {
+      const [, , end = '', start = ''] = key.split('/')
+      const span = { startMs: Number(start), endMs: Number(end) }
+      if (overlaps(span, window))
+        spans.push(
+          `${resource} were not seen from ${showTime(span.startMs)} to ${showTime(span.endMs)}, and the history of the API server had gone: what began and ended in between is missing`,
+        )
+    }
+    return spans
   }
 
   return {
@@ -593,7 +609,7 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
     },
 
     /** Every life that lies in the window at least in part. */
-    *read(part: Part, window: Window, resources: readonly ResourceName[]): Generator<LifeItem> {
+    *read(part: Part, window: Window): Generator<LifeItem> {
       const found: Life[] = []
       for (const resource of resourceNames)
         if (partOf[resource] === part)
@@ -611,7 +627,9 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
         }
       }
       const sharesOf = sharedBy(found)
-      const blind = resources.flatMap(resource => this.blind(resource, window))
+      const blind = resourceNames.flatMap(resource =>
+        partOf[resource] === part ? blindIn(resource, window) : [],
+      )
       found.sort((a, b) => (a.uid < b.uid ? -1 : 1))
       // Said once a window: it is about the window, not about each of its readings.
       let doubt = blind.length > 0 ? blind.join('; ') : undefined
@@ -620,23 +638,6 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
         yield { of: part, life, sharesOf, ...(says !== undefined && { doubt: says }) }
         if (says !== undefined) doubt = undefined
       }
-    },
-
-    /** Spans of the window in which something may have begun and gone without a trace, in words. */
-    blind(resource: ResourceName, window: Window): readonly string[] {
-      const spans: string[] = []
-      for (const [key] of state.range(
-        `blind/${resource}/${instantKey(window.startMs + 1)}`,
-        `blind/${resource}/~`,
-      )) {
-        const [, , end = '', start = ''] = key.split('/')
-        const span = { startMs: Number(start), endMs: Number(end) }
-        if (overlaps(span, window))
-          spans.push(
-            `${resource} were not seen from ${showTime(span.startMs)} to ${showTime(span.endMs)}, and the history of the API server had gone: what began and ended in between is missing`,
-          )
-      }
-      return spans
     },
 
     pod: (uid: string): Pod | undefined => known('pods').get(uid)?.object as Pod | undefined,

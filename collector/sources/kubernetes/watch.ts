@@ -30,8 +30,8 @@ export const usualPace: Pace = {
   absentMs: minuteMs,
 }
 
-/** What came while the watch was away for no longer than this happened just now. */
-const shortGapMs = 5 * secondMs
+/** What came while the watch was away for less than this happened just now: times of the API are no finer. */
+const shortGapMs = secondMs
 
 export interface FollowOptions {
   readonly api: Api
@@ -75,7 +75,8 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
       const fault = asFault(error, 'INTERNAL')
       if (fault.fate === 'halt') throw fault
       failures += 1
-      report(describeFault(fault))
+      // A watch that breaks off and goes on at once is no problem.
+      if (failures > 1) report(describeFault(fault))
       await rest(waitMs(fault))
     }
 
@@ -100,7 +101,7 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
 
   async function watch(resource: Resource, position: { resourceVersion: string; observedMs: number }) {
     const openedMs = nowMs()
-    let isLive = openedMs - position.observedMs <= shortGapMs
+    let isLive = openedMs - position.observedMs < shortGapMs
     let moved = false
     const opened = () => {
       report(undefined)
