@@ -105,6 +105,13 @@ export const PrometheusConfig = Type.Object(
       description:
         'A selector of series that have samples whenever the server scrapes: a window without any cannot be known. Empty where there is none such.',
     }),
+    replicaLabel: Type.Optional(
+      Type.String({
+        minLength: 1,
+        description:
+          'The label in which the series of two servers that scrape the same differ, `prometheus_replica` for instance: of samples one replica counts. In a `query` write `max without (…)`.',
+      }),
+    ),
     retentionDays: Type.Integer({
       default: 15,
       minimum: 1,
@@ -153,6 +160,7 @@ export const prometheus = defineSource({
       lookbackMs: config.lookbackMinutes * minuteMs,
       lateMs,
       upSelector: config.upSelector.trim(),
+      replicaLabel: config.replicaLabel,
     }
     return {
       widthMinutes: config.windowMinutes,

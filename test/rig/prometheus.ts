@@ -10,6 +10,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { promisify } from 'node:util'
+import { hourMs } from '../../schemas/window.ts'
 import { findCommand } from './promtool.ts'
 
 export interface PastSeries {
@@ -41,11 +42,12 @@ export async function startPrometheus(options: PrometheusOptions = {}): Promise<
   const data = join(folder, 'data')
   mkdirSync(data)
   if (options.past) {
-    const file = join(folder, 'past.om')
-    writeFileSync(file, openMetrics(options.past))
-    await promisify(execFile)(tool.path, ['tsdb', 'create-blocks-from', 'openmetrics', '-q', file, data], {
-      maxBuffer: 64 * 1024 * 1024,
-    })
+    for (const [index, past] of byBlock(options.past).entries()) {
+      const file = join(folder, `${index}.om`)
+      writeFileSync(file, openMetrics(past))
+      await promisify(execFile)(tool.path, ['tsdb', 'create-blocks-from', 'openmetrics', '-q', file, data])
+      rmSync(file)
+    }
   }
   const config = join(folder, 'prometheus.yml')
   // JSON is YAML.
@@ -93,6 +95,21 @@ export async function startPrometheus(options: PrometheusOptions = {}): Promise<
       rmSync(folder, { recursive: true, force: true })
     },
   }
+}
+
+/** The tool reads a file once for each block of two hours that it makes: it is given one block at a time. */
+function byBlock(past: readonly PastSeries[]): readonly (readonly PastSeries[])[] {
+  const blocks = new Map<number, Map<string, (readonly [number, string])[]>>()
+  for (const { series, samples } of past)
+    for (const sample of samples) {
+      const at = Math.floor(sample[0] / (2 * hourMs))
+      const block = blocks.get(at) ?? new Map<string, (readonly [number, string])[]>()
+      blocks.set(at, block)
+      const known = block.get(series)
+      if (known) known.push(sample)
+      else block.set(series, [sample])
+    }
+  return [...blocks.values()].map(block => [...block].map(([series, samples]) => ({ series, samples })))
 }
 
 /** Series of one metric stand together there. */

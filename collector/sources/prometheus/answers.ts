@@ -4,10 +4,10 @@
  */
 import { Fault } from '../../../schemas/fault.ts'
 import { hourMs, minuteMs, secondMs, showWindow, type Window } from '../../../schemas/window.ts'
-import type { Sample } from '../../samples.ts'
 import type { Api, Ask } from './api.ts'
 import type { Query } from './queries.ts'
 import type { Answer } from './readings.ts'
+import { oneReplica } from './replicas.ts'
 import { joinKeys, keyOf, type Series } from './series.ts'
 
 export interface Reach {
@@ -17,10 +17,12 @@ export interface Reach {
   readonly lateMs: number
   /** A selector of series that have samples whenever the server scrapes. */
   readonly upSelector: string
+  /** The label in which the series of two servers that scrape the same differ. */
+  readonly replicaLabel?: string | undefined
 }
 
-/** Most devices have a sample in so long before a window. */
-const deviceLookbackMs = 5 * minuteMs
+/** Most series have a sample in so long before a window. */
+const nearbyMs = 5 * minuteMs
 
 export async function readAnswer(
   api: Api,
@@ -34,34 +36,36 @@ export async function readAnswer(
     const answer = await readCounter(api, query, window, reach, asked)
     await demandScraped(api, answer.series, window, reach, asked)
     return {
-      series: await kept(api, query, answer.series, window, asked),
+      series: await kept(api, query, answer.series, window, reach, asked),
       ...(answer.beganAtZero && { beganAtZero: answer.beganAtZero }),
       silent: false,
     }
   }
   const series =
     query.kind === 'gauge'
-      ? await readGauge(api, query, window, asked)
+      ? eachOnce(await readGauge(api, query, window, asked), window, reach)
       : await readValue(api, query.query ?? '', window, asked)
   await demandScraped(api, series, window, reach, asked)
   return {
-    series: await kept(api, query, series, window, asked),
+    series: await kept(api, query, series, window, reach, asked),
     silent: query.kind === 'gauge' && (await wasSilent(api, query, window, reach, asked)),
   }
 }
 
-/** Without the series that `unless` finds in the window. */
+/** Without the series that `unless` finds in the window, or as late after it as what is new there may be told. */
 async function kept(
   api: Api,
   { unless }: Query,
   series: readonly Series[],
   window: Window,
+  { lateMs }: Reach,
   ask: Ask,
 ): Promise<readonly Series[]> {
   if (unless === undefined || series.length === 0) return series
   const keys = joinKeys(unless.on)
-  const widthMs = window.endMs - window.startMs
-  const others = await api.instant(`last_over_time(${unless.selector}[${widthMs}ms])`, window.endMs - 1, ask)
+  const rangeMs = window.endMs - window.startMs + 2 * lateMs
+  const found = `last_over_time(${unless.selector}[${rangeMs}ms])`
+  const others = await api.instant(found, window.endMs + lateMs - 1, ask)
   const left = new Set(others.map(({ metric }) => keys.there(metric)))
   return series.filter(({ metric }) => !left.has(keys.here(metric)))
 }
@@ -98,53 +102,28 @@ export async function isClosed(api: Api, window: Window, ask: Ask): Promise<bool
   return points === '2'
 }
 
-/**
- * The samples of the window, each series behind the last one before it. That is looked for from the same place by all
- * windows of an hour, so that their sums do not depend on their width.
- */
+/** The series of the window, each behind the last sample before it, and which of them began at zero. */
 async function readCounter(
   api: Api,
   query: Query,
   window: Window,
-  { lookbackMs, lateMs }: Reach,
+  reach: Reach,
   ask: Ask,
 ): Promise<Omit<Answer, 'silent'>> {
-  const { selector = '', startedAt } = query
-  const horizonMs = Math.floor(window.startMs / hourMs) * hourMs - lookbackMs
-  if (query.deviceLabels.length > 0) {
-    const nearMs = Math.max(horizonMs, window.startMs - deviceLookbackMs)
-    const near = await api.raw(selector, { startMs: nearMs, endMs: window.endMs }, ask)
-    if (nearMs === horizonMs || near.every(({ samples }) => isBefore(samples[0], window)))
-      return { series: near }
-    const far = await api.raw(selector, { startMs: horizonMs, endMs: nearMs }, ask)
-    return { series: together(far, near) }
-  }
-  const inside = await api.raw(selector, window, ask)
-  if (inside.length === 0) return { series: inside }
-  const last = await api.instant(
-    `last_over_time(${selector}[${window.startMs - horizonMs}ms])`,
-    window.startMs - 1,
-    ask,
-  )
-  // NaN is no value, and what was before it is not told: then all samples are asked for.
-  const before = last.some(({ samples }) => samples[0]?.value === 'NaN')
-    ? await api.raw(selector, { startMs: horizonMs, endMs: window.startMs }, ask)
-    : last.map(({ metric, samples, unfit }) => ({
-        metric,
-        samples: samples.map(({ value }) => ({ atMs: window.startMs - 1, value })),
-        ...(unfit !== undefined && { unfit }),
-      }))
-  const present = new Set(inside.map(({ metric }) => keyOf(metric)))
-  const series = together(
-    before.filter(({ metric }) => present.has(keyOf(metric))),
-    inside,
-  )
-  if (startedAt === undefined) return { series }
+  const { startedAt } = query
+  const { lateMs } = reach
+  const horizonMs = Math.floor(window.startMs / hourMs) * hourMs - reach.lookbackMs
+  // What goes on from one series to another needs to know when the others ended; else their last value is enough.
+  const goesOver = query.deviceLabels.length > 0 || reach.replicaLabel !== undefined
+  const far = goesOver ? 'samples' : 'last values'
+  const found = await samplesBehind(api, query, window, { horizonMs, far }, ask)
+  const series = eachOnce(found, window, reach)
+  if (startedAt === undefined || series.length === 0) return { series }
   const beganAtMs = await startsOf(api, startedAt, window, lateMs, ask)
   return {
     series,
     beganAtZero: ({ metric, samples }) => {
-      const first = samples[0]
+      const [first] = samples.filter(({ value }) => value !== 'NaN')
       if (first === undefined || first.atMs < window.startMs) return false
       return (beganAtMs(metric) ?? []).some(
         ({ startMs, seenMs }) =>
@@ -154,8 +133,48 @@ async function readCounter(
   }
 }
 
-function isBefore(sample: Sample | undefined, window: Window): boolean {
-  return sample !== undefined && sample.atMs < window.startMs
+function eachOnce(
+  series: readonly Series[],
+  window: Window,
+  { replicaLabel, lateMs }: Reach,
+): readonly Series[] {
+  return replicaLabel === undefined ? series : oneReplica(series, replicaLabel, window, lateMs)
+}
+
+/**
+ * The samples of the window, each series behind the last one before it. That is looked for from the horizon, which is the
+ * same for all windows of an hour, so that their sums do not depend on their width.
+ */
+async function samplesBehind(
+  api: Api,
+  { selector = '' }: Query,
+  window: Window,
+  { horizonMs, far }: { readonly horizonMs: number; readonly far: 'samples' | 'last values' },
+  ask: Ask,
+): Promise<readonly Series[]> {
+  const nearMs = Math.max(horizonMs, window.startMs - nearbyMs)
+  const near = await api.raw(selector, { startMs: nearMs, endMs: window.endMs }, ask)
+  const isBehind = ({ samples }: Series) =>
+    samples.some(({ atMs, value }) => atMs < window.startMs && value !== 'NaN')
+  if (nearMs === horizonMs || near.every(isBehind)) return near
+  const before = { startMs: horizonMs, endMs: nearMs }
+  const atMs = nearMs - 1
+  if (far === 'last values') {
+    const last = await api.instant(`last_over_time(${selector}[${nearMs - horizonMs}ms])`, atMs, ask)
+    // NaN is no value, and what was before it is not told: then all samples are asked for.
+    if (!last.some(({ samples }) => samples[0]?.value === 'NaN')) {
+      const values = last.map(series => ({
+        ...series,
+        samples: series.samples.map(({ value }) => ({ atMs, value })),
+      }))
+      const present = new Set(near.map(({ metric }) => keyOf(metric)))
+      return together(
+        values.filter(({ metric }) => present.has(keyOf(metric))),
+        near,
+      )
+    }
+  }
+  return together(await api.raw(selector, before, ask), near)
 }
 
 /** By series, the earlier ones before the later ones. */
