@@ -48,12 +48,13 @@ function shown({ kind, summary, options }: ListedKind): string {
   const entries = options.map(option => {
     const initial = showDefault(option)
     const otherwise = option.required ? '; required' : initial === '' ? '' : `; default ${initial}`
+    const [head = '', ...more] = wrapped(`${option.name}: ${option.type}${otherwise}`, columnsMax - 6)
     return [
-      `  ${option.name}: ${option.type}${otherwise}`,
-      ...wrapped(option.description, columnsMax - 6).map(line => `      ${line}`),
+      `  ${head}`,
+      ...[...more, ...wrapped(option.description, columnsMax - 6)].map(line => `      ${line}`),
     ].join('\n')
   })
-  return `${[`${kind}: ${summary}`, ...entries].join('\n')}\n`
+  return `${[...wrapped(`${kind}: ${summary}`, columnsMax), ...entries].join('\n')}\n`
 }
 
 /** The words in lines of so many columns; a word that is longer has a line to itself. */
