@@ -5,7 +5,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, expect, test } from 'vitest'
 import { stringify } from 'yaml'
-import { meterline, start } from '../rig/meterline.ts'
+import { collect } from '../../deploy/roles.ts'
+import { faultFrom } from '../faults.ts'
+import { start } from '../rig/meterline.ts'
 import { asDaemon, freePort } from './daemons.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'meterline-push-'))
@@ -19,7 +21,7 @@ function configured(name: string, more: object): string {
   return file
 }
 
-test.concurrent.each([
+test.each([
   ['neither sources nor keys', {}, /no `sources` are configured.*`listen: \{push: true\}`.*`keys`/],
   [
     'keys, and nobody may push',
@@ -38,12 +40,13 @@ test.concurrent.each([
   const port = await freePort()
   const listen = { port, ...('listen' in more ? more.listen : {}) }
   const file = configured(name.replaceAll(' ', '-'), { ...more, listen })
-  const { code, stderr } = await meterline(['--config', file, 'collect'], { cwd: dir })
-  expect(code).toBe(1)
-  expect(stderr).toMatch(says)
+  const settings = { config: file, signal: new AbortController().signal, env: {}, nowMs: Date.now }
+  const said = { stdout: () => undefined, stderr: () => undefined }
+  const fault = await faultFrom(collect({ ...settings, ...said }))
+  expect(`${fault.code} ${fault.message}`).toMatch(says)
 })
 
-test.concurrent('a sidecar takes from its own machine what is pushed, while there is no Kafka, and answers nothing else', async () => {
+test('a sidecar takes from its own machine what is pushed, while there is no Kafka, and answers nothing else', async () => {
   const port = await freePort()
   const file = configured('sidecar', { listen: { port, push: true } })
   await using running = start(['--config', file, 'collect'], { cwd: dir })
