@@ -20,6 +20,7 @@ import { startClickHouse } from '../rig/clickhouse.ts'
 import { startPostgres } from '../rig/postgres.ts'
 import { startPrometheus } from '../rig/prometheus.ts'
 import type { ReaderFigures, ReaderLoad } from './source-reader.ts'
+import { pushHolds, readPush } from './sources-push.ts'
 
 /** A provider with something to read, until it is disposed of. */
 interface Provider extends AsyncDisposable {
@@ -300,6 +301,10 @@ export async function benchSources(args: readonly string[]): Promise<void> {
       console.error(`${kind}: ${error instanceof Error ? error.message : String(error)}`)
       process.exitCode = 1
     }
+  }
+  if (args.length === 0 || args.includes('push')) {
+    console.log(`push: ${pushHolds}`)
+    rows.push({ kind: 'push', ...(await readPush()) })
   }
   const megabytes = (bytes: number) => String(Math.round(bytes / 1e6))
   console.log(
