@@ -56,7 +56,8 @@ export async function check(
   const { opened, shut } = await openEach(config, settings, opening)
   const grids = gridFindings(opened, { data: config.data, nowMs: settings.nowMs() })
   const asked = settings.offline === true ? [] : await askEach(opened, settings)
-  const sources = [...shut, ...asked]
+  const order = config.sources.map(sourceName)
+  const sources = [...shut, ...asked].sort((a, b) => order.indexOf(a.source) - order.indexOf(b.source))
   const isFine = grids.faults.length === 0 && sources.every(({ missing }) => missing.length === 0)
 
   if (json === true)
@@ -65,7 +66,7 @@ export async function check(
     for (const line of Object.values(gridLines(grids)).flat()) stderr(line)
     if (grids.faults.length === 0)
       stdout(
-        `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found\n`,
+        `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found in them\n`,
       )
     for (const source of sources) stdout(`${sourceLine(source)}\n`)
   }
