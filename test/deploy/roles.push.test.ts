@@ -3,15 +3,18 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { request } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, expect, test } from 'vitest'
+import { afterAll, afterEach, expect, test } from 'vitest'
 import { stringify } from 'yaml'
 import { collect } from '../../deploy/roles.ts'
+import { registry } from '../../runtime/metrics.ts'
 import { faultFrom } from '../faults.ts'
 import { start } from '../rig/meterline.ts'
 import { asDaemon, freePort } from './daemons.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'meterline-push-'))
 afterAll(() => rmSync(dir, { recursive: true, force: true, maxRetries: 20, retryDelay: 100 }))
+// A daemon is one a process, and registers itself.
+afterEach(() => registry.clear())
 // Nobody listens there.
 const kafka = { brokers: ['127.0.0.1:1'], replicationFactor: 1, minInSyncReplicas: 1 }
 
