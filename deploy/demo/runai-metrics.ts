@@ -240,7 +240,8 @@ function believable({ pod, gpu, type, atMs }: GpuMoment): string {
   const sinceMs = atMs - (pod.startedMs ?? atMs)
   const isPaused = sinceMs < 120_000 || sinceMs % hourMs > 0.95 * hourMs
   const noise = chance(`${pod.id} ${gpu} ${Math.floor(atMs / 30_000)}`)
-  const busy = isPaused ? 0 : 78 + 20 * noise
+  const level = 25 + 60 * chance(pod.id)
+  const busy = isPaused ? 0 : level + 14 * noise
   if (type.startsWith('GPU_UTILIZATION')) return busy.toFixed(1)
   if (type.startsWith('GPU_MEMORY_USAGE'))
     return String(Math.round((isPaused && sinceMs < 120_000 ? 4 : 58 + 4 * noise) * gib))
