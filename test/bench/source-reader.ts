@@ -28,7 +28,7 @@ export interface ReaderLoad {
   readonly windows: readonly Window[]
   /** The time that the source is told. */
   readonly nowMs: number
-  /** It watches first, until it has no problem and the clock is at `nowMs`. */
+  /** It watches first, from this time on, and is told `nowMs` when it has seen everything. */
   readonly watchedFromMs?: number
   /** A connection of pg and a statement with $1 and $2: what is asked bare where no HTTP is spoken. */
   readonly bareSql?: { readonly connection: string; readonly statement: string }
@@ -112,8 +112,12 @@ if (source.watch) {
     console.error(error)
     process.exitCode = 1
   })
-  do await new Promise(resolve => setTimeout(resolve, 50))
-  while (source.problem?.() !== undefined && performance.now() - startedMs < 60_000)
+  // A scope says since when it is seen as soon as all of it was.
+  const isSeen = async () => (await source.scopes(live.signal)).every(({ sinceMs }) => sinceMs !== undefined)
+  while (!(await isSeen())) {
+    if (performance.now() - startedMs > 60_000) throw new Error(`it sees nothing: ${source.problem?.()}`)
+    await new Promise(resolve => setTimeout(resolve, 20))
+  }
   watchSeconds = (performance.now() - startedMs) / secondMs
   nowMs = load.nowMs
   // It notices the new time with its next look.
