@@ -1,6 +1,6 @@
 /** What a pod says of a window: its time and what it held, whose it was and what it ran. Pure. */
 import Fraction from 'fraction.js'
-import { isBoundedDecimal, show } from '../../../schemas/decimal.ts'
+import { decimalPlacesMax, isBoundedDecimal, roundHalfAway, show } from '../../../schemas/decimal.ts'
 import type { Usage } from '../../../schemas/event.ts'
 import { Fault } from '../../../schemas/fault.ts'
 import { isJsonObject, type Json, type JsonObject } from '../../../schemas/json.ts'
@@ -68,10 +68,12 @@ export function podOf(item: PodItem): Pod | undefined {
     const run = runOf(row, workload, item.remembered?.startMs)
     if (!run) return undefined
     if (subject === undefined) throw new Unfit('/projectId', unfit(row.projectId))
+    const mig = migProfilesOf(row.allocatedResources) ?? migProfilesOf(row.requestedResources)
     const held = heldBy({
       allocated: allocatedOf(row.allocatedResources),
       requested: requestedOf(row.requestedResources),
       ended: hasEnded(row),
+      ...(mig !== undefined && { mig }),
       ...(item.remembered?.held && { remembered: item.remembered.held }),
       ...(item.node?.gpuMemoryBytes && { nodeGpuMemoryBytes: item.node.gpuMemoryBytes }),
     })
@@ -97,18 +99,17 @@ export function podUsage(item: PodItem, window: Window): readonly Usage[] {
   const pod = podOf(item)
   const interval = pod && clamped(pod.run, window)
   if (!pod || !interval) return []
-  const seconds = new Fraction(interval.endMs - interval.startMs, secondMs)
   const { gpus, cpuCores, memoryBytes } = pod.held
-  const measures: [MeasureName, Fraction | undefined][] = [
-    ['instance_seconds', seconds],
-    ['gpu_seconds', gpus?.mul(seconds)],
-    ['cpu_core_seconds', cpuCores?.mul(seconds)],
-    ['memory_byte_seconds', memoryBytes?.mul(seconds)],
+  const rates: [MeasureName, Fraction | undefined][] = [
+    ['instance_seconds', new Fraction(1)],
+    ['gpu_seconds', gpus],
+    ['cpu_core_seconds', cpuCores],
+    ['memory_byte_seconds', memoryBytes],
   ]
   const shown: Partial<Record<MeasureName, string>> = {}
-  for (const [name, value] of measures) {
-    if (value === undefined) continue
-    const text = show(value)
+  for (const [name, rate] of rates) {
+    if (rate === undefined) continue
+    const text = show(over(rate, interval))
     if (!isBoundedDecimal(text))
       throw unreadable({ subject: pod.subject, ...named('pod', pod.name) }, name, 'is beyond 1e24')
     shown[name] = text
@@ -129,6 +130,15 @@ export function podUsage(item: PodItem, window: Window): readonly Usage[] {
       ...(doubts.length > 0 && { doubt: `pod ${pod.name ?? pod.id}: ${doubts.join('; ')}` }),
     },
   ]
+}
+
+/**
+ * A rate times the time. A seventh of a second has no finite decimal: each edge is rounded as a distance from the epoch,
+ * so that windows of any width add up to the digit.
+ */
+function over(rate: Fraction, { startMs, endMs }: Window): Fraction {
+  const until = (ms: number) => roundHalfAway(rate.mul(new Fraction(ms, secondMs)), decimalPlacesMax)
+  return until(endMs).sub(until(startMs))
 }
 
 /** The part of a run that is in the window. */

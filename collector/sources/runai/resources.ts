@@ -12,11 +12,11 @@ export interface Held {
   readonly gpuMemoryBytes?: Fraction
 }
 
-/**
- * Rates are rounded once, to so many places: times whole milliseconds that fits the twelve of a stored value, so
- * windows of any width add up, and the noise in the 16th digit of a double is gone.
- */
+/** Run:ai writes doubles: what is beyond so many places is their noise (0.30000000000000004), and nobody's GPU. */
 const ratePlaces = 9
+/** Profiles that Run:ai offered, as long as it did: of GPUs that have seven compute slices. */
+const migShape = /^([12347])g\.(?:5|10|20|40|80)gb$/
+const migSlices = 7
 
 const quantityShape =
   /^([+-]?)(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(Ki|Mi|Gi|Ti|Pi|Ei|[numkKMGTPE]|[eE][+-]?\d{1,2})?B?$/
@@ -94,6 +94,8 @@ export interface Evidence {
   readonly remembered?: Held
   /** Has the pod ended? Then nothing is allocated to it any more, and zero says nothing. */
   readonly ended: boolean
+  /** Its MIG profiles, with commas between. */
+  readonly mig?: string
   /** Memory of one GPU of its node, where that is known. */
   readonly nodeGpuMemoryBytes?: Fraction
 }
@@ -101,40 +103,52 @@ export interface Evidence {
 /**
  * What the pod held while it ran, each resource by the first that tells it: what is allocated, or was when it was last
  * seen running, then what was requested. GPUs that were requested by memory are that memory over the memory of one GPU
- * of the node.
+ * of the node; a MIG slice is its compute slices of those of a GPU (decision 0016).
  * @throws Unfit where GPUs were requested and nothing says how many
  */
 export function heldBy(evidence: Evidence): Held {
-  const { allocated, requested, remembered, ended, nodeGpuMemoryBytes } = evidence
-  const first = (name: keyof Held): Fraction | undefined => {
+  const { allocated, requested, remembered, ended, mig } = evidence
+  const told = (name: keyof Held): Fraction | undefined => {
     const now = allocated[name]
-    if (now && !(ended && now.n === 0n)) return now
-    return remembered?.[name] ?? requested[name] ?? now
+    return now && !(ended && now.n === 0n) ? now : remembered?.[name]
   }
-  const cpuCores = first('cpuCores')
-  const memoryBytes = first('memoryBytes')
-  const gpuMemoryBytes = first('gpuMemoryBytes')
-  const byMemory = requested.by === 'memory' && requested.gpuMemoryBytes !== undefined
+  const first = (name: keyof Held) => told(name) ?? requested[name] ?? allocated[name]
+  return known({
+    gpus: gpusOf(evidence, told('gpus'), mig),
+    cpuCores: first('cpuCores'),
+    memoryBytes: first('memoryBytes'),
+    gpuMemoryBytes: first('gpuMemoryBytes'),
+  })
+}
+
+function gpusOf(
+  { allocated, requested, remembered, nodeGpuMemoryBytes }: Evidence,
+  told: Fraction | undefined,
+  mig: string | undefined,
+): Fraction | undefined {
+  // A slice may be allocated without being a GPU.
+  if (mig !== undefined && (told === undefined || told.n === 0n)) return slicesOf(mig)
+  if (told !== undefined) return told
   // A request by memory may say `gpu` too; it is the memory then that was promised.
-  const told =
-    allocated.gpus && !(ended && allocated.gpus.n === 0n)
-      ? allocated.gpus
-      : (remembered?.gpus ?? (byMemory ? undefined : (requested.gpus ?? allocated.gpus)))
-  let gpus = told
-  if (gpus === undefined && byMemory) {
-    if (nodeGpuMemoryBytes === undefined || nodeGpuMemoryBytes.n === 0n)
-      throw new Unfit(
-        '/requestedResources/gpuMemory',
-        'is asked for by memory, and the GPU memory of its node is not known',
-      )
-    gpus = (gpuMemoryBytes ?? requested.gpuMemoryBytes ?? new Fraction(0)).div(nodeGpuMemoryBytes)
-  }
-  if (gpus === undefined && requested.by === 'migProfile')
+  if (requested.by !== 'memory' || requested.gpuMemoryBytes === undefined)
+    return requested.gpus ?? allocated.gpus
+  if (nodeGpuMemoryBytes === undefined || nodeGpuMemoryBytes.n === 0n)
     throw new Unfit(
-      '/allocatedResources/gpu',
-      'is missing, and a MIG profile does not say how much of a GPU it is',
+      '/requestedResources/gpuMemory',
+      'is asked for by memory, and neither its share nor the memory of a GPU of its node is told (gpuMemory)',
     )
-  return held({ gpus, cpuCores, memoryBytes, gpuMemoryBytes })
+  const bytes = [allocated.gpuMemoryBytes, remembered?.gpuMemoryBytes].find(each => each && each.n !== 0n)
+  return (bytes ?? requested.gpuMemoryBytes).div(nodeGpuMemoryBytes)
+}
+
+/** Of profiles with commas between. */
+function slicesOf(mig: string): Fraction {
+  return mig.split(',').reduce((sum, profile) => {
+    const slices = migShape.exec(profile)?.[1]
+    if (slices === undefined)
+      throw new Unfit('/requestedResources/migProfile', 'is no profile of seven slices')
+    return sum.add(new Fraction(BigInt(slices), BigInt(migSlices)))
+  }, new Fraction(0))
 }
 
 /** MIG profiles that were asked for; Run:ai has them up to 2.19 or so. */
@@ -143,16 +157,24 @@ export function migProfilesOf(value: Json | undefined): string | undefined {
   if (typeof named === 'string' && named !== '') return named
   if (!isJsonArray(named)) return undefined
   const names = named.filter(name => typeof name === 'string' && name !== '')
-  return names.length > 0 ? [...new Set(names)].sort().join(',') : undefined
+  return names.length > 0 ? names.sort().join(',') : undefined
 }
 
-function held(given: { readonly [Name in keyof Held]?: Fraction | undefined }): Held {
-  const known: { -readonly [Name in keyof Held]: Held[Name] } = {}
-  for (const name of ['gpus', 'cpuCores', 'memoryBytes', 'gpuMemoryBytes'] as const) {
-    const value = given[name]
-    if (value !== undefined) known[name] = roundHalfAway(value, ratePlaces)
-  }
-  return known
+/** As told by Run:ai, without the noise of its doubles. */
+function held(given: Given): Held {
+  return known({
+    gpus: given.gpus && roundHalfAway(given.gpus, ratePlaces),
+    cpuCores: given.cpuCores && roundHalfAway(given.cpuCores, ratePlaces),
+    memoryBytes: given.memoryBytes && roundHalfAway(given.memoryBytes, ratePlaces),
+    gpuMemoryBytes: given.gpuMemoryBytes && roundHalfAway(given.gpuMemoryBytes, ratePlaces),
+  })
+}
+
+type Given = { readonly [Name in keyof Held]?: Fraction | undefined }
+
+/** Without the names of what is not told. */
+function known(given: Given): Held {
+  return Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)) as Held
 }
 
 /** JSON numbers; some versions write them as text. */

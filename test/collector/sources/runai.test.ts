@@ -1,4 +1,5 @@
 /** The Run:ai source against its double: the contract of every source, and what is its own. */
+import Fraction from 'fraction.js'
 import { afterEach, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
 import { sources } from '../../../collector/sources/list.ts'
@@ -20,8 +21,9 @@ import {
 import { openHttp } from '../../../runtime/http.ts'
 import { passingState, type SourceState } from '../../../runtime/log/source-state.ts'
 import { misfits } from '../../../schemas/check.ts'
+import { exact, show } from '../../../schemas/decimal.ts'
 import type { Usage } from '../../../schemas/event.ts'
-import { hourMs, minuteMs, secondMs, type Window } from '../../../schemas/window.ts'
+import { hourMs, minuteMs, secondMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { type Breakage, runSourceContract, type SourceRig } from '../../contract/source.ts'
 import { faultFrom } from '../../faults.ts'
 import { sourceContext } from '../source-context.ts'
@@ -461,6 +463,26 @@ test('GPUs that were asked for by memory need the memory of a GPU where Run:ai d
   const { source } = await openFor(fixture)
   const fault = await faultFrom(usages(source, clusterId, hour(9)))
   expect(fault).toMatchObject({ code: 'ITEM_UNREADABLE', facts: { subject: '7', pod: 'job-1-1' } })
+})
+
+test('a third of a GPU adds up to the digit, whatever the width of windows', async () => {
+  const fixture = smallFixture()
+  const requested = { gpuRequestType: 'memory', gpuMemory: { request: '10G' } }
+  fixture.pods = [
+    pod(1, 1, { allocated: null, requested, startedMs: at(8, 51, 3, 417), completedMs: at(9, 59, 59, 1) }),
+  ]
+  const sum = async (windowMinutes: 5 | 15 | 60) => {
+    const told = { windowMinutes, gpuMemory: [{ gpuType: 'NVIDIA-A100-SXM4-80GB', memory: '30G' }] }
+    const { source } = await openFor(fixture, told)
+    let total = new Fraction(0)
+    for (const window of windowsOver({ startMs: at(8), endMs: at(10) }, windowMinutes))
+      for (const { measures } of await usages(source, clusterId, window))
+        total = total.add(exact(measures.gpu_seconds ?? ''))
+    return show(total)
+  }
+  const [narrow, wide] = [await sum(15), await sum(60)]
+  expect(narrow).toBe(wide)
+  expect(wide).toMatch(/^1378\.528/)
 })
 
 test('clusters are those configured, by id or name, and one that is not there is not left out in silence', async () => {

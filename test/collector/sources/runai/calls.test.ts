@@ -179,6 +179,18 @@ test('a token that is refused before its end is replaced once, for all who used 
   expect(tokens()).toHaveLength(2)
 })
 
+test('a refusal that comes late, of a token that was replaced meanwhile, asks for no other', async () => {
+  const { calls, tokens, double } = await open()
+  await ask(calls)
+  double.revokeTokens()
+  const latenciesMs = [0, 100]
+  double.behaviour.onCall = ({ endpoint }) => {
+    double.behaviour.latencyMs = endpoint === 'clusters' ? (latenciesMs.shift() ?? 0) : 0
+  }
+  await Promise.all([ask(calls), ask(calls)])
+  expect(tokens()).toHaveLength(2)
+})
+
 test('where new tokens are refused too it ends', async () => {
   const { calls, tokens, double } = await open()
   double.behaviour.faults = [

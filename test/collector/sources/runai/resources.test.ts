@@ -130,18 +130,22 @@ describe('what counts', () => {
     )
   })
 
-  test('a share without an end is rounded once, so that times add up', () => {
+  test('a share without an end is kept as the ratio it is', () => {
     const requested = asked('memory', { gpuMemory: { request: '1G' } })
     const { gpus } = heldBy(evidence({ requested, nodeGpuMemoryBytes: new Fraction(3_000_000_000) }))
-    expect(gpus && show(gpus)).toBe('0.333333333')
+    expect(gpus && show(gpus)).toBe('1/3')
   })
 
-  test('a MIG profile does not say how much of a GPU it is', () => {
-    const requested = requestedOf({ gpuRequestType: 'migProfile', migProfile: '1g.10gb' })
-    expect(() => heldBy(evidence({ requested }))).toThrow(Unfit)
-    expect(shown(heldBy(evidence({ requested, allocated: { gpus: new Fraction('0.14') } }))).gpus).toBe(
-      '0.14',
-    )
+  test('a MIG slice is its compute slices of those of a GPU, where Run:ai does not say it in GPUs', () => {
+    const requested = requestedOf({ gpuRequestType: 'migProfile' })
+    const gpus = (mig: string, allocated = {}) => shown(heldBy(evidence({ requested, allocated, mig }))).gpus
+    expect(gpus('1g.10gb')).toBe('1/7')
+    expect(gpus('1g.5gb,3g.20gb')).toBe('4/7')
+    expect(gpus('7g.40gb')).toBe('1')
+    expect(gpus('1g.10gb', { gpus: new Fraction(0) })).toBe('1/7')
+    expect(gpus('1g.10gb', { gpus: new Fraction('0.14') })).toBe('0.14')
+    // Of a GPU of four slices.
+    expect(() => gpus('1g.6gb')).toThrow(Unfit)
   })
 
   test('nothing told is nothing held, and no zero', () => {
@@ -172,7 +176,7 @@ test.each([
 
 test('MIG profiles are a label, in one order', () => {
   expect(migProfilesOf({ migProfile: '1g.10gb' })).toBe('1g.10gb')
-  expect(migProfilesOf({ migProfile: ['2g.20gb', '1g.10gb', '1g.10gb', null] })).toBe('1g.10gb,2g.20gb')
+  expect(migProfilesOf({ migProfile: ['2g.20gb', '1g.10gb', null] })).toBe('1g.10gb,2g.20gb')
   expect(migProfilesOf({ migProfile: [] })).toBeUndefined()
   expect(migProfilesOf(null)).toBeUndefined()
 })
