@@ -263,15 +263,15 @@ export function sampleMs(timestamp: Json | undefined, path: string): number | un
   throw unreadable(`${path}/timestamp`, 'is no time')
 }
 
+const sampleShape = /^(-0|\d+(\.\d+)?([eE][+-]?\d{1,2})?)$/
+
 /** As text, `NaN` where there is no value. */
 function sampleText(sample: JsonObject, type: string, path: string): string {
   const { value } = sample
   const text = value instanceof JsonNumber ? value.text : value
   if (text === undefined || text === null || text === '' || text === 'NaN') return 'NaN'
-  const number = typeof text === 'string' ? fractionOf(new JsonNumber(text)) : undefined
-  if (typeof text !== 'string' || number === undefined || number.compare(0) < 0)
-    throw unreadable(`${path}/value`, 'is no quantity')
-  if (type === utilization && number.compare(100) > 0)
+  if (typeof text !== 'string' || !sampleShape.test(text)) throw unreadable(`${path}/value`, 'is no quantity')
+  if (type === utilization && !isAtMost(text, '100'))
     throw unreadable(`${path}/value`, 'is a utilization of more than 100 %')
   return text
 }
@@ -288,13 +288,18 @@ function hasPcie(series: ReadonlyMap<PodMetric, readonly Series[]>): boolean {
 
 /** The share while it is idle, and zero while it works: the time of both is told. */
 function idleSamples(samples: readonly Sample[], idlePercent: string, share: Fraction): readonly Sample[] {
-  const most = exact(idlePercent)
   const idle = showRounded(share, samplePlaces)
-  return samples.map(sample => {
-    if (!isValue(sample)) return sample
-    const percent = fractionOf(new JsonNumber(sample.value))
-    return { atMs: sample.atMs, value: percent !== undefined && percent.compare(most) <= 0 ? idle : '0' }
-  })
+  return samples.map(sample =>
+    isValue(sample) ? { atMs: sample.atMs, value: isAtMost(sample.value, idlePercent) ? idle : '0' } : sample,
+  )
+}
+
+/** Floats decide where they differ, for rounding keeps the order; where they do not, the digits do. */
+function isAtMost(value: string, most: string): boolean {
+  const [x, y] = [Number(value), Number(most)]
+  if (x !== y) return x < y
+  const digits = fractionOf(new JsonNumber(value))
+  return digits === undefined || digits.compare(exact(most)) <= 0
 }
 
 function overRuns(

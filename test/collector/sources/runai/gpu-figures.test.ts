@@ -119,6 +119,7 @@ describe('a sample', () => {
   })
 
   test.each([
+    ['is more than 100 % by a hair', '100.00000000000000000001', 'is a utilization of more than 100 %'],
     ['is more than 100 %', '140', 'is a utilization of more than 100 %'],
     ['is negative', '-1', 'is no quantity'],
     ['is no number', 'busy', 'is no quantity'],
@@ -178,7 +179,7 @@ describe('GPUs', () => {
   })
 
   test('are idle at most at the configured percentage', () => {
-    const given = [series('0', [...every30(0, 450, '5'), ...every30(450, 900, '5.1')])]
+    const given = [series('0', [...every30(0, 450, '5'), ...every30(450, 900, '5.00000000000000000001')])]
     expect(figures(given).measures.gpu_idle_seconds).toBe('0')
     expect(figures(given, { rules: { idlePercent: '5' } }).measures.gpu_idle_seconds).toBe('450')
   })
