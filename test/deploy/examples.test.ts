@@ -1,7 +1,9 @@
 /** The examples that people start from: each loads as it is, with all the files it names. */
-import { globSync } from 'node:fs'
+import { globSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { expect, test } from 'vitest'
+import { parseAllDocuments } from 'yaml'
 import { sources } from '../../collector/sources/list.ts'
 import { checkBook } from '../../processor/book.ts'
 import { checkConfig } from '../../runtime/config.ts'
@@ -37,6 +39,43 @@ test('kafka.yaml names a cluster of one broker and a server', () => {
   expect(config?.store.url).toBe('http://127.0.0.1:8123')
 })
 
+test('push-keys.yaml has three keys, and no sources', () => {
+  const { config, problems } = check('push-keys.yaml')
+  expect(problems).toEqual([])
+  expect(config?.sources).toEqual([])
+  expect(config?.keys.map(({ name, scopes }) => `${name} ${scopes}`)).toEqual([
+    'inference ingest',
+    'partner ingest',
+    'billing-desk amend',
+  ])
+})
+
+test('sidecar.yaml brings a configuration that only takes what is pushed, and mounts what it names', () => {
+  const [map, set] = parseAllDocuments(readFileSync(join(folder, 'sidecar.yaml'), 'utf8')).map(each =>
+    each.toJS(),
+  )
+  const dir = mkdtempSync(join(tmpdir(), 'meterline-sidecar-'))
+  try {
+    writeFileSync(join(dir, 'meterline.yaml'), map.data['meterline.yaml'])
+    const { config, problems } = checkConfig(join(dir, 'meterline.yaml'), rules)
+    expect(problems).toEqual([])
+    expect(config).toMatchObject({
+      sources: [],
+      keys: [],
+      listen: { push: true, api: 'loopback', port: 8080 },
+    })
+    const [sidecar] = set.spec.template.spec.initContainers
+    const mounts = sidecar.volumeMounts.map((mount: { mountPath: string }) => mount.mountPath)
+    expect(mounts).toContain(config?.data)
+    expect(sidecar.args).toEqual(['--config', `${mounts[1]}/meterline.yaml`, 'collect'])
+    expect(sidecar.ports[0].containerPort).toBe(config?.listen.port)
+    expect(sidecar.resources).toMatchObject({ requests: { memory: '160Mi' }, limits: { memory: '384Mi' } })
+    expect(config?.outbox.maxBytes).toBeLessThan(1024 ** 3)
+  } finally {
+    rmSync(dir, { recursive: true })
+  }
+})
+
 test('every example is one of these, or is named by one of these', () => {
   const all = globSync('*', { cwd: folder }).sort()
   const read = [
@@ -46,6 +85,8 @@ test('every example is one of these, or is named by one of these', () => {
     'kubernetes-rbac.yaml',
     'postgresql.yaml',
     'clickhouse.yaml',
+    'push-keys.yaml',
+    'sidecar.yaml',
     'accounts.yaml',
     'prices.yaml',
   ]
