@@ -132,6 +132,8 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
   let slices: ReturnType<typeof devicesOf> | undefined
   let changes = new Map<string, string | undefined>()
   let prunedMs = 0
+  /** Of claims that are gone since this process began: their volumes are told of later. */
+  const claimEnds = new Map<string, number>()
   const known = (resource: ResourceName) => objects.get(resource)!
   const nameKey = (resource: ResourceName, namespace: string, name: string) =>
     `${resource} ${namespace}/${name}`
@@ -367,7 +369,10 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
             now && {
               rates: { storage_byte_seconds: rateText(now.bytes) },
               labels: { ...classLabel(now.storageClass), volume: volume.name },
-              ...(now.sinceMs !== undefined && { sinceMs: now.sinceMs }),
+              // Its claim was billed until then.
+              ...(now.sinceMs !== undefined && {
+                sinceMs: Math.max(now.sinceMs, claimEnds.get(now.claimUid ?? '') ?? 0),
+              }),
             }
           )
         })
@@ -468,7 +473,9 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
       resource === 'pods'
         ? podGoneAt(object as Pod, sight)
         : (releasedAt(resource, object) ?? goneAt(askedToGoMs(object), sight))
-    store(resource, uid, undefined, ended(life, end))
+    const over = ended(life, end)
+    if (resource === 'persistentvolumeclaims' && over.endMs !== undefined) claimEnds.set(uid, over.endMs)
+    store(resource, uid, undefined, over)
   }
 
   /** Where its volume says since when it is released, that is when the claim ended. */
@@ -485,6 +492,7 @@ export function openLives(state: SourceContext['state'], rules: LivesRules) {
   function prune(nowMs: number): void {
     if (nowMs < prunedMs + hourMs) return
     prunedMs = nowMs
+    for (const [uid, endMs] of claimEnds) if (endMs < nowMs - dayMs) claimEnds.delete(uid)
     const beforeMs = nowMs - rules.retentionMs - 2 * dayMs
     const drop = (prefix: string) => {
       for (const [key] of state.range(`${prefix}/`, `${prefix}/${instantKey(beforeMs)}`))
