@@ -12,6 +12,7 @@ import { CatalogueFile, defaultMeters } from '../schemas/meters.ts'
 import { type SchemaNode, type SchemaOption, schemaOptions, showDefault } from '../schemas/options.ts'
 import {
   AmendmentEvent,
+  PushedAmendmentEvent,
   PushedMarkEvent,
   pushedBytesMax,
   pushedDepthMax,
@@ -117,7 +118,7 @@ ends a read. Both have the partition key of their source and scope, so that a ma
 the topic with the key \`source id\`, so that one identity is in one partition. Its identity is \`source\` and \`id\` alone: the first one counts, the same again is a duplicate, anything else under
 it is a conflict. \`subject\` is needed; \`time\` is between 2000 and a day ahead, and when the log took it where it is missing.
 At most ${pushedBytesMax} bytes, ${pushedDepthMax} levels and ${pushedValuesMax} values. Sources that begin with \`meterline/\` and types that
-begin with \`io.meterline.\` are Meterline's own, but for a pusher's mark.`,
+begin with \`io.meterline.\` are Meterline's own, but for a pusher's mark and its amendments.`,
       '### A mark of a pusher',
       `Says that the pusher has sent \`events\` events of its source (and of \`subject\`, where it names one) whose \`time\` is in
 the window: as many as there are different \`id\`s, however often each was sent. It may be sent before, between or after
@@ -129,6 +130,11 @@ sender does not know: give each one. An amendment changes what an event says, an
 goes with the key \`source scope\`, so that the later of two is behind the other.`,
       fenced(pushedMark),
       memberTable(PushedMarkEvent),
+      '### An amendment, pushed',
+      `What an event is to say instead (\`action: amend\`, with the whole of it in \`event\`), or that it counts for nothing
+(\`action: void\`). It takes a key with the scope \`amend\`, whose name the ledger keeps as its author; of several amendments
+of one event the latest counts. Sent again under its \`source\` and \`id\` it is the same one.`,
+      memberTable(PushedAmendmentEvent),
       "Three more are Meterline's own, about pushed events.",
       '### The amendment of a pushed event',
       memberTable(AmendmentEvent),

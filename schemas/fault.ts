@@ -118,7 +118,7 @@ export const faults = {
   SOURCE_RESERVED: {
     fate: 'reject',
     meaning:
-      "An event that is pushed names a source `meterline/…` or a type `io.meterline.…` other than that of a pusher's mark: these are Meterline's own.",
+      "An event that is pushed names a source `meterline/…` or a type `io.meterline.…` other than that of a mark or an amendment: these are Meterline's own.",
     remedy: 'Name a source and a type of your own.',
   },
   KEY_UNKNOWN: {
