@@ -44,17 +44,26 @@ export function schemaOptions(schema: TSchema, words: OptionWords = {}): readonl
 }
 
 function optionsOf(node: SchemaNode, prefix: string, words: OptionWords): readonly SchemaOption[] {
+  const values = words.values ?? (some => some.join(' | '))
   const own = Object.entries(node.properties ?? {}).flatMap(([member, inner]) => {
     const name = `${prefix}${member}`
     const option: SchemaOption = {
       name,
-      type: typeOf(inner, words.values ?? (values => values.join(' | '))),
+      type: typeOf(inner, values),
       ...(inner.default !== undefined && { default: inner.default }),
       required: inner.default === undefined && (node.required?.includes(member) ?? false),
       secret: inner.secret === true || inner.items?.secret === true,
       description: inner.description ?? '',
     }
     if (words.closed?.(name)) return [option]
+    const [alike, ...others] = Object.values(inner.properties ?? {})
+    if (alike && others.length > 1 && others.every(other => isAlike(other, alike))) {
+      const names = values(Object.keys(inner.properties ?? {}))
+      return [
+        { ...option, type: `map of ${names}` },
+        ...optionsOf({ properties: { '*': alike } }, `${name}.`, words),
+      ]
+    }
     const held = inner.items
       ? optionsOf(inner.items, `${name}[].`, words)
       : optionsOf(inner, `${name}.`, words)
@@ -63,6 +72,11 @@ function optionsOf(node: SchemaNode, prefix: string, words: OptionWords): readon
   const branches = (node.anyOf ?? []).flatMap(branch => optionsOf(branch, prefix, words))
   const names = new Set(own.map(({ name }) => name))
   return [...own, ...branches.filter(({ name }) => !names.has(name) && names.add(name))]
+}
+
+/** Of many members that are all the same one stands for all, as `*`. */
+function isAlike(one: SchemaNode, other: SchemaNode): boolean {
+  return JSON.stringify(one) === JSON.stringify(other)
 }
 
 function typeOf(node: SchemaNode, show: (values: readonly string[]) => string): string {

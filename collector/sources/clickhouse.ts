@@ -38,7 +38,7 @@ export const ClickhouseConfig = Type.Object(
     }),
     url: Type.String({
       pattern: '^https?://[^\\s/@?#]+(/[^\\s?#]*)?$',
-      description: 'Address of its HTTP interface, without user and password: https://host:8443',
+      description: 'Address of its HTTP interface, without user and password: https://host:8443.',
     }),
     database: Type.Optional(
       Type.String({ minLength: 1, maxLength: 256, description: 'The database, if not that of the user.' }),
