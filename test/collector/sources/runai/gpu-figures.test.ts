@@ -223,6 +223,14 @@ describe('what no sample tells', () => {
     ])
   })
 
+  test('of a pod younger than the longest gap is not missing yet, in windows of any width', () => {
+    const window = { startMs, endMs: startMs + minuteMs }
+    const young = { runs: [{ startMs: startMs - 30 * secondMs, endMs: Number.POSITIVE_INFINITY }] }
+    expect(figures([], { window, pod: young })).toMatchObject({ missing: [], estimated: true })
+    const old = { runs: [{ startMs: startMs - 90 * secondMs, endMs: Number.POSITIVE_INFINITY }] }
+    expect(figures([], { window, pod: old }).missing).toHaveLength(1)
+  })
+
   test('because the type is not known here says so', () => {
     expect(figures([], { unknown: [util] }).missing).toEqual([`${util} is not known to this control plane`])
   })

@@ -16,6 +16,7 @@ import {
 } from '../../../../deploy/demo/runai.ts'
 import {
   podTypesOf,
+  type RunaiMetricsBehaviour,
   runaiMetricsBehaviour,
   runaiMetricsRoutes,
 } from '../../../../deploy/demo/runai-metrics.ts'
@@ -128,7 +129,7 @@ async function runOf(
   given: {
     readonly auth?: string
     readonly behaviour?: Partial<RunaiBehaviour>
-    readonly withheld?: readonly string[]
+    readonly metrics?: Partial<RunaiMetricsBehaviour>
   } = {},
 ): Promise<Seen & { readonly double: RunaiDouble }> {
   const exchanges: Exchange[] = []
@@ -137,7 +138,7 @@ async function runOf(
   const double = await startRunaiDouble({
     fixture,
     nowMs,
-    routes: runaiMetricsRoutes(fixture, runaiMetricsBehaviour({ withheld: given.withheld ?? [] })),
+    routes: runaiMetricsRoutes(fixture, runaiMetricsBehaviour(given.metrics)),
     behaviour: {
       version,
       onExchange: ({ method, path, rawQuery, body }, reply) =>
@@ -209,10 +210,16 @@ describe.each(cutVersions)('control plane %s', version => {
       if (isTried(each) && each.status === 404) expect(api.pathOf(each)).toBeUndefined()
   })
 
-  test('half an answer (207), and types that are too many, fit too', async () => {
-    const { exchanges, faults } = await runOf(version, { withheld: ['GPU_MEMORY_USAGE_BYTES_PER_GPU'] })
+  test('half an answer (207), and what is refused (400), fit too', async () => {
+    const { exchanges, faults } = await runOf(version, {
+      metrics: {
+        withheld: ['GPU_MEMORY_USAGE_BYTES_PER_GPU'],
+        unknown: ['GPU_PCIE_RECEIVED_BANDWIDTH_PER_GPU'],
+      },
+    })
     const api = openApiOf(version)
-    expect(exchanges.map(({ status }) => status)).toContain(207)
+    const ofMetrics = exchanges.filter(({ path }) => path.endsWith('/metrics'))
+    expect(new Set(ofMetrics.map(({ status }) => status))).toEqual(new Set([200, 207, 400]))
     expect(faults.length).toBeGreaterThan(0)
     expect(exchanges.filter(each => !isTried(each)).flatMap(each => api.misfits(each))).toEqual([])
   })
