@@ -1,6 +1,6 @@
 /** The shape of the tree: who imports whom, what is pure, what nobody uses, and that the documents tell the truth of it. */
 import { existsSync, globSync, readFileSync, statSync } from 'node:fs'
-import { isBuiltin } from 'node:module'
+import { isBuiltin, stripTypeScriptTypes } from 'node:module'
 import { basename, dirname, join, normalize } from 'node:path'
 import { describe, expect, test } from 'vitest'
 
@@ -141,7 +141,7 @@ describe('files', () => {
       'meterline.ts',
       'vitest.config.ts',
       ...ours('test/**/*.test.ts'),
-      ...Object.values(manifest.scripts).flatMap(script => /[\w/]+\.ts/.exec(script) ?? []),
+      ...Object.values(manifest.scripts).flatMap(script => /[\w/-]+\.ts/.exec(script) ?? []),
     ]
     const reached = new Set<string>()
     const todo = [...starts]
@@ -194,6 +194,17 @@ describe('files', () => {
       .map(source => source.file)
       .filter(file => file !== 'test/tidy.test.ts')
     expect(wrong).toEqual([])
+  })
+
+  test('each is TypeScript that Node runs as it is, which the tests would not tell', () => {
+    const wrong = sources.filter(({ file }) => {
+      try {
+        return stripTypeScriptTypes(text(file)) === ''
+      } catch {
+        return true
+      }
+    })
+    expect(wrong.map(({ file }) => file)).toEqual([])
   })
 
   test('none names a path of the machine it was written on', () => {

@@ -3,7 +3,7 @@
  * and end, the API server is killed, its history is thrown away, the collector is away for a while; the totals are held
  * against what was done. Takes about four minutes, and is run by hand, for building an API server takes many more:
  *
- *     node test/by-hand/kubernetes.ts FOLDER       with FOLDER/etcd and FOLDER/kube-apiserver
+ *     npm run try:kubernetes -- FOLDER       with FOLDER/etcd and FOLDER/kube-apiserver
  */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
@@ -24,7 +24,7 @@ import type { Usage } from '../../schemas/event.ts'
 import { minuteMs, secondMs, showInstant, windowsOver } from '../../schemas/window.ts'
 
 const [folder] = process.argv.slice(2)
-if (folder === undefined) throw new Error('usage: node test/by-hand/kubernetes.ts FOLDER')
+if (folder === undefined) throw new Error('usage: npm run try:kubernetes -- FOLDER')
 const dir = mkdtempSync(join(tmpdir(), 'meterline-kubernetes-'))
 const ports = { etcd: 23790, peer: 23800, api: 26443 }
 const url = `https://127.0.0.1:${ports.api}`

@@ -3,7 +3,7 @@ import type { Window } from '../../../schemas/window.ts'
 import { keyOf, type Series } from './series.ts'
 
 /**
- * Of series that are equal but for their replica the one to count in this window: that which reaches back as far as any
+ * Of series that are equal but for their replica the one to count in this window: that which reaches back no less than each
  * other, so that nothing of the windows before counts again; among these one that goes on to the end; among these the
  * first by name, so that windows stay with one replica. The difference at a change is at most what grew between the
  * scrapes of the two.
