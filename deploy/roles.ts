@@ -413,13 +413,22 @@ async function openDoor(
   return new Door({ ...(keys && { keys }), open: listen.api, nowMs })
 }
 
+interface PushParts extends Pick<Daemon, 'health'> {
+  readonly door: Door
+  /** Told of what only a fresh start, or a person, mends: a damaged outbox for instance. */
+  readonly onHalt: (fault: Fault) => void
+}
+
 /** What others push, on its way to the sink. */
 async function openIngest(
   { nowMs }: Settings,
-  { door, sink, health }: { readonly door: Door; readonly sink: EventSink; readonly health: Health },
+  { door, sink, health, onHalt }: PushParts & { readonly sink: EventSink },
 ): Promise<Ingest> {
   const { Ingest } = await import('../runtime/log/ingest.ts')
-  const ingest = new Ingest({ sink, nowMs, door })
+  const onFault = (fault: Fault) => {
+    if (fault.fate === 'halt') onHalt(fault)
+  }
+  const ingest = new Ingest({ sink, nowMs, door, onFault })
   health.check('push', () => ingest.trouble())
   return ingest
 }
@@ -427,7 +436,7 @@ async function openIngest(
 /** The collector's own way in for what applications push: into its outbox, whether the log is there or not. */
 async function servePush(
   settings: Settings,
-  parts: Pick<Daemon, 'served' | 'health'> & { readonly door: Door; readonly outbox: SqliteOutbox },
+  parts: PushParts & Pick<Daemon, 'served'> & { readonly outbox: SqliteOutbox },
 ): Promise<Disposable> {
   const { outboxSink } = await import('../runtime/log/sink.ts')
   const ingest = await openIngest(settings, { ...parts, sink: outboxSink(parts.outbox) })
@@ -590,6 +599,12 @@ export async function startRoles(
     )
   const door = served && !roles.includes('sender') ? await openDoor(config, settings, health) : undefined
   const parts: Promise<void>[] = []
+  const pushing = Promise.withResolvers<void>()
+  const onHalt = (fault: Fault) => pushing.reject(fault)
+  if (door) {
+    parts.push(pushing.promise)
+    signal.addEventListener('abort', () => pushing.resolve(), { once: true })
+  }
   /** What already runs ends before what it runs on is closed. */
   const endParts = async () => {
     broken.abort()
@@ -637,7 +652,7 @@ export async function startRoles(
     parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
     if (served) {
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
-      const ingest = door && (await openIngest(settings, { door, sink, health }))
+      const ingest = door && (await openIngest(settings, { door, sink, health, onHalt }))
       opening.use(await serveApi(config, settings, { served, store, log, ingest }))
     }
   }
@@ -679,7 +694,7 @@ export async function startRoles(
     )
   }
   if (door && outbox && served && !processing)
-    opening.use(await servePush(settings, { served, health, door, outbox }))
+    opening.use(await servePush(settings, { served, health, door, outbox, onHalt }))
   for (const part of parts) part.catch(() => broken.abort())
   const done = Promise.allSettled(parts).then(results => {
     for (const result of results) if (result.status === 'rejected') throw result.reason

@@ -105,18 +105,22 @@ export interface IngestOptions {
   readonly nowMs: () => number
   /** Who may push; without it, whoever is on this machine. */
   readonly door?: Door
+  /** Told why the log took nothing: where a person must act, or the process begin anew, nobody else may notice. */
+  readonly onFault?: (fault: Fault) => void
 }
 
 export class Ingest {
   readonly #sink: EventSink
   readonly #nowMs: () => number
   readonly #door: Door
+  readonly #onFault: ((fault: Fault) => void) | undefined
   #inHand = 0
   readonly #inHandOf = new Map<string, number>()
   #lastRefused: { readonly fault: Fault; readonly atMs: number } | undefined
 
-  constructor({ sink, nowMs, door }: IngestOptions) {
+  constructor({ sink, nowMs, door, onFault }: IngestOptions) {
     this.#sink = sink
+    this.#onFault = onFault
     this.#nowMs = nowMs
     this.#door = door ?? new Door({ open: 'loopback', nowMs })
   }
@@ -161,7 +165,7 @@ export class Ingest {
       }
       if (!request.complete) await drain(request, answer.status === 401 ? drainedOfStrangers : drained)
     } catch (error) {
-      answer = unavailable(asFault(error, 'INTERNAL'))
+      answer = problem(500, asFault(error, 'INTERNAL'))
     } finally {
       hand?.[Symbol.dispose]()
     }
@@ -221,7 +225,8 @@ export class Ingest {
       const fault = asFault(error, 'LOG_UNREACHABLE')
       this.#lastRefused = { fault, atMs: performance.now() }
       refusedTotal.inc({ reason: 'log' })
-      return unavailable(fault)
+      this.#onFault?.(fault)
+      return notTaken(fault)
     }
     eventsTotal.inc({ outcome: 'taken' }, events.length)
     eventsTotal.inc({ outcome: 'refused' }, refusals.length)
@@ -563,8 +568,9 @@ function busy(): IngestAnswer {
   return problem(503, new Fault('LOG_UNREACHABLE', 'too many bytes are in hand: send it again'))
 }
 
-function unavailable(fault: Fault): IngestAnswer {
-  return problem(statuses[fault.code] ?? (fault.fate === 'retry' ? 503 : 500), fault)
+/** Whatever is wrong with the log, the event is not: it may be sent again. */
+function notTaken(fault: Fault): IngestAnswer {
+  return problem(statuses[fault.code] ?? (fault.code === 'INTERNAL' ? 500 : 503), fault)
 }
 
 function problem(

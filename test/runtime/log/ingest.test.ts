@@ -243,6 +243,19 @@ describe('what is refused', () => {
   })
 })
 
+test('whatever is wrong with the log, the event may come again, and who runs the log is told', async () => {
+  const told: Fault[] = []
+  let fault = new Fault('OUTBOX_DAMAGED', 'the file is damaged')
+  const sink = { put: () => Promise.reject(fault) }
+  const failing = new Ingest({ sink, nowMs: () => nowMs, onFault: one => told.push(one) })
+  const body = Buffer.from(JSON.stringify(event()))
+  expect(await failing.take(structured, body)).toMatchObject({ status: 503, problem: { retryable: true } })
+  expect(failing.trouble()).toMatch(/^OUTBOX_DAMAGED/)
+  fault = new Fault('EVENT_TOO_LARGE', 'too large for Kafka')
+  expect(await failing.take(structured, body)).toMatchObject({ status: 413, problem: { retryable: false } })
+  expect(told.map(({ code }) => code)).toEqual(['OUTBOX_DAMAGED', 'EVENT_TOO_LARGE'])
+})
+
 describe('over a connection', () => {
   async function send(headers: Record<string, string>, chunks: readonly Buffer[]) {
     const sent = httpRequest({ port, host: '127.0.0.1', method: 'POST', path: '/api/v1/events', headers })
