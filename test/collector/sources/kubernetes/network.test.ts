@@ -203,6 +203,31 @@ describe('what a pod received', () => {
     expect(received(each, window(0))).toEqual({ p1: '200', p2: '6' })
   })
 
+  test('by a new pod that was not known when its node was first looked at is told whole', async () => {
+    const each = cluster()
+    await sampleAt(each, 0, [])
+    each.world.nowMs = began + minuteMs
+    each.world.nodes.set('n2', [{ uid: uidOf(1), receive: 500 }])
+    await each.network.sample(live)
+    each.pod(1)
+    each.world.nodes.set('n2', [{ uid: uidOf(1), receive: 600 }])
+    await sampleAt(each, 2, [])
+    await sampleAt(each, 60, [])
+    expect(received(each, window(0))).toEqual({ p1: '600' })
+  })
+
+  test('is counted once where a line is told twice', async () => {
+    const each = cluster()
+    await sampleAt(each, 0, [])
+    const uid = each.pod(1)
+    await sampleAt(each, 1, [
+      { uid, receive: 10 },
+      { uid, receive: 10 },
+    ])
+    await sampleAt(each, 60, [])
+    expect(received(each, window(0))).toEqual({ p1: '10' })
+  })
+
   test('by a pod in the network of its node is that of the node, and left out', async () => {
     const each = cluster()
     await sampleAt(each, 0, [])
@@ -296,6 +321,21 @@ describe('what is not known', () => {
       { owner: { name: 'p2' }, late: false },
       { owner: { name: 'p1' }, bytes: { receive: '77' }, late: true },
     ])
+  })
+
+  test('is no window in which the last look before an outage fell', async () => {
+    const each = cluster()
+    await sampleAt(each, 0, [])
+    const uid = each.pod(1)
+    // The round begins in one window, and its answer comes in the next.
+    each.world.nodes.set('n1', [{ uid, receive: 5 }])
+    each.world.nowMs = began + hourMs - 100
+    const round = each.network.sample(live)
+    each.world.nowMs = began + hourMs + 100
+    await round
+    await sampleAt(each, 150, [{ uid, receive: 5 }])
+    await sampleAt(each, 180, [])
+    expect(received(each, window(1))).toEqual({ p1: '5' })
   })
 
   test('is a window in which no node answered, as if nobody had looked', async () => {
