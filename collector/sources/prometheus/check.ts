@@ -65,7 +65,7 @@ export async function findings(
       missing.push({ what: `${name}: no series of ${selector}`, remedy: remedyFor(selector) })
       continue
     }
-    const [most] = await api.instant(`max(count_over_time(${selector}[${lookMs}ms]))`, atMs, ask(name))
+    const [most] = await api.instant(`max(count_over_time(${selector}[${lookMs - 1}ms]))`, atMs, ask(name))
     const everyMs = most ? lookMs / Math.max(1, Number(most.samples[0]?.value)) : undefined
     works.push(
       `${name}: ${seriesIn(count)}${everyMs ? `, a sample about every ${Math.round(everyMs / secondMs)} s` : ''}`,

@@ -86,7 +86,7 @@ function itemOf(
     amount: amount instanceof Fraction ? amount : new Fraction(0),
     parts: 1,
     estimated: silent && query.kind === 'gauge',
-    ...(unfit !== undefined && { unfit: `${shown(query, metric)} ${unfit}` }),
+    ...(unfit !== undefined && { unfit: `${shown(query, metric)}: ${unfit}` }),
   }
 }
 
@@ -111,7 +111,7 @@ function joined(a: PrometheusItem, b: PrometheusItem): PrometheusItem {
 /** A series as a person finds it again; labels of a provider's own making stay out. */
 function shown(query: Query, metric: Series['metric']): string {
   const resource = query.resourceLabels.flatMap(label => labelOf(metric, label) ?? []).join('/')
-  return `${query.name}${resource === '' ? '' : `, ${resource}`}: the series`
+  return `${query.name}${resource === '' ? '' : `, ${resource}`}`
 }
 
 function amountsOf(query: Query, window: Window, answer: Answer): readonly Amount[] {
@@ -246,7 +246,7 @@ function instantsOf(device: readonly number[], series: readonly Series[]) {
       else
         throw new Fault(
           'ITEM_UNREADABLE',
-          `and another one of its device have two values at one time: is a label missing from deviceLabels?`,
+          'its device has two values at one time: is a label missing from deviceLabels?',
         )
     }
   return [...instants.values()].sort((a, b) => a.sample.atMs - b.sample.atMs)

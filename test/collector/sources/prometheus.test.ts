@@ -1,14 +1,15 @@
 /** The Prometheus source against a real server: the contract of every source, and what is its own. */
 import Fraction from 'fraction.js'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
-import type { Source } from '../../../collector/source.ts'
+import type { ClientOptions, Source } from '../../../collector/source.ts'
 import { PrometheusConfig, prometheus } from '../../../collector/sources/prometheus.ts'
-import { openHttp } from '../../../runtime/http.ts'
+import { type Http, openHttp } from '../../../runtime/http.ts'
 import { misfits } from '../../../schemas/check.ts'
 import { exact, show } from '../../../schemas/decimal.ts'
 import type { Usage } from '../../../schemas/event.ts'
 import { hourMs, minuteMs, secondMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { httpBreakages, runSourceContract, type SourceRig } from '../../contract/source.ts'
+import { faultFrom } from '../../faults.ts'
 import {
   type Passing,
   type PastSeries,
@@ -32,7 +33,7 @@ const span: Window = { startMs: endMs - 2 * hourMs, endMs }
 /** When the source is asked: what it checks is what was scraped last. */
 const nowMs = endMs + 2 * minuteMs
 
-/** Samples every so many seconds over the span and a little around it, where the function gives one. */
+/** Samples every so many seconds over the span and some minutes around it, where the function gives one. */
 function every(
   seconds: number,
   valueAt: (atMs: number, index: number) => string | number | undefined,
@@ -40,7 +41,7 @@ function every(
 ): PastSeries['samples'] {
   const samples: [number, string][] = []
   let index = 0
-  for (let atMs = span.startMs - 10 * minuteMs + offsetMs; atMs <= span.endMs; atMs += seconds * secondMs) {
+  for (let atMs = span.startMs - 10 * minuteMs + offsetMs; atMs < nowMs; atMs += seconds * secondMs) {
     const value = valueAt(atMs, index++)
     if (value !== undefined) samples.push([atMs, String(value)])
   }
@@ -214,7 +215,7 @@ const spoiled = (body: string) => body.replaceAll(/("pod":"b-1".*?"values":\[\[[
 
 for (const [scope, wrong] of [
   ['requests', [...new Set([...httpBreakages, ...Object.keys(breakages)])]],
-  ['memory', ['hang', 'empty object', 'truncated by a limit']],
+  ['memory', ['empty object', 'truncated by a limit']],
 ] as const)
   runSourceContract(`Prometheus, ${scope}`, {
     open: async ({ pageSize = 60, widthMinutes = 15 } = {}): Promise<SourceRig> => {
@@ -238,7 +239,7 @@ for (const [scope, wrong] of [
     span,
     window: { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs },
     scope,
-    widthsMinutes: [60, 15, 5, 1],
+    widthsMinutes: scope === 'requests' ? [60, 15, 5, 1] : [60, 15, 5],
     breakages: wrong,
     secrets: [token],
   })
@@ -304,12 +305,252 @@ describe('what is read', () => {
       works: [
         'answers, version 2.42.0+ds, ranges closed',
         'keeps samples for 30y',
-        'requests: 3 series, a sample about every 16 s',
-        'memory: 1 series, a sample about every 16 s',
-        'grid: 1 series',
+        'requests: 3 series, a sample about every 15 s',
+        'memory: 2 series, a sample about every 15 s',
+        'grid: 2 series',
         'value: 3 series',
       ],
       missing: [],
     })
   })
+})
+
+/** What a server from 3.0 on answers, made of what one before it did: ranges are open at their start. */
+function leftOpen(proxy: PrometheusProxy): void {
+  proxy.through = ({ form, status, body }) => {
+    const range = /^(.*)\[(\d+)ms\]$/.exec(form.get('query') ?? '')
+    if (form.get('query')?.startsWith('count_over_time(vector(0)'))
+      return { status, body: body.replace('"2"]', '"1"]') }
+    if (range === null) return { status, body }
+    const afterMs = Math.round(Number(form.get('time')) * 1000) - Number(range[2])
+    const answer = JSON.parse(body)
+    for (const series of answer.data.result)
+      series.values = series.values.filter(([at]: [number]) => Math.round(at * 1000) > afterMs)
+    answer.data.result = answer.data.result.filter(
+      (series: { values: unknown[] }) => series.values.length > 0,
+    )
+    return { status, body: JSON.stringify(answer) }
+  }
+}
+
+describe('servers of all kinds', () => {
+  test('ranges that are open at their start say the same as closed ones, sample on the edge or not', async () => {
+    for (const scope of ['requests', 'memory']) {
+      const closed = await openFor({ windowMinutes: 1, pageMinutes: 1 })
+      const open_ = await openFor({ windowMinutes: 1, pageMinutes: 1 })
+      leftOpen(open_.proxy)
+      for (const window of windowsOver({ startMs: span.startMs, endMs: span.startMs + 12 * minuteMs }, 1)) {
+        const said = await usages(closed.source, scope, window)
+        expect(said.length).toBeGreaterThan(0)
+        expect(await usages(open_.source, scope, window)).toEqual(said)
+      }
+    }
+    const { source, proxy } = await openFor()
+    leftOpen(proxy)
+    await usages(source, 'value', { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs })
+    // The whole width here, a millisecond less where the start is in it too.
+    expect(proxy.asked.at(-1)?.form.get('query')).toContain('[900000ms]')
+    expect((await source.check?.(live))?.works[0]).toContain('left-open')
+  })
+
+  test('what is too much for one answer is asked for in halves', async () => {
+    await using small = await startPrometheus({ past, flags: ['--query.max-samples=40'] })
+    const { source, proxy } = await openFor({}, small.url)
+    const window = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
+    const { source: whole } = await openFor()
+    expect(await usages(source, 'memory', window)).toEqual(await usages(whole, 'memory', window))
+    expect(proxy.asked.length).toBeGreaterThan(3)
+  })
+
+  test('infos change nothing, and neither do those that older servers sent among warnings', async () => {
+    const { source, proxy } = await openFor()
+    const window = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
+    const plain = await usages(source, 'requests', window)
+    proxy.through = ({ status, body }) => ({
+      status,
+      body: JSON.stringify({
+        ...JSON.parse(body),
+        infos: ['PromQL info: metric might not be a counter'],
+        warnings: ['PromQL info: metric might not be a counter'],
+      }),
+    })
+    expect(await usages(source, 'requests', window)).toEqual(plain)
+  })
+
+  test('native histograms count by what is configured, and are named where nothing is', async () => {
+    const histogram = (seconds: number, count: string, sum: string) => [seconds, { count, sum, buckets: [] }]
+    const atS = span.startMs / 1000
+    const metric = { __name__: 'latency', tenant: 'red', pod: 'p' }
+    const histograms = [
+      histogram(atS - 30, '3', '0.5'),
+      histogram(atS + 1, '4', '0.75'),
+      histogram(atS + 31, '9', '2.25'),
+    ]
+    const answer = (result: unknown[]) => ({
+      status: 200,
+      body: JSON.stringify({ status: 'success', data: { resultType: 'matrix', result } }),
+    })
+    for (const [given, expected] of [
+      [{ histogram: 'count' }, '6'],
+      [{ histogram: 'sum' }, '1.75'],
+    ] as const) {
+      const { source, proxy } = await openFor({ queries: [{ ...queries[0], selector: 'latency', ...given }] })
+      proxy.through = () => answer([{ metric, histograms }])
+      const [usage] = await usages(source, 'requests', {
+        startMs: span.startMs,
+        endMs: span.startMs + minuteMs,
+      })
+      expect(usage?.measures).toEqual({ requests: expected })
+    }
+    const { source, proxy } = await openFor()
+    proxy.through = () => answer([{ metric, histograms }])
+    const reading = usages(source, 'requests', { startMs: span.startMs, endMs: span.startMs + minuteMs })
+    const fault = await faultFrom(reading)
+    expect(fault.code).toBe('ITEM_UNREADABLE')
+    expect(fault.message).toContain('histogram: count')
+  })
+})
+
+describe('what cannot be known', () => {
+  const before = { startMs: span.startMs - 6 * hourMs, endMs: span.startMs - 6 * hourMs + 15 * minuteMs }
+
+  test.each(['requests', 'memory', 'value'])(
+    'a window in which nothing was scraped is not empty: %s',
+    async scope => {
+      const { source } = await openFor()
+      expect((await faultFrom(usages(source, scope, before))).code).toBe('WINDOW_UNKNOWABLE')
+      const { source: trusting } = await openFor({ upSelector: '' })
+      expect(await usages(trusting, scope, before)).toEqual([])
+    },
+  )
+
+  test('one in which only this was not scraped is empty', async () => {
+    const { source } = await openFor({ queries: [{ ...queries[0], selector: 'no_such_total' }] })
+    expect(
+      await usages(source, 'requests', { startMs: span.startMs, endMs: span.startMs + minuteMs }),
+    ).toEqual([])
+  })
+
+  test('gauges of a time in which the server was away are estimates', async () => {
+    const { source, proxy } = await openFor()
+    const window = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
+    expect((await usages(source, 'memory', window)).map(({ estimated }) => estimated)).toEqual([
+      undefined,
+      undefined,
+    ])
+    proxy.through = ({ path, status, body }) => ({
+      status,
+      // It has no answer for one of the gaps.
+      body: path.endsWith('query_range') ? body.replace(/"values":\[\[[^\]]*\],/, '"values":[') : body,
+    })
+    expect((await usages(source, 'memory', window)).map(({ estimated }) => estimated)).toEqual([true, true])
+  })
+
+  test('a window is not read before samples may have come', async () => {
+    const soon = { startMs: endMs, endMs: endMs + minuteMs }
+    const { source } = await openFor({ windowMinutes: 1 })
+    expect(source.settleDelayMs).toBe(60 * secondMs)
+    expect(await usages(source, 'memory', soon)).toHaveLength(2)
+    const { source: later } = await openFor({ windowMinutes: 1, lateSeconds: 61 })
+    expect((await faultFrom(usages(later, 'memory', soon))).code).toBe('WINDOW_UNKNOWABLE')
+  })
+
+  test('a series is first seen behind the horizon of its hour, whatever the width of the window', async () => {
+    for (const windowMinutes of [60, 5]) {
+      const { source } = await openFor({ windowMinutes, lookbackMinutes: 30 })
+      let sum = new Fraction(0)
+      for (const window of windowsOver(span, source.widthMinutes))
+        for (const { resource, measures } of await usages(source, 'requests', window))
+          if (resource.id === 'b-1') sum = sum.add(exact(measures.requests ?? '0'))
+      // Silent from minute 20 to 60, longer than the half hour before the second hour: that rise is not seen.
+      expect(show(sum)).toBe(show(new Fraction('5.9').sub(2).add(new Fraction('17.9').sub(14))))
+    }
+  })
+})
+
+describe('who asks', () => {
+  const window = { startMs: span.startMs, endMs: span.startMs + minuteMs }
+
+  test.each([
+    [{}, { authorization: `Bearer ${token}` }],
+    [
+      { bearerToken: undefined, basic: { username: 'me', password: `\${env:P}` } },
+      { authorization: `Basic ${Buffer.from(`me:${token}`).toString('base64')}` },
+    ],
+    [
+      {
+        headers: [
+          { name: 'X-Scope-OrgID', value: 'a' },
+          { name: 'X-Key', value: `\${env:K}` },
+        ],
+      },
+      { 'x-scope-orgid': 'a', 'x-key': token },
+    ],
+  ])('%#', async (config, headers) => {
+    const { source, proxy } = await openFor(config)
+    await usages(source, 'memory', window)
+    expect(proxy.asked[0]?.headers).toMatchObject(headers)
+    // A server that repeats what it was sent tells nobody.
+    for (const repeated of Object.values(headers)) {
+      proxy.through = () => ({
+        status: 400,
+        body: JSON.stringify({ status: 'error', error: `bad ${repeated}` }),
+      })
+      const fault = await faultFrom(usages(source, 'memory', window))
+      expect(fault.code).toBe('SOURCE_REFUSED')
+      expect(JSON.stringify([fault.message, fault.facts])).not.toContain(token)
+      expect(JSON.stringify([fault.message, fault.facts])).not.toContain(
+        Buffer.from(`me:${token}`).toString('base64'),
+      )
+    }
+  })
+
+  test('certificates are read anew for each call', async () => {
+    const read: string[] = []
+    const asked: unknown[] = []
+    const client = (options: ClientOptions): Http => {
+      asked.push(options.tls?.())
+      asked.push(options.tls?.())
+      return openHttp({ retries: 0 })
+    }
+    const config = {
+      name: 'test',
+      url: 'https://prometheus.example.com',
+      queries: structuredClone(queries),
+      tls: { ca: 'file:ca.pem', cert: 'file:cert.pem', key: 'file:key.pem' },
+    }
+    expect(misfits(PrometheusConfig, config)).toEqual([])
+    const secret = (reference: string) => `${reference} ${read.push(reference)}`
+    await using http = openHttp({ retries: 0 })
+    prometheus.open(config as object as PrometheusConfig, sourceContext({ http, client, secret }))
+    expect(asked).toEqual([
+      { ca: 'file:ca.pem 1', cert: 'file:cert.pem 2', key: 'file:key.pem 3' },
+      { ca: 'file:ca.pem 4', cert: 'file:cert.pem 5', key: 'file:key.pem 6' },
+    ])
+  })
+})
+
+test('options that do not fit together are refused', async () => {
+  const whole = {
+    kind: 'counter',
+    selector: 'x',
+    name: 'q',
+    measure: 'requests',
+    subject: 's',
+    resourceLabels: ['pod'],
+  }
+  const wrong = async (query: object, config: object = {}) =>
+    (await faultFrom(open({ queries: [query], ...config }))).message
+  expect(await wrong({ ...whole, selector: undefined, query: 'rate(x[5m])' })).toContain(
+    'a counter takes a selector',
+  )
+  expect(await wrong({ ...whole, selector: 'rate(x[5m])' })).toContain('plain selector')
+  expect(await wrong({ ...whole, subjectLabel: 'y' })).toContain('either subject or subjectLabel')
+  expect(await wrong({ ...whole, firstSight: 'zero' })).toContain('go together')
+  expect(await wrong(whole, { queries: [whole, whole] })).toContain('two are named "q"')
+  expect(await wrong(whole, { queries: [] })).toContain('neither presets nor queries')
+  expect(await wrong(whole, { url: 'https://me:secret@host' })).not.toContain('secret')
+  expect(await wrong(whole, { basic: { username: 'a', password: `\${env:P}` } })).toContain(
+    'exclude each other',
+  )
 })
