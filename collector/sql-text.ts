@@ -6,7 +6,8 @@ import { Fault } from '../schemas/fault.ts'
 
 export const placeholders = ['start', 'end', 'after', 'limit'] as const
 export type Placeholder = (typeof placeholders)[number]
-export type Dialect = 'postgresql' | 'clickhouse'
+/** MySQL has no source of its own here: docs/adding.md shows one. */
+export type Dialect = 'postgresql' | 'clickhouse' | 'mysql'
 
 /** A statement in which each placeholder stands as the server wants it. */
 export interface BoundSql {
@@ -94,7 +95,7 @@ function* tokensOf(sql: string, dialect: Dialect): Generator<Token> {
     if (/\s/.test(here)) {
       at += 1
       yield { of: 'blank', start, end: at }
-    } else if (two === '--' || (!postgresql && (two === '# ' || two === '#!'))) {
+    } else if (isLineComment(sql, at, dialect)) {
       const lineEnd = sql.indexOf('\n', at)
       at = lineEnd < 0 ? sql.length : lineEnd
       yield { of: 'blank', start, end: at }
@@ -108,7 +109,7 @@ function* tokensOf(sql: string, dialect: Dialect): Generator<Token> {
       // In PostgreSQL a backslash is a letter but in E'…': the session sets standard_conforming_strings.
       at = quoteEnd(sql, at, postgresql ? 'plain' : 'escapes')
       yield { of: 'code', start, end: at }
-    } else if (here === '$' && matched(dollarTag) !== undefined) {
+    } else if (here === '$' && dialect !== 'mysql' && matched(dollarTag) !== undefined) {
       const tag = matched(dollarTag)!
       const end = sql.indexOf(tag, at + tag.length)
       if (end < 0) throw unended(sql, at, tag)
@@ -130,6 +131,14 @@ function* tokensOf(sql: string, dialect: Dialect): Generator<Token> {
       yield { of: 'code', start, end: at }
     }
   }
+}
+
+function isLineComment(sql: string, at: number, dialect: Dialect): boolean {
+  const two = sql.slice(at, at + 2)
+  if (dialect === 'postgresql') return two === '--'
+  if (dialect === 'clickhouse') return two === '--' || two === '# ' || two === '#!'
+  // In MySQL `5--1` is 6.
+  return two[0] === '#' || (two === '--' && /^\s?$/.test(sql.slice(at + 2, at + 3)))
 }
 
 /** Past the quote that ends what begins here; a doubled one is part of it. */

@@ -42,6 +42,14 @@ test.each([
 })
 
 test.each([
+  ['select 5--1, :start -- :end', 'select 5--1, <start> -- :end'],
+  ['select 1 #:start\n, :end', 'select 1 #:start\n, <end>'],
+  ["select `:start`, 'it\\'s :end', $x$, :end, '$x$'", "select `:start`, 'it\\'s :end', $x$, <end>, '$x$'"],
+])('MySQL: %s', (sql, bound) => {
+  expect(bind(sql, 'mysql')).toBe(bound)
+})
+
+test.each([
   ["select 'a", /' at line 1, column 8 has no end/],
   ['select\n  $x$ $$', /\$x\$ at line 2, column 3 has no end/],
   ['select /* /* */', /\/\* at line 1, column 8 has no end/],
