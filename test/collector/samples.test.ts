@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import Fraction from 'fraction.js'
 import { describe, expect, test } from 'vitest'
-import { counterGrowth, gaugeIntegral, type Sample } from '../../collector/samples.ts'
+import { counterGrowth, gaugeIntegral, type Sample, unitsOf } from '../../collector/samples.ts'
 import { show } from '../../schemas/decimal.ts'
 import { Fault } from '../../schemas/fault.ts'
 import type { Window } from '../../schemas/window.ts'
@@ -118,6 +118,19 @@ test.each(['+Inf', '-Inf', '-1', '', '1,5', '0x10', 'null', '1e9999'])('%j is no
       expect(error).toBeInstanceOf(Fault)
       expect((error as Fault).code).toBe('ITEM_UNREADABLE')
     }
+})
+
+test('each sample is rounded once to the places of the scale, half away from zero', () => {
+  const scale = { perUnit: new Fraction(1, 8), places: 2 }
+  // 0.125, 0.25 and 1.375 are 0.13, 0.25 and 1.38.
+  const samples = at('0 1, 10 2, 20 11')
+  const counted = (window: Window) =>
+    show(counterGrowth(samples, window, { firstSight: 'zero', scale }).growth)
+  expect([span(0, 10), span(10, 20), span(20, 30)].map(counted)).toEqual(['0.13', '0.12', '1.13'])
+  expect(counted(span(0, 30))).toBe('1.38')
+  const held = gaugeIntegral(samples, span(0, 20), { maxGapMs: 60_000, scale }).integral
+  expect(show(held)).toBe('3.8')
+  expect(unitsOf({ atMs: 0, value: '1.1e+01' }, scale)).toBe(138n)
 })
 
 test('two values at one time are a fault, the same one twice is one', () => {
