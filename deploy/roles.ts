@@ -603,7 +603,8 @@ export async function startRoles(
   const onHalt = (fault: Fault) => pushing.reject(fault)
   if (door) {
     parts.push(pushing.promise)
-    signal.addEventListener('abort', () => pushing.resolve(), { once: true })
+    if (signal.aborted) pushing.resolve()
+    else signal.addEventListener('abort', () => pushing.resolve(), { once: true })
   }
   /** What already runs ends before what it runs on is closed. */
   const endParts = async () => {
