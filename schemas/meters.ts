@@ -94,49 +94,144 @@ export function catalogueMisfits(meters: readonly Meter[]): readonly Misfit[] {
   return found
 }
 
+/** 1024³ × 3600: from byte-seconds to GiB-hours. */
+const gibHour = '3865470566400'
+
+type Billed = Pick<Meter, 'slug' | 'description' | 'value' | 'per' | 'unit'>
+
+/** Meters that add up a measure of one type of event each: two kinds of source may report one GPU twice. */
+function sums(eventType: string, groupBy: Meter['groupBy'], billed: readonly Billed[]): readonly Meter[] {
+  return billed.map(meter => ({ ...meter, eventTypes: [eventType], aggregation: 'SUM', groupBy }))
+}
+
+const rafayDims = {
+  organization: 'organization',
+  profile: 'profile',
+  profile_type: 'profile_type',
+  gpu_type: 'gpu_type',
+  instance: '$.resource.id',
+}
+const kubernetesPodDims = {
+  namespace: 'namespace',
+  node_pool: 'node_pool',
+  gpu_type: 'gpu_type',
+  mig_profile: 'mig_profile',
+  owner: 'owner',
+  pod: '$.resource.id',
+}
+const runaiDims = {
+  cluster: 'cluster',
+  department: 'department',
+  project: 'project',
+  user: 'user',
+  workload: 'workload',
+  category: 'category',
+  node_pool: 'node_pool',
+  gpu_type: 'gpu_type',
+}
+
 /** The meters that are there when no catalogue is configured. */
 export const defaultMeters: readonly Meter[] = [
-  {
-    slug: 'instance_hours',
-    description: 'Hours that instances were allocated.',
-    eventTypes: ['io.meterline.rafay.instance.v1'],
-    aggregation: 'SUM',
-    value: 'instance_seconds',
-    per: '3600',
-    groupBy: {
-      organization: 'organization',
-      profile: 'profile',
-      profile_type: 'profile_type',
-      gpu_type: 'gpu_type',
-      instance: '$.resource.id',
+  ...sums('io.meterline.rafay.instance.v1', rafayDims, [
+    {
+      slug: 'instance_hours',
+      description: 'Hours that instances were allocated.',
+      ...{ value: 'instance_seconds', per: '3600', unit: 'h' },
     },
-    unit: 'h',
-  },
-  {
-    slug: 'gpu_hours',
-    description: 'GPU-hours allocated: GPUs times hours.',
-    eventTypes: ['io.meterline.rafay.instance.v1'],
-    aggregation: 'SUM',
-    value: 'gpu_seconds',
-    per: '3600',
-    groupBy: {
-      organization: 'organization',
-      profile: 'profile',
-      profile_type: 'profile_type',
-      gpu_type: 'gpu_type',
-      instance: '$.resource.id',
+    {
+      slug: 'gpu_hours',
+      description: 'GPU-hours allocated: GPUs times hours.',
+      ...{ value: 'gpu_seconds', per: '3600', unit: 'h' },
     },
-    unit: 'h',
-  },
-  {
-    slug: 'tokens',
-    description: 'Model tokens.',
-    eventTypes: ['io.meterline.rafay.tokens.v1'],
-    aggregation: 'SUM',
-    value: 'tokens',
-    groupBy: { organization: 'organization', model: 'model' },
-    unit: 'token',
-  },
+  ]),
+  ...sums('io.meterline.rafay.tokens.v1', { organization: 'organization', model: 'model' }, [
+    { slug: 'tokens', description: 'Model tokens.', value: 'tokens', unit: 'token' },
+  ]),
+  ...sums('io.meterline.kubernetes.pod.v1', kubernetesPodDims, [
+    {
+      slug: 'kubernetes_gpu_hours',
+      description: 'GPU-hours that pods held.',
+      ...{ value: 'gpu_seconds', per: '3600', unit: 'h' },
+    },
+    {
+      slug: 'kubernetes_cpu_core_hours',
+      description: 'Core-hours that pods reserved.',
+      ...{ value: 'cpu_core_seconds', per: '3600', unit: 'core.h' },
+    },
+    {
+      slug: 'kubernetes_memory_gib_hours',
+      description: 'Memory that pods reserved, times the time.',
+      ...{ value: 'memory_byte_seconds', per: gibHour, unit: 'GiB.h' },
+    },
+  ]),
+  ...sums(
+    'io.meterline.kubernetes.volume.v1',
+    { namespace: 'namespace', storage_class: 'storage_class', volume: '$.resource.id' },
+    [
+      {
+        slug: 'kubernetes_storage_gib_hours',
+        description: 'Storage of volumes that are claimed, or kept after their claim, times the time.',
+        ...{ value: 'storage_byte_seconds', per: gibHour, unit: 'GiB.h' },
+      },
+    ],
+  ),
+  ...sums(
+    'io.meterline.kubernetes.load_balancer.v1',
+    { namespace: 'namespace', load_balancer: '$.resource.id' },
+    [
+      {
+        slug: 'kubernetes_load_balancer_hours',
+        description: 'Hours that services of type LoadBalancer had an address.',
+        ...{ value: 'load_balancer_seconds', per: '3600', unit: 'h' },
+      },
+    ],
+  ),
+  ...sums('io.meterline.kubernetes.network.v1', { namespace: 'namespace' }, [
+    {
+      slug: 'kubernetes_network_receive_bytes',
+      description: 'Bytes that pods received.',
+      ...{ value: 'network_receive_bytes', unit: 'By' },
+    },
+    {
+      slug: 'kubernetes_network_transmit_bytes',
+      description: 'Bytes that pods sent.',
+      ...{ value: 'network_transmit_bytes', unit: 'By' },
+    },
+  ]),
+  ...sums('io.meterline.runai.pod.v1', runaiDims, [
+    {
+      slug: 'runai_gpu_hours',
+      description: 'GPU-hours that workloads held, fractions in part.',
+      ...{ value: 'gpu_seconds', per: '3600', unit: 'h' },
+    },
+    {
+      slug: 'runai_cpu_core_hours',
+      description: 'Core-hours that workloads reserved.',
+      ...{ value: 'cpu_core_seconds', per: '3600', unit: 'core.h' },
+    },
+    {
+      slug: 'runai_memory_gib_hours',
+      description: 'Memory that workloads reserved, times the time.',
+      ...{ value: 'memory_byte_seconds', per: gibHour, unit: 'GiB.h' },
+    },
+  ]),
+  ...sums('io.meterline.runai.gpu.v1', runaiDims, [
+    {
+      slug: 'runai_gpu_active_hours',
+      description: 'GPU-hours worked: utilisation times the time.',
+      ...{ value: 'gpu_active_seconds', per: '3600', unit: 'h' },
+    },
+    {
+      slug: 'runai_gpu_idle_hours',
+      description: 'GPU-hours held and idle.',
+      ...{ value: 'gpu_idle_seconds', per: '3600', unit: 'h' },
+    },
+    {
+      slug: 'runai_gpu_memory_gib_hours',
+      description: 'GPU memory used, times the time.',
+      ...{ value: 'gpu_memory_byte_seconds', per: gibHour, unit: 'GiB.h' },
+    },
+  ]),
 ]
 
 /** A changed definition is another meter to the rollups: this tells the two apart. */
