@@ -616,6 +616,7 @@ function workloadRows(
   nowMs: number,
   version: RunaiVersion,
 ): readonly (JsonObject & { id: string })[] {
+  const podsOf = Map.groupBy(fixture.pods, pod => pod.workloadId)
   return fixture.workloads
     .filter(({ createdMs }) => createdMs <= nowMs)
     .map(workload => {
@@ -627,9 +628,8 @@ function workloadRows(
         ...(workload.completedMs === undefined ? [] : [{ atMs: workload.completedMs, phase: 'Completed' }]),
       ]
       const last = phases.filter(({ atMs }) => atMs <= nowMs).at(-1)
-      const running = fixture.pods.filter(
+      const running = (podsOf.get(workload.id) ?? []).filter(
         pod =>
-          pod.workloadId === workload.id &&
           known(pod.startedMs) !== undefined &&
           known(pod.completedMs) === undefined &&
           known(pod.deletedMs) === undefined,

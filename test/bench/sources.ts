@@ -14,6 +14,7 @@ import {
   runaiDemoSecret,
   startRunaiDouble,
 } from '../../deploy/demo/runai.ts'
+import { runaiMetricsBehaviour, runaiMetricsRoutes } from '../../deploy/demo/runai-metrics.ts'
 import { printRows } from '../../runtime/print.ts'
 import { hourMs, minuteMs, type Window, windowsOver } from '../../schemas/window.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
@@ -127,46 +128,52 @@ const providers: Readonly<Record<string, () => Promise<Provider>>> = {
   runai: async () => {
     const latencyMs = 20
     const clusterId = uuidOf(1)
-    const double = await startRunaiDouble({
-      fixture: {
-        clusters: [{ id: clusterId, name: 'gpu-1', createdMs: endMs - 100 * hourMs }],
-        workloads: Array.from({ length: 1000 }, (_, at) => ({
-          id: uuidOf(10_000 + at),
-          name: `job-${at}`,
-          clusterId,
-          projectId: String(at % 20),
-          projectName: `project-${at % 20}`,
-          departmentId: '2',
-          departmentName: 'research',
-          type: 'runai-job',
-          category: 'Train',
-          submittedBy: 'ada@example.com',
-          priorityClassName: 'train',
-          preemptible: true,
-          createdMs: endMs - 24 * hourMs,
-        })),
-        pods: Array.from({ length: 2000 }, (_, at) => ({
-          id: uuidOf(20_000 + at),
-          name: `job-${at % 1000}-${at}`,
-          workloadId: uuidOf(10_000 + (at % 1000)),
-          clusterId,
-          nodeName: `gpu-node-${at % 100}`,
-          nodePool: 'a100',
-          createdMs: endMs - 24 * hourMs,
-          startedMs: endMs - 23 * hourMs,
-          allocated: { gpu: '1', gpuMemory: '80Gi', cpu: '4', cpuMemory: '16Gi' },
-        })),
-        nodes: [],
-      } as unknown as RunaiFixture,
-      behaviour: { latencyMs },
-    })
+    const fixture: RunaiFixture = {
+      clusters: [{ id: clusterId, name: 'gpu-1', createdMs: endMs - 100 * hourMs }],
+      workloads: Array.from({ length: 1000 }, (_, at) => ({
+        id: uuidOf(10_000 + at),
+        name: `job-${at}`,
+        clusterId,
+        projectId: String(at % 20),
+        projectName: `project-${at % 20}`,
+        departmentId: '2',
+        departmentName: 'research',
+        type: 'runai-job',
+        category: 'Train',
+        submittedBy: 'ada@example.com',
+        priorityClassName: 'train',
+        preemptible: true,
+        createdMs: endMs - 24 * hourMs,
+      })),
+      pods: Array.from({ length: 2000 }, (_, at) => ({
+        id: uuidOf(20_000 + at),
+        name: `job-${at % 1000}-${at}`,
+        workloadId: uuidOf(10_000 + (at % 1000)),
+        clusterId,
+        nodeName: `gpu-node-${at % 100}`,
+        nodePool: 'a100',
+        createdMs: endMs - 24 * hourMs,
+        startedMs: endMs - 23 * hourMs,
+        allocated: { gpu: '1', gpuMemory: '80Gi', cpu: '4', cpuMemory: '16Gi' },
+      })),
+      nodes: [],
+    }
+    // A call for each pod and each workload: sequential lists are little beside them.
+    const routes = runaiMetricsRoutes(fixture, runaiMetricsBehaviour())
+    const double = await startRunaiDouble({ fixture, routes, behaviour: { latencyMs } })
     return {
-      holds: `1000 workloads with 2000 pods, ${latencyMs} ms a call`,
+      holds: `1000 workloads with 2000 pods and their GPUs, ${latencyMs} ms a call (wanted: a ratio under 1.5)`,
       load: {
         kind: 'runai',
-        config: { name: 'bench', url: double.url, clientId: runaiDemoClientId, clientSecret: key },
+        config: {
+          name: 'bench',
+          url: double.url,
+          clientId: runaiDemoClientId,
+          clientSecret: key,
+          metrics: { collect: ['utilization', 'memory', 'idle'] },
+        },
         secrets: { [key]: runaiDemoSecret },
-        windows: hours(2),
+        windows: hours(0.25, 15),
         nowMs: Date.now(),
       },
       [Symbol.asyncDispose]: () => double.close(),
