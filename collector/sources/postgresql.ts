@@ -4,7 +4,7 @@
  */
 import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
-import { Fault } from '../../schemas/fault.ts'
+import { Fault, type FaultCode } from '../../schemas/fault.ts'
 import { dayMs, minuteMs, secondMs, showInstant, type Window } from '../../schemas/window.ts'
 import { defineSource, type Findings, type Source, type SourceContext } from '../source.ts'
 import {
@@ -215,7 +215,12 @@ async function check(
   const works: string[] = []
   const missing: { what: string; remedy: string }[] = []
   for (const [index, prepared] of queries.entries()) {
-    await using session = await connect(signal)
+    await using session = await connect(signal).catch((error: unknown) => {
+      if (!(error instanceof Fault) || error.code === 'ABORTED') throw error
+      missing.push({ what: error.message, remedy: connectRemedies[error.code] ?? queryRemedy(error) })
+      return undefined
+    })
+    if (!session) break
     if (index === 0) await checkServer(session, nowMs(), works, missing)
     const { query } = prepared
     try {
@@ -241,7 +246,7 @@ async function check(
       if (lacking.length === 0) works.push(`query ${query.name}: ${columns.length} columns`)
     } catch (error) {
       if (!(error instanceof Fault) || error.code === 'ABORTED') throw error
-      missing.push({ what: error.message, remedy: remedyOf(error) })
+      missing.push({ what: error.message, remedy: queryRemedy(error) })
     }
   }
   return { works, missing }
@@ -289,7 +294,14 @@ select case
 end
 `
 
-function remedyOf(fault: Fault): string {
+const connectRemedies: Partial<Record<FaultCode, string>> = {
+  SOURCE_UNREACHABLE: 'check `host`, `port` and `tls`, and what is between',
+  SOURCE_MISSING: 'check `database`',
+  SOURCE_DENIED: 'check `user`, `password` and the certificate in `tls`, and pg_hba.conf of the server',
+  SOURCE_REFUSED: 'check `tls`',
+}
+
+function queryRemedy(fault: Fault): string {
   if (fault.code === 'SOURCE_DENIED') return 'grant select on what it reads, and usage on its schema'
   if (fault.code === 'SOURCE_REFUSED') return 'mend the query, there'
   return 'look at the server, and check again'

@@ -426,6 +426,21 @@ describe('check', () => {
     })
   })
 
+  test.each([
+    [{ database: 'nowhere' }, 'check `database`'],
+    [
+      { user: 'nobody_here' },
+      'check `user`, `password` and the certificate in `tls`, and pg_hba.conf of the server',
+    ],
+    [{ port: 1 }, 'check `host`, `port` and `tls`, and what is between'],
+  ])('a connection that cannot be made is told once: %j', async (options, remedy) => {
+    await using opened = open([queryOf('pg_class'), queryOf('pg_class', { name: 'second' })], options)
+    expect(await opened.source.check!(live)).toEqual({
+      works: [],
+      missing: [{ what: expect.stringMatching(/^connecting: PostgreSQL/), remedy }],
+    })
+  })
+
   test('a role that may write is told', async () => {
     const table = await usageTable()
     await admin.query(`grant update on ${table} to meter`)
