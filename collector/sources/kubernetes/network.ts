@@ -77,6 +77,7 @@ const padded = (ms: number) => String(Math.max(ms, 0)).padStart(15, '0')
 const bucketsFrom = (ms: number) => `network/in/${padded(ms)}/`
 const startOfBucket = (key: string) => Number(key.split('/')[2])
 const gapKey = (fromMs: number) => `network/gap/${padded(fromMs)}`
+const lanes = 4
 const seriesKeptMs = 24 * 60 * minuteMs
 
 export type Network = ReturnType<typeof openNetwork>
@@ -117,8 +118,10 @@ export function openNetwork(
       [beganKey, String(beganMs)],
       ...(isGap ? [[gapKey(lookedMs), String(startMs)] as const] : []),
     ])
-    await Promise.all(
-      nodes.map(async node => {
+    // A kubelet answers megabytes: few of them are held at once.
+    const waiting = nodes.values()
+    const lane = async () => {
+      for (const node of waiting) {
         let samples: readonly NetworkSample[]
         try {
           samples = networkSamples(await around.scrape(node, signal))
@@ -126,12 +129,13 @@ export function openNetwork(
           const fault = asFault(error, 'SOURCE_UNREACHABLE', { node })
           if (signal.aborted || fault.fate === 'halt') throw fault
           failing.set(node, fault)
-          return
+          continue
         }
         take(node, samples, { sealedMs, beganMs })
         failing.delete(node)
-      }),
-    )
+      }
+    }
+    await Promise.all(Array.from({ length: lanes }, lane))
     for (const node of failing.keys()) if (!nodes.includes(node)) failing.delete(node)
     // Where none answered, nobody looked.
     if (nodes.length > 0 && failing.size === nodes.length) return

@@ -468,6 +468,34 @@ test('whatever is sampled when, through nodes that fail, resets and restarts: th
   )
 })
 
+test('few nodes are asked at once, and all of them in each round', async () => {
+  let [underWay, most] = [0, 0]
+  const asked: string[] = []
+  const nodes = Array.from({ length: 25 }, (_, index) => `n${index}`)
+  const network = openNetwork(
+    { widthMinutes: 60, sampleSeconds: 60, retentionMs: hourMs },
+    { state: passingState(), nowMs: () => began },
+    {
+      nodes: () => nodes,
+      scrape: async node => {
+        asked.push(node)
+        underWay += 1
+        most = Math.max(most, underWay)
+        await new Promise(resolve => setImmediate(resolve))
+        underWay -= 1
+        if (node === 'n3') throw new Fault('SOURCE_BUSY', 'later')
+        return text([])
+      },
+      pod: () => undefined,
+      podNamed: () => undefined,
+    },
+  )
+  await network.sample(live)
+  expect(asked).toEqual(nodes)
+  expect(most).toBe(4)
+  expect(network.problem()).toBe('network of node n3: later')
+})
+
 test('a watch samples at each multiple of its interval, tells what it could not keep, and ends with the signal', async () => {
   const each = cluster()
   const stop = new AbortController()

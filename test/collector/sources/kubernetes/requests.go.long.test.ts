@@ -4,7 +4,7 @@ import { expect, test } from 'vitest'
 import { podOf } from '../../../../collector/sources/kubernetes/objects.ts'
 import { nanoOf } from '../../../../collector/sources/kubernetes/quantity.ts'
 import { podRequests } from '../../../../collector/sources/kubernetes/requests.ts'
-import { askComponentHelpers, type GoNumber } from '../../../rig/component-helpers.ts'
+import { askComponentHelpers, type GoNumber } from '../../../rig/kubernetes-go.ts'
 import { everything, json } from './manifests.ts'
 
 const podCount = 5000
