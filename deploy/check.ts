@@ -4,7 +4,9 @@ import { type OpenedSource, sourceName } from '../collector/collect.ts'
 import type { Findings, Source } from '../collector/source.ts'
 import { checkConfig, type LoadedConfig } from '../runtime/config.ts'
 import { printJson } from '../runtime/print.ts'
+import { readSecret } from '../runtime/secrets.ts'
 import type { Problem } from '../runtime/yaml.ts'
+import { secretShape } from '../schemas/config.ts'
 import { asFault, describeFault, Fault, faults } from '../schemas/fault.ts'
 import { secondMs } from '../schemas/window.ts'
 import { type GridFindings, gridFindings } from './grids.ts'
@@ -33,6 +35,7 @@ const answerMsMaxDefault = 30 * secondMs
 /** After that it is told to stop, and left alone where it does not. */
 const stopMsMax = secondMs
 const wordsLengthMax = 300
+const reference = new RegExp(secretShape)
 /** A person waits. */
 const bounds = { retries: 1, deadlineMs: 12 * secondMs, retryAfterMsMax: 5 * secondMs }
 
@@ -57,7 +60,9 @@ export async function check(
   const grids = gridFindings(opened, { data: config.data, nowMs: settings.nowMs() })
   const asked = settings.offline === true ? [] : await askEach(opened, settings)
   const order = config.sources.map(sourceName)
-  const sources = [...shut, ...asked].sort((a, b) => order.indexOf(a.source) - order.indexOf(b.source))
+  const secrets = secretsIn(config.sources, settings.env)
+  const told = [...shut, ...asked].map(one => without(secrets, one))
+  const sources = told.sort((a, b) => order.indexOf(a.source) - order.indexOf(b.source))
   const isFine = grids.faults.length === 0 && sources.every(({ missing }) => missing.length === 0)
 
   if (json === true)
@@ -71,6 +76,29 @@ export async function check(
     for (const source of sources) stdout(`${sourceLine(source)}\n`)
   }
   return isFine ? 0 : 1
+}
+
+/** All that the references of the sources point at, as far as it can be read. */
+function secretsIn(value: unknown, env: Settings['env']): readonly string[] {
+  if (typeof value === 'object' && value !== null)
+    return Object.values(value).flatMap(inner => secretsIn(inner, env))
+  if (typeof value !== 'string' || !reference.test(value)) return []
+  try {
+    return [readSecret(value, { env, option: '' })]
+  } catch {
+    return []
+  }
+}
+
+/** Whatever a provider or a driver says: no secret is in it. */
+function without(secrets: readonly string[], { source, works, missing }: CheckedSource): CheckedSource {
+  const clean = (text: string) =>
+    secrets.reduce((shown, secret) => (secret.length > 3 ? shown.replaceAll(secret, '…') : shown), text)
+  return {
+    source,
+    works: works.map(clean),
+    missing: missing.map(({ what, remedy }) => ({ what: clean(what), remedy: clean(remedy) })),
+  }
 }
 
 function gridLines({ faults, notes }: GridFindings): Checked['grids'] {

@@ -360,11 +360,7 @@ function refusal(
   retryAfterMs: number | undefined,
 ): Outcome {
   const { endpoint } = asked
-  const secrets = Object.entries(asked.headers ?? {}).filter(([name]) => /key|auth|rafay|token/i.test(name))
-  const sentence = sentenceOf(
-    said,
-    secrets.map(([, value]) => value),
-  )
+  const sentence = sentenceOf(said, secretsIn(asked.headers ?? {}))
   const message = `${endpoint}: HTTP ${status}${sentence && ` (${sentence})`}`
   const facts: FaultFacts = { endpoint, status, ...(retryAfterMs !== undefined && { retryAfterMs }) }
   if (status === 408 || status === 425 || status === 429 || status >= 500)
@@ -383,6 +379,22 @@ function refusal(
 }
 
 /**
+ * What a provider may repeat of a call and nobody should read: any header may be a key, whole or behind its scheme, and
+ * Basic holds a password.
+ */
+function secretsIn(headers: Readonly<Record<string, string>>): readonly string[] {
+  return Object.entries(headers)
+    .filter(([name]) => !/^(accept|content-type|user-agent)/i.test(name))
+    .flatMap(([, value]) => {
+      const [scheme = '', ...parts] = value.split(' ')
+      if (!/^basic$/i.test(scheme)) return [value, ...parts]
+      const [, ...password] = Buffer.from(parts.join(''), 'base64').toString().split(':')
+      return [value, ...parts, password.join(':')]
+    })
+    .filter(secret => secret.length > 3)
+}
+
+/**
  * The provider's own sentence, where its body is JSON with an `error` or `message`: one line, clipped, and without
  * the secrets of the call, in case it repeats them.
  */
@@ -396,7 +408,7 @@ function sentenceOf(body: string, secrets: readonly string[]): string {
   }
   if (typeof sentence !== 'string') return ''
   let shown = sentence.replace(/[\p{C}\s]+/gu, ' ').trim()
-  for (const secret of secrets) if (secret !== '') shown = shown.replaceAll(secret, '…')
+  for (const secret of secrets) shown = shown.replaceAll(secret, '…')
   return shown.length > 200 ? `${shown.slice(0, 200)}…` : shown
 }
 

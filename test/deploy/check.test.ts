@@ -171,6 +171,21 @@ describe('check', () => {
     ])
   })
 
+  test('a secret that a provider puts into its answer is not printed', async () => {
+    double.fixture.organizations.push({ id: 'x', name: 'X', slug: 'x' })
+    double.fixture.profiles.push({
+      id: 'p',
+      name: `for ${rafayDemoKey}`,
+      kind: 'compute',
+      organizationIds: ['x'],
+    })
+    double.fixture.organizations.splice(0, 3)
+    double.fixture.profiles.splice(0, 3)
+    const { code, stdout } = await checked([source('one', { dialect: 'console' })])
+    expect(stdout).toContain('for …: ')
+    expect(code).toBe(0)
+  })
+
   test('what a provider says stays on one line and steers no terminal', async () => {
     double.behaviour.faults = []
     const { stdout } = await checked([source('one', { url: `${double.url}/nowhere` })])

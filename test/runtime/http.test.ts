@@ -327,6 +327,20 @@ test('who asks may tell more of a refusal than its status does, and whether to t
   expect(counted.calls).toBe(3)
 })
 
+test.each([
+  ['Bearer s3cr3t-key', 's3cr3t-key'],
+  [`Basic ${Buffer.from('me:s3cr3t:key').toString('base64')}`, 's3cr3t:key'],
+  ['s3cr3t-key', 's3cr3t-key'],
+])('nor without the scheme it was sent by: %s', async (value, secret) => {
+  const url = await serve((_, response) =>
+    response.writeHead(401).end(JSON.stringify({ message: `${secret} (${value}) is not valid` })),
+  )
+  for (const header of ['authorization', 'X-Of-The-Proxy']) {
+    const fault = await faultFrom(ask(client().http, url, live, { [header]: value }))
+    expect(fault.message).toBe('test.answer: HTTP 401 (… (…) is not valid)')
+  }
+})
+
 test('a self-signed server is refused at once, and trusted with its certificate in `ca`', async () => {
   const tls = (name: string) => readFileSync(new URL(`../fixtures/tls/${name}`, import.meta.url), 'utf8')
   let connections = 0
