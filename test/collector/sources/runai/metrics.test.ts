@@ -233,6 +233,32 @@ describe('what a pod used', () => {
     for (const each of totals) expect(each).toEqual(totals[0])
   })
 
+  test('also where samples come when they were scraped, unevenly, and whatever their number', async () => {
+    // About every 20 s, with a hole of four minutes; an answer holds those in its range, its end included.
+    const scrapesMs = Array.from(
+      { length: 240 },
+      (_, at) => startMs + (at - 30) * 20_000 + ((at * 7919) % 9000),
+    )
+    const told = scrapesMs.filter(ms => ms < startMs + 20 * minuteMs || ms > startMs + 24 * minuteMs)
+    const times: RunaiMetricsBehaviour['times'] = (from, to) => told.filter(ms => from <= ms && ms <= to)
+    const totals = await Promise.all(
+      ([60, 15, 5, 1] as const).map(async width => {
+        const rig = await open({ fixture: fixtureOf(1, '2'), behaviour: { times } })
+        const all: Usage[] = []
+        for (const window of windowsOver(hour, width)) {
+          const { usages, faults } = await rig.usages(window)
+          // Of a minute in the hole nothing is known: that is a gap, not zero.
+          const isInHole =
+            window.startMs >= startMs + 22 * minuteMs && window.endMs <= startMs + 24 * minuteMs
+          expect([width, faults.length > 0]).toEqual([width, isInHole])
+          all.push(...usages)
+        }
+        return sumsOf(all)
+      }),
+    )
+    for (const each of totals) expect(each).toEqual(totals[0])
+  })
+
   test('many pods are asked for a few at a time, in order, and all come', async () => {
     const rig = await open({ fixture: fixtureOf(25, '1'), behaviour: { value: steady } })
     const { usages } = await rig.usages(hour)
