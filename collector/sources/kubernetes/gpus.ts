@@ -21,7 +21,7 @@ export const gpuOptions = {
       'What a MIG slice or a replica of a shared GPU counts. fraction: its part of the GPU, so that those of one GPU sum to one. count: one, as it is requested.',
   }),
   reservationNamespaces: names(
-    'Namespaces of the pods with which Run:ai and KAI hold a GPU that others share: they are not billed.',
+    'Namespaces of the pods with which Run:ai and KAI hold a GPU that others share: their GPUs do not count a second time.',
     ['runai-reservation', 'kai-resource-reservation'],
   ),
   gpuTypeLabels: names('Labels of nodes that name the type of their GPUs, the first one present counts.', [
