@@ -140,6 +140,38 @@ test('transactions that commit in any order: each read is what was committed, th
   }
 })
 
+test('the pages of a read are of one moment, whatever is committed between them', async () => {
+  const table = await usageTable(
+    Array.from({ length: 40 }, (_, index) => `('t', 'vm-${index}', '2026-02-12T08:00Z', 100000, 1, 'H100')`),
+  )
+  const sql = `select * from ${table} where at >= :start and at < :end and (:after is null or id > :after::int8) order by id limit :limit`
+  await using opened = open([queryOf(table, { sql, after: 'id' })], { pageSize: 1 })
+  const mover = await server.connect()
+  let moves = 0
+  let isOver = false
+  const moving = (async () => {
+    for (; !isOver; moves += 1)
+      await mover.query(
+        `update ${table} set seconds = seconds + case when id <= 20 then -1 else 1 end where id in (${1 + (moves % 20)}, ${21 + (moves % 20)})`,
+      )
+  })()
+  try {
+    for (let reads = 0; reads < 10; reads += 1) {
+      const all = await usages(opened, hour(8))
+      const sum = all.reduce(
+        (total, { measures }) => total.add(exact(measures.gpu_seconds ?? '')),
+        new Fraction(0),
+      )
+      expect(show(sum)).toBe('4000000')
+    }
+    expect(moves).toBeGreaterThan(20)
+  } finally {
+    isOver = true
+    await moving
+    await mover.end()
+  }
+})
+
 test('a standby knows a window when it has replayed it, not when its clock says so', async () => {
   const table = await usageTable()
   await using standby = await server.standby()
@@ -220,5 +252,5 @@ test('many rows of a hundred resources are read in little memory', async () => {
     80_000_200_000n,
   )
   console.info(`400,000 rows in ${seconds.toFixed(1)} s, ${Math.round(mostBytes / 2 ** 20)} MiB more`)
-  expect(mostBytes).toBeLessThan(150 * 2 ** 20)
+  expect(mostBytes).toBeLessThan(250 * 2 ** 20)
 })
