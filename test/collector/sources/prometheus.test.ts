@@ -2,6 +2,7 @@
 import Fraction from 'fraction.js'
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest'
 import type { ClientOptions, Source } from '../../../collector/source.ts'
+import { openApi } from '../../../collector/sources/prometheus/api.ts'
 import { PrometheusConfig, prometheus } from '../../../collector/sources/prometheus.ts'
 import { type Http, openHttp } from '../../../runtime/http.ts'
 import { misfits } from '../../../schemas/check.ts'
@@ -81,6 +82,15 @@ const past: readonly PastSeries[] = [
   {
     series: 'requests_total{job="api",tenant="blue",pod="b-1"}',
     samples: every(30, (atMs, n) => (atMs % hourMs < 20 * minuteMs ? (n / 10).toFixed(1) : undefined)),
+  },
+  {
+    // Away for longer than half an hour within each hour; scraped a millisecond before each half minute.
+    series: 'requests_total{job="api",tenant="blue",pod="b-2"}',
+    samples: every(
+      30,
+      (atMs, n) => ((atMs / minuteMs) % 60 < 10 || (atMs / minuteMs) % 60 > 50 ? n : undefined),
+      29_999,
+    ),
   },
   { series: 'memory_bytes{tenant="red",pod="r-1"}', samples: every(15, (_, n) => 1e6 + (n % 9) * 1024) },
   {
@@ -173,6 +183,15 @@ async function usages(source: Source<unknown>, scope: string, window: Window): P
   return all
 }
 
+async function totals(source: Source<unknown>, scope: string): Promise<Record<string, string>> {
+  const sums = new Map<string, Fraction>()
+  for (const window of windowsOver(span, source.widthMinutes))
+    for (const { resource, measures } of await usages(source, scope, window))
+      for (const value of Object.values(measures))
+        sums.set(resource.id, (sums.get(resource.id) ?? new Fraction(0)).add(exact(value)))
+  return Object.fromEntries([...sums].map(([id, sum]) => [id, show(sum)]))
+}
+
 const truncation = (body: string) =>
   JSON.stringify({ ...JSON.parse(body), warnings: ['results truncated due to limit'] })
 
@@ -245,15 +264,6 @@ for (const [scope, wrong] of [
   })
 
 describe('what is read', () => {
-  async function totals(source: Source<unknown>, scope: string): Promise<Record<string, string>> {
-    const sums = new Map<string, Fraction>()
-    for (const window of windowsOver(span, source.widthMinutes))
-      for (const { resource, measures } of await usages(source, scope, window))
-        for (const value of Object.values(measures))
-          sums.set(resource.id, (sums.get(resource.id) ?? new Fraction(0)).add(exact(value)))
-    return Object.fromEntries([...sums].map(([id, sum]) => [id, show(sum)]))
-  }
-
   test('a counter is what its exporter added between the samples, over restarts and gaps', async () => {
     const { source } = await openFor()
     // Samples at or before the span's start are where counting begins, one at its end belongs to what follows.
@@ -267,6 +277,7 @@ describe('what is read', () => {
       // Scraped from minute 0 to 20 of each hour, every 30 s: it is first seen at 2.0, and last at 17.9; what it rose
       // between the two spans of scraping comes with the first sample of the second.
       'b-1': '15.9',
+      'b-2': '240',
     })
   })
 
@@ -294,6 +305,7 @@ describe('what is read', () => {
     const quarter = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
     expect((await counts(quarter)).map(({ resource, measures }) => [resource.id, measures.tokens])).toEqual([
       ['b-1', '30'],
+      ['b-2', '20'],
       ['r-1', '60'],
       ['r-2', '60'],
     ])
@@ -305,10 +317,10 @@ describe('what is read', () => {
       works: [
         'answers, version 2.42.0+ds, ranges closed',
         'keeps samples for 30y',
-        'requests: 3 series, a sample about every 15 s',
+        'requests: 4 series, a sample about every 15 s',
         'memory: 2 series, a sample about every 15 s',
         'grid: 2 series',
-        'value: 3 series',
+        'value: 4 series',
       ],
       missing: [],
     })
@@ -411,6 +423,17 @@ describe('servers of all kinds', () => {
   })
 })
 
+test('pages of raw samples overlap nowhere, also where ranges are closed', async () => {
+  await using http = openHttp({ retries: 0 })
+  const headers = () => ({ headers: {}, secrets: [] })
+  const api = openApi({ http, base: server.url, headers, pageMs: minuteMs })
+  const window = { startMs: span.startMs - minuteMs, endMs: span.startMs + 9 * minuteMs }
+  const ask = { signal: live, about: 'test', facts: {} }
+  const [series] = await api.raw('requests_total{pod="b-2"}', window, ask)
+  const expected = Array.from({ length: 20 }, (_, n) => window.startMs + 29_999 + n * 30_000)
+  expect(series?.samples.map(({ atMs }) => atMs)).toEqual(expected)
+})
+
 describe('what cannot be known', () => {
   const before = { startMs: span.startMs - 6 * hourMs, endMs: span.startMs - 6 * hourMs + 15 * minuteMs }
 
@@ -458,12 +481,11 @@ describe('what cannot be known', () => {
   test('a series is first seen behind the horizon of its hour, whatever the width of the window', async () => {
     for (const windowMinutes of [60, 5]) {
       const { source } = await openFor({ windowMinutes, lookbackMinutes: 30 })
-      let sum = new Fraction(0)
-      for (const window of windowsOver(span, source.widthMinutes))
-        for (const { resource, measures } of await usages(source, 'requests', window))
-          if (resource.id === 'b-1') sum = sum.add(exact(measures.requests ?? '0'))
+      const sums = await totals(source, 'requests')
       // Silent from minute 20 to 60, longer than the half hour before the second hour: that rise is not seen.
-      expect(show(sum)).toBe(show(new Fraction('5.9').sub(2).add(new Fraction('17.9').sub(14))))
+      expect(sums['b-1']).toBe(show(new Fraction('5.9').sub(2).add(new Fraction('17.9').sub(14))))
+      // Silent as long within each hour: the horizon is the same for all windows of it.
+      expect(sums['b-2']).toBe('240')
     }
   })
 })
