@@ -21,6 +21,7 @@ const routes: Routes = app => {
     },
     async () => [1],
   )
+  app.get('/api/v1/guarded', { config: { guarded: true } }, async () => [2])
   app.get('/api/v1/busy', async () => {
     throw new Fault('STORE_UNREACHABLE', 'ClickHouse is away')
   })
@@ -117,6 +118,8 @@ test('answers its own machine alone, under a name that can mean no other', async
   expect(await statusAs(`${shut.url}/api/v1/things`, `localhost:${port}`)).toBe(200)
   // A page whose name was made to point here.
   expect(await statusAs(`${shut.url}/api/v1/things`, `evil.example:${port}`)).toBe(403)
+  // One that asks for itself, by keys for instance.
+  expect(await statusAs(`${shut.url}/api/v1/guarded`, `evil.example:${port}`)).toBe(200)
   await using open = await serve('anyone')
   expect(await statusAs(`${open.url}/api/v1/things`, 'meterline.example')).toBe(200)
 
