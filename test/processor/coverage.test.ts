@@ -237,6 +237,12 @@ describe('a reading that another figure contradicts', () => {
     ])
     expect(rows[1]).toMatchObject({ subject: 'x', fault: { message: '3600 s and 3599 s' } })
     expect(rows.filter(isGap).map(shown)).toEqual(['failed y ITEM_UNREADABLE'])
+    // The ledger keeps all of it: from there a mark is made again for a replay, and must be the same.
+    const [kept] = await store.rows<{ bad: string }>(
+      'select bad from reads where source = {source:String} and settled',
+      { source: at.source },
+    )
+    expect(kept?.bad).toBe(JSON.stringify([doubt]))
     // An account that pays for x can close over the settled hour.
     const settled = { startMs: june1Ms, endMs: june1Ms + hourMs }
     const account = { subjects: [{ source: at.source, subject: 'x' }] }
