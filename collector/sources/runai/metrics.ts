@@ -16,6 +16,7 @@ import {
   type GpuRules,
   gpuFigures,
   isValue,
+  type PodMetric,
   ranMs,
   type SampleAnswer,
   type SampledPod,
@@ -316,25 +317,37 @@ export function openMetrics(
       const endMs = Math.min(nowMs(), pod.runs.at(-1)?.endMs ?? nowMs())
       const startMs = Math.max(endMs - hourMs, pod.runs.at(-1)?.startMs ?? 0)
       const all = typesFor(['utilization', 'memory', 'bandwidth'])
+      if (endMs - startMs < maxGapMs)
+        return { works: [`pod ${pod.podId} ran too briefly for metrics: not tried`], missing: [] }
       const answer = await askPod(pod, all, { startMs, endMs }, signal)
       const series = seriesOf(answer.measurements, all)
       const sampled = all.filter(type => series.get(type)?.some(each => each.samples.some(isValue)))
       const gpus = Math.max(0, ...sampled.map(type => series.get(type)?.length ?? 0))
       const bandwidth = typesFor(['bandwidth'])
-      const lacking = types.filter(type => !sampled.includes(type) && !type.includes('NVLINK'))
+      const remedyOf = (type: PodMetric) =>
+        answer.unknown.includes(type)
+          ? 'upgrade the control plane, or take it out of metrics.collect'
+          : bandwidth.includes(type)
+            ? 'turn on "Advanced GPU Metrics" in the settings of Run:ai, or take `bandwidth` out of metrics.collect'
+            : "look whether the cluster's Prometheus runs and sends to the control plane; MIG slices have no utilization: `metrics.missing: doubt`"
       return {
         works: [
-          ...(sampled.length > 0 ? [`metrics of ${gpus} GPUs: ${sampled.join(', ')}`] : []),
+          ...(sampled.length > 0
+            ? [
+                `${gpus} GPUs of pod ${pod.podId} have samples of ${[...new Set(sampled.map(wordOf))].join(', ')}`,
+              ]
+            : []),
           ...(!options.collect.includes('bandwidth') && sampled.some(type => bandwidth.includes(type))
             ? ['NVLink and PCIe are measured too: `bandwidth` in metrics.collect would take them']
             : []),
         ],
-        missing: lacking.map(type => ({
-          what: `${type} ${answer.unknown.includes(type) ? 'is not known to this control plane' : 'has no samples'}`,
-          remedy: bandwidth.includes(type)
-            ? 'turn on "Advanced GPU Metrics" in the settings of Run:ai, or take `bandwidth` out of metrics.collect'
-            : "look whether the cluster's Prometheus runs and sends to the control plane",
-        })),
+        // Not all GPUs have NVLink; where the flag is off, PCIe lacks as well.
+        missing: types
+          .filter(type => !sampled.includes(type) && !type.includes('NVLINK'))
+          .map(type => ({
+            what: `${type} ${answer.unknown.includes(type) ? 'is not known to this control plane' : 'has no samples'}`,
+            remedy: remedyOf(type),
+          })),
       }
     },
   }
@@ -362,6 +375,12 @@ export function metricsUsage(item: MetricsItem, window: Window): Usage {
     estimated: estimated || pod.hasEstimatedRuns === true,
     ...(doubts.length > 0 && { doubt: doubts.join('; ') }),
   }
+}
+
+function wordOf(type: PodMetric): string {
+  if (type.includes('NVLINK')) return 'NVLink'
+  if (type.includes('PCIE')) return 'PCIe'
+  return type.includes('MEMORY') ? 'memory' : 'utilization'
 }
 
 function pathOf(workloadId: string): string {

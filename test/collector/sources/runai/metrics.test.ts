@@ -425,7 +425,7 @@ describe('check', () => {
     const rig = await open()
     const [pod] = rig.pods
     expect(pod && (await rig.metrics.check(pod, live))).toEqual({
-      works: [expect.stringMatching(/^metrics of 8 GPUs: GPU_UTILIZATION_PER_GPU, GPU_MEMORY/)],
+      works: [`8 GPUs of pod ${id(2, 0)} have samples of utilization, memory, NVLink, PCIe`],
       missing: [],
     })
   })
@@ -439,6 +439,20 @@ describe('check', () => {
       'GPU_PCIE_TRANSMITTED_BANDWIDTH_PER_GPU has no samples',
     ])
     expect(missing[0]?.remedy).toContain('turn on "Advanced GPU Metrics"')
+  })
+
+  test('says what this control plane does not know, and tries no pod that ran too briefly', async () => {
+    const rig = await open({ behaviour: { unknown: ['GPU_UTILIZATION_PER_GPU'] } })
+    const [pod] = rig.pods
+    if (!pod) throw new Error('one pod')
+    expect((await rig.metrics.check(pod, live)).missing).toEqual([
+      {
+        what: 'GPU_UTILIZATION_PER_GPU is not known to this control plane',
+        remedy: 'upgrade the control plane, or take it out of metrics.collect',
+      },
+    ])
+    const brief = { ...pod, runs: [{ startMs, endMs: startMs + 3000 }] }
+    expect((await rig.metrics.check(brief, live)).works[0]).toContain('ran too briefly')
   })
 
   test('says that bandwidth could be had', async () => {
