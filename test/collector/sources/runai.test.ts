@@ -465,15 +465,14 @@ test('GPUs that were asked for by memory need the memory of a GPU where Run:ai d
   expect(fault).toMatchObject({ code: 'ITEM_UNREADABLE', facts: { subject: '7', pod: 'job-1-1' } })
 })
 
-test('a third of a GPU adds up to the digit, whatever the width of windows', async () => {
+test('a seventh of a GPU adds up to the digit, whatever the width of windows', async () => {
   const fixture = smallFixture()
-  const requested = { gpuRequestType: 'memory', gpuMemory: { request: '10G' } }
+  const requested = { gpuRequestType: 'migProfile', migProfile: '1g.10gb' }
   fixture.pods = [
     pod(1, 1, { allocated: null, requested, startedMs: at(8, 51, 3, 417), completedMs: at(9, 59, 59, 1) }),
   ]
   const sum = async (windowMinutes: 5 | 15 | 60) => {
-    const told = { windowMinutes, gpuMemory: [{ gpuType: 'NVIDIA-A100-SXM4-80GB', memory: '30G' }] }
-    const { source } = await openFor(fixture, told)
+    const { source } = await openFor(fixture, { windowMinutes })
     let total = new Fraction(0)
     for (const window of windowsOver({ startMs: at(8), endMs: at(10) }, windowMinutes))
       for (const { measures } of await usages(source, clusterId, window))
@@ -482,7 +481,7 @@ test('a third of a GPU adds up to the digit, whatever the width of windows', asy
   }
   const [narrow, wide] = [await sum(15), await sum(60)]
   expect(narrow).toBe(wide)
-  expect(wide).toMatch(/^1378\.528/)
+  expect(wide).toMatch(/^590\.797714285/)
 })
 
 test('clusters are those configured, by id or name, and one that is not there is not left out in silence', async () => {
