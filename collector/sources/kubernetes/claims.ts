@@ -32,12 +32,25 @@ export function claimGpus(pod: Pod, known: Claims, rules: GpuRules): readonly Gp
   }
   for (const name of pod.claims) add(name, () => true)
   const { extendedClaim } = pod
-  // What serves nvidia.com/gpu is in the requests, and counted there; what serves a name that tells of no GPU is here.
-  if (extendedClaim)
-    add(extendedClaim.claim, ({ request }) =>
-      extendedClaim.serves.some(serves => serves.request === request && !isGpu(serves.resource)),
-    )
+  if (!extendedClaim) return shares
+  // What serves nvidia.com/gpu is in the requests, and counted there: its devices say only of which type they are, which
+  // no label of the node does where DRA has taken the place of the device plugin.
+  const serves = new Map(extendedClaim.serves.map(({ request, resource }) => [request, resource]))
+  const requested = (device: AllocatedDevice) => serves.get(device.request) ?? ''
+  for (const device of known.claim(pod.namespace, extendedClaim.claim)?.devices ?? [])
+    if (isGpu(requested(device))) {
+      const type = typeOf(known.device(device))
+      if (type) shares.push({ resource: requested(device), gpus: new Fraction(0), type })
+    }
+  // What serves a name that tells of no GPU is counted here.
+  if ([...serves.values()].some(resource => !isGpu(resource)))
+    add(extendedClaim.claim, device => serves.has(device.request) && !isGpu(requested(device)))
   return shares
+}
+
+/** As GPU feature discovery writes it into the label of a node, so that both are one type in prices. */
+function typeOf(device: Device | undefined): string | undefined {
+  return device?.attributes.productName?.trim().replaceAll(/\s+/g, '-') || undefined
 }
 
 function shareOf(
@@ -57,10 +70,8 @@ function shareOf(
       `no resource slice names the device ${driver}/${pool}/${name} of its claim, so that it may be a slice of a GPU (or set gpuShares: count)`,
     )
   }
-  const { productName, profile } = device.attributes
-  // As GPU feature discovery writes it into the label of the node, so that both are one type in prices.
-  const type = productName?.trim().replaceAll(/\s+/g, '-')
-  const migProfile = device.attributes.type === 'mig' ? (profile ?? '') : undefined
+  const type = typeOf(device)
+  const migProfile = device.attributes.type === 'mig' ? (device.attributes.profile ?? '') : undefined
   const part = migProfile === undefined ? one : migPart(pod, migProfile, type)
   const capacity = shareId === undefined ? one : capacityShare(pod, allocated, device)
   const sharing = shareId === undefined ? (migProfile === undefined ? undefined : 'mig') : 'capacity'

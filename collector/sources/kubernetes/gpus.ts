@@ -150,7 +150,8 @@ export interface Beside {
  */
 export function podGpus(pod: Pod, beside: Beside, rules: GpuRules): readonly GpuShare[] {
   const { requests, node, claimed } = beside
-  const shares = [...claimed]
+  // Those of nothing only say of which type the requested ones are, for nodes that do not.
+  const shares = claimed.filter(({ gpus }) => !gpus.equals(0) || node?.gpuType === undefined)
   for (const [resource, nano] of requests.resources)
     if (nano > 0n && isGpu(resource)) shares.push(requested(pod, resource, unitsOf(nano), node, rules))
   // Run:ai writes what it gave to every pod: of one that has GPUs otherwise this would be the same again.

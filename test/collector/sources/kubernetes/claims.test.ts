@@ -8,7 +8,7 @@ import {
   devicesOf,
   splitAmong,
 } from '../../../../collector/sources/kubernetes/claims.ts'
-import { gpuLabels, gpusOf, podGpus } from '../../../../collector/sources/kubernetes/gpus.ts'
+import { gpuLabels, gpusOf, type NodeFacts, podGpus } from '../../../../collector/sources/kubernetes/gpus.ts'
 import type { ResourceClaim } from '../../../../collector/sources/kubernetes/objects.ts'
 import { podRequests } from '../../../../collector/sources/kubernetes/requests.ts'
 import { show } from '../../../../schemas/decimal.ts'
@@ -131,14 +131,29 @@ describe('a claim that stands behind requests', () => {
       },
     },
   })
-  function both(resourceName: string) {
+  function both(resourceName: string, facts?: NodeFacts) {
     const each = pod(manifest(resourceName))
     const claimed = claimGpus(each, known(claim('behind', [given('gpu-0')])), rules)
-    return podGpus(each, { requests: podRequests(each), node: undefined, claimed }, rules)
+    return podGpus(each, { requests: podRequests(each), node: facts, claimed }, rules)
   }
 
-  test('of nvidia.com/gpu is not counted a second time', () => {
-    expect(both('nvidia.com/gpu').map(share => share.resource)).toEqual(['nvidia.com/gpu'])
+  test('of nvidia.com/gpu is not counted a second time, and tells the type', () => {
+    const shares = both('nvidia.com/gpu')
+    expect(show(gpusOf(shares))).toBe('1')
+    expect(gpuLabels(shares)).toEqual({ gpu_resource: 'nvidia.com/gpu', gpu_type: 'NVIDIA-H100-80GB-HBM3' })
+  })
+
+  test('does not tell the type where the node does: one GPU has one', () => {
+    const facts = { node: 'n1', gpuType: 'nvidia-h100-80gb', replicas: {} }
+    expect(gpuLabels(both('nvidia.com/gpu', facts)).gpu_type).toBe('nvidia-h100-80gb')
+  })
+
+  test('of nvidia.com/gpu need not be known', () => {
+    const each = pod(manifest('nvidia.com/gpu'))
+    expect(claimGpus(each, known(), rules)).toEqual([])
+    expect(faultOf(() => claimGpus(pod(manifest('example.com/any')), known(), rules)).message).toMatch(
+      /not known/,
+    )
   })
 
   test('of a name that tells of no GPU is counted, once', () => {
