@@ -92,6 +92,12 @@ const past: readonly PastSeries[] = [
       29_999,
     ),
   },
+  // Two servers that scrape the same counter, 3 a scrape; one is away for ten minutes.
+  { series: 'paired_total{tenant="red",pod="p",replica="b"}', samples: every(15, (_, n) => n * 3, 9000) },
+  {
+    series: 'paired_total{tenant="red",pod="p",replica="a"}',
+    samples: every(15, (atMs, n) => (Math.abs((atMs - endMs) / minuteMs + 60) < 5 ? undefined : n * 3), 4000),
+  },
   { series: 'memory_bytes{tenant="red",pod="r-1"}', samples: every(15, (_, n) => 1e6 + (n % 9) * 1024) },
   {
     series: 'memory_bytes{tenant="blue",pod="b-1"}',
@@ -309,6 +315,40 @@ describe('what is read', () => {
       ['r-1', '60'],
       ['r-2', '60'],
     ])
+  })
+
+  test.each(['grid', 'value'])('%s adds up over windows of any width', async scope => {
+    const sums: unknown[] = []
+    for (const windowMinutes of [60, 5])
+      sums.push(await totals((await openFor({ windowMinutes })).source, scope))
+    expect(sums[1]).toEqual(sums[0])
+    expect(Object.keys(sums[0] as object).length).toBeGreaterThan(1)
+  })
+
+  test('of two servers that scrape the same one counts, and the other where it was away', async () => {
+    const paired = { ...queries[0], name: 'paired', selector: 'paired_total' }
+    const { source } = await openFor({ replicaLabel: 'replica', windowMinutes: 5, queries: [paired] })
+    // 3 each 15 s for two hours. At each of two changes it is off by what grew between the scrapes of both, at most.
+    const sum = Number((await totals(source, 'paired')).p)
+    expect(Math.abs(sum - 480 * 3)).toBeLessThanOrEqual(6)
+    const { source: both } = await openFor({ windowMinutes: 5, queries: [paired] })
+    expect(Number((await totals(both, 'paired')).p)).toBeGreaterThan(1.9 * 480 * 3)
+  })
+
+  test('a window of the past says what it said when it was live', async () => {
+    const window = { startMs: span.startMs + 45 * minuteMs, endMs: span.startMs + hourMs }
+    const { source: later } = await openFor()
+    const { source, proxy } = await openFor()
+    // Nothing is there yet that was scraped after the time at which the window is first read.
+    const untilMs = window.endMs + 60 * secondMs
+    proxy.through = ({ status, body }) => {
+      const answer = JSON.parse(body)
+      for (const series of answer.data.result)
+        if (series.values) series.values = series.values.filter(([at]: [number]) => at * 1000 <= untilMs)
+      return { status, body: JSON.stringify(answer) }
+    }
+    for (const { name } of queries)
+      expect(await usages(source, name, window), name).toEqual(await usages(later, name, window))
   })
 
   test('it can be checked', async () => {
