@@ -379,7 +379,7 @@ function refusal(
 }
 
 /**
- * What a provider may repeat of a call and nobody should read: any header may be a key, whole or behind its scheme, and
+ * What a provider may repeat of a call and nobody should read: each header may be a key, whole or behind its scheme, and
  * Basic holds a password.
  */
 function secretsIn(headers: Readonly<Record<string, string>>): readonly string[] {
