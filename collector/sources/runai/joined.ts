@@ -70,13 +70,14 @@ export function openJoined(
     ])
     const before = recall(state, cluster.id)
     await refuseForgotten(forgotten(before, rows, window), lists)
+    await addUnlisted(workloads, rows, lists)
     const known = remember(state, before, {
       clusterId: cluster.id,
       rows,
+      workloadOf: row => workloads.get(textAt(row, 'workloadId')),
       atMs,
       retentionMs: options.retentionMs,
     })
-    await addUnlisted(workloads, rows, lists)
     const items = rows.map(row => itemOf(row, { cluster, workloads, nodesByName, known }))
     return await withDoubts(items, workloads, lists)
   }
@@ -104,8 +105,8 @@ export function openJoined(
   ): Promise<void> {
     const wanted = new Set<string>()
     for (const row of rows) {
-      const id = isJsonObject(row) ? row.workloadId : undefined
-      if (typeof id === 'string' && id !== '' && !workloads.has(id)) wanted.add(id)
+      const id = textAt(row, 'workloadId')
+      if (id !== '' && !workloads.has(id)) wanted.add(id)
     }
     await Promise.all(
       [...wanted].map(async id => {
@@ -125,11 +126,9 @@ export function openJoined(
     },
   ): PodItem {
     const { cluster, workloads, nodesByName, known } = given
-    const fields = isJsonObject(row) ? row : {}
-    const textAt = (name: string) => (typeof fields[name] === 'string' ? fields[name] : '')
-    const workload = workloads.get(textAt('workloadId'))
-    const facts = nodesByName.get(textAt('nodeName'))
-    const remembered = known.get(textAt('id'))
+    const workload = workloads.get(textAt(row, 'workloadId'))
+    const facts = nodesByName.get(textAt(row, 'nodeName'))
+    const remembered = known.get(textAt(row, 'id'))
     const gpuMemoryBytes =
       facts?.gpuType === undefined ? undefined : options.gpuMemoryBytes.get(facts.gpuType)
     const node: PodNode | undefined = facts && { ...facts, ...(gpuMemoryBytes && { gpuMemoryBytes }) }
@@ -155,7 +154,7 @@ export function openJoined(
     const { tolerance } = options
     if (!tolerance) return items
     const doubts = new Map<PodItem, string>()
-    const byWorkload = Map.groupBy(items, ({ row }) => (isJsonObject(row) ? row.workloadId : undefined))
+    const byWorkload = Map.groupBy(items, ({ row }) => textAt(row, 'workloadId'))
     await Promise.all(
       [...workloads].map(async ([id, workload]) => {
         const endMs = endOf(workload)
@@ -177,6 +176,12 @@ export function openJoined(
   }
 
   return { pods }
+}
+
+/** Empty where it is no text: a key of nothing. */
+function textAt(row: Json, name: string): string {
+  const value = isJsonObject(row) ? row[name] : undefined
+  return typeof value === 'string' ? value : ''
 }
 
 function endOf(workload: JsonObject): number | undefined {

@@ -3,7 +3,7 @@
  * and of a pod that has ended nothing that was allocated to it. And which pods were seen, so that none is forgotten.
  */
 import { exact, show } from '../../../schemas/decimal.ts'
-import { isJsonObject, type Json, parseExact } from '../../../schemas/json.ts'
+import { isJsonObject, type Json, type JsonObject, parseExact } from '../../../schemas/json.ts'
 import { minuteMs, type Window } from '../../../schemas/window.ts'
 import type { SourceContext } from '../../source.ts'
 import { runOf } from './intervals.ts'
@@ -40,17 +40,20 @@ export function remember(
   given: {
     readonly clusterId: string
     readonly rows: readonly Json[]
+    /** Of a pod of one that has ended it is not known whether it runs, whatever is listed. */
+    readonly workloadOf: (row: Json) => JsonObject | undefined
     /** When the rows were asked for. */
     readonly atMs: number
     readonly retentionMs: number
   },
 ): ReadonlyMap<string, Seen> {
-  const { clusterId, rows, atMs, retentionMs } = given
+  const { clusterId, rows, workloadOf, atMs, retentionMs } = given
   const changes: [string, string | undefined][] = []
   const prefix = prefixOf(clusterId)
   for (const row of rows) {
     const id = idOf(row)
-    const entry = id === undefined ? undefined : running(row, known.get(id), atMs)
+    const entry =
+      id === undefined ? undefined : running(row, { workload: workloadOf(row), before: known.get(id), atMs })
     if (id === undefined || entry === undefined) continue
     known.set(id, entry)
     changes.push([prefix + id, textOf(entry)])
@@ -80,10 +83,18 @@ export function forgotten(
 }
 
 /** What a row of a pod that runs adds; undefined where it does not run, or is not to be understood. */
-function running(row: Json, before: Seen | undefined, atMs: number): Seen | undefined {
+function running(
+  row: Json,
+  given: {
+    readonly workload: JsonObject | undefined
+    readonly before: Seen | undefined
+    readonly atMs: number
+  },
+): Seen | undefined {
+  const { workload, before, atMs } = given
   if (!isJsonObject(row)) return undefined
   try {
-    const run = runOf(row, undefined, before?.startMs)
+    const run = runOf(row, workload, before?.startMs)
     if (!run || run.endMs !== undefined) return undefined
     const held = allocatedOf(row.allocatedResources)
     const told = Object.keys(held).length > 0 ? held : before?.held

@@ -380,6 +380,19 @@ test('a pod that was listed as running though it had ended before the window is 
   expect(others).toEqual([])
 })
 
+test('a pod that stayed in the list after its workload had ended, and goes from it later, is no gap', async () => {
+  const state = passingState()
+  const fixture = smallFixture()
+  fixture.workloads = [workload(1), workload(2, { completedMs: at(8, 30) })]
+  fixture.pods = [pod(1, 1), pod(2, 2)]
+  const clock = { nowMs: at(10, 1) }
+  const { source } = await openFor(fixture, {}, { nowMs: () => clock.nowMs, state })
+  expect(await usages(source, clusterId, hour(9))).toHaveLength(1)
+  fixture.pods = [pod(1, 1)]
+  clock.nowMs = at(12)
+  expect(await usages(source, clusterId, hour(9))).toHaveLength(1)
+})
+
 test('of a cluster that the control plane has lost no window is known after its last word', async () => {
   const fixture = smallFixture()
   fixture.clusters = [{ id: clusterId, name: 'gpu-1', createdMs: at(0), lostMs: at(10, 5) }]
