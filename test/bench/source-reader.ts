@@ -56,7 +56,7 @@ const load = JSON.parse(await text(process.stdin)) as ReaderLoad
 const live = new AbortController()
 const calls: HttpRequest[] = []
 const recording = (options: HttpOptions = {}): Http => {
-  const http = openHttp({ retries: 0, ...options })
+  const http = openHttp({ retries: 3, ...options })
   return {
     ...http,
     request: asked => {
