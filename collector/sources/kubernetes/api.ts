@@ -4,16 +4,10 @@
  */
 import type { Http, HttpRequest } from '../../../runtime/http.ts'
 import { Fault } from '../../../schemas/fault.ts'
-import {
-  isJsonArray,
-  isJsonObject,
-  type Json,
-  JsonNumber,
-  type JsonObject,
-  parseExact,
-} from '../../../schemas/json.ts'
+import { isJsonArray, isJsonObject, type Json, JsonNumber, type JsonObject } from '../../../schemas/json.ts'
 import { secondMs } from '../../../schemas/window.ts'
 import type { Connection } from './connection.ts'
+import { parseLean } from './lean.ts'
 
 /** A resource of the API: its plural name, and where its lists are. */
 export interface Resource {
@@ -192,7 +186,7 @@ function unreadable(endpoint: string, why: string): Fault {
 function objectOf(text: string, endpoint: string): JsonObject {
   let value: Json
   try {
-    value = parseExact(text)
+    value = parseLean(text)
   } catch (error) {
     throw new Fault('BODY_UNREADABLE', `${endpoint}: no JSON`, { endpoint }, { cause: error })
   }
@@ -218,7 +212,7 @@ function pageOf(page: JsonObject, endpoint: string) {
 function eventOf(line: string, endpoint: string): WatchEvent {
   let event: Json
   try {
-    event = parseExact(line)
+    event = parseLean(line)
   } catch {
     throw unreadable(endpoint, 'a line of the watch is no JSON')
   }
