@@ -24,6 +24,11 @@ export interface GoAnswer {
   readonly quantities: readonly GoNumber[]
 }
 
+/** The Go that would build it. @throws Error where there is none */
+export async function goVersion(): Promise<string> {
+  return (await promisify(execFile)('go', ['version'], { timeout: askMs })).stdout.trim()
+}
+
 /** @throws Error where there is no Go, or a module cannot be had */
 export async function askComponentHelpers(question: {
   readonly pods: readonly object[]

@@ -3,6 +3,7 @@ import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
+import { goVersion } from './kubernetes-go.ts'
 import { findPostgres } from './postgres.ts'
 import { findCommand, findPromtool } from './promtool.ts'
 import { goSdk, pythonSdk } from './sdks.ts'
@@ -31,6 +32,7 @@ export async function findRigs(): Promise<readonly Rig[]> {
     await findRules(),
     await findDatabase(),
     await findSdks(),
+    await findKubernetesCode(),
     await findPrometheus(),
   ]
 }
@@ -134,6 +136,20 @@ async function findSdks(): Promise<Rig> {
   } catch (error) {
     const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
     return { ...rig, found: false, how: line }
+  }
+}
+
+/** Only looks for Go: to build it takes most of a minute, and it is for test:long alone. */
+async function findKubernetesCode(): Promise<Rig> {
+  const rig = {
+    name: 'Kubernetes code',
+    remedy: 'Install Go, and let it reach proxy.golang.org once.',
+    usedBy: /\/rig\/kubernetes-go\.ts'/,
+  }
+  try {
+    return { ...rig, found: true, how: `component-helpers, built by ${await goVersion()}` }
+  } catch {
+    return { ...rig, found: false, how: 'no Go' }
   }
 }
 
