@@ -105,6 +105,11 @@ export const PrometheusConfig = Type.Object(
       description:
         'A selector of series that have samples whenever the server scrapes: a window without any cannot be known. Empty where there is none such.',
     }),
+    downTargets: Type.Enum(['gap', 'leave_out'], {
+      default: 'gap',
+      description:
+        'gauge by `selector`: what a target did in a window in which it could not be scraped. gap: not known, a gap of each tenant that was seen there within the lookback. leave_out: nothing.',
+    }),
     replicaLabel: Type.Optional(
       Type.String({
         minLength: 1,
@@ -161,6 +166,7 @@ export const prometheus = defineSource({
       lateMs,
       upSelector: config.upSelector.trim(),
       replicaLabel: config.replicaLabel,
+      downTargets: config.downTargets,
     }
     return {
       widthMinutes: config.windowMinutes,

@@ -17,6 +17,8 @@ export interface Reach {
   readonly lateMs: number
   /** A selector of series that have samples whenever the server scrapes. */
   readonly upSelector: string
+  /** Whether what a target did while it could not be scraped is a gap of those who were seen there. */
+  readonly downTargets: 'gap' | 'leave_out'
   /** The label in which the series of two servers that scrape the same differ. */
   readonly replicaLabel?: string | undefined
 }
@@ -38,7 +40,6 @@ export async function readAnswer(
     return {
       series: await kept(api, query, answer.series, window, reach, asked),
       ...(answer.beganAtZero && { beganAtZero: answer.beganAtZero }),
-      silent: false,
     }
   }
   const series =
@@ -46,10 +47,62 @@ export async function readAnswer(
       ? eachOnce(await readGauge(api, query, window, asked), window, reach)
       : await readValue(api, query.query ?? '', window, asked)
   await demandScraped(api, series, window, reach, asked)
+  const known = await kept(api, query, series, window, reach, asked)
+  if (query.kind === 'value' || reach.upSelector === '') return { series: known }
+  if (await wasSilent(api, query, window, reach, asked)) return { series: known, isPartial: () => true }
+  return query.selector === undefined
+    ? { series: known }
+    : await withDown(api, query, window, reach, known, asked)
+}
+
+/**
+ * A gauge says nothing of the time in which its target could not be scraped: a part of the window makes an estimate of
+ * it, the whole of it a gap of each series that was seen there since the horizon.
+ */
+async function withDown(
+  api: Api,
+  query: Query,
+  window: Window,
+  reach: Reach,
+  series: readonly Series[],
+  ask: Ask,
+): Promise<Answer> {
+  if (reach.downTargets === 'leave_out') return { series }
+  const range = `[${window.endMs - window.startMs}ms]`
+  const failing = await api.instant(`min_over_time(${reach.upSelector}${range}) == 0`, window.endMs - 1, ask)
+  const down = new Set(failing.flatMap(({ metric }) => targetOf(metric) ?? []))
+  const isDown = ({ metric }: Series) => down.has(targetOf(metric) ?? '')
+  if (down.size === 0) return { series }
+  const seen = new Set(
+    series
+      .filter(({ samples }) => samples.some(({ atMs }) => atMs >= window.startMs))
+      .map(({ metric }) => targetOf(metric)),
+  )
+  const horizonMs = horizonOf(window, reach)
+  const last = await api.instant(
+    `last_over_time(${query.selector}[${window.startMs - horizonMs}ms])`,
+    window.startMs - 1,
+    ask,
+  )
+  const before = await kept(api, query, eachOnce(last, window, reach), window, reach, ask)
+  const unseen = before
+    .filter(each => isDown(each) && !seen.has(targetOf(each.metric)))
+    .map(({ metric }) => ({ metric, samples: [], unfit: 'its target could not be scraped (downTargets)' }))
+  const lost = new Set(unseen.map(({ metric }) => keyOf(metric)))
   return {
-    series: await kept(api, query, series, window, reach, asked),
-    silent: query.kind === 'gauge' && (await wasSilent(api, query, window, reach, asked)),
+    series: [...series.filter(({ metric }) => !lost.has(keyOf(metric))), ...unseen],
+    isPartial: isDown,
   }
+}
+
+/** Job and instance, which every target has; undefined where they were taken away. */
+function targetOf({ job, instance }: Series['metric']): string | undefined {
+  return job === undefined || instance === undefined ? undefined : JSON.stringify([job, instance])
+}
+
+/** From here on the last sample before a window is looked for: the same for all windows of an hour. */
+function horizonOf(window: Window, { lookbackMs }: Reach): number {
+  return Math.floor(window.startMs / hourMs) * hourMs - lookbackMs
 }
 
 /** Without the series that `unless` finds in the window, or as late after it as what is new there may be told. */
@@ -103,16 +156,10 @@ export async function isClosed(api: Api, window: Window, ask: Ask): Promise<bool
 }
 
 /** The series of the window, each behind the last sample before it, and which of them began at zero. */
-async function readCounter(
-  api: Api,
-  query: Query,
-  window: Window,
-  reach: Reach,
-  ask: Ask,
-): Promise<Omit<Answer, 'silent'>> {
+async function readCounter(api: Api, query: Query, window: Window, reach: Reach, ask: Ask): Promise<Answer> {
   const { startedAt } = query
   const { lateMs } = reach
-  const horizonMs = Math.floor(window.startMs / hourMs) * hourMs - reach.lookbackMs
+  const horizonMs = horizonOf(window, reach)
   // What goes on from one series to another needs to know when the others ended; else their last value is enough.
   const goesOver = query.deviceLabels.length > 0 || reach.replicaLabel !== undefined
   const far = goesOver ? 'samples' : 'last values'
@@ -247,7 +294,6 @@ async function wasSilent(
   { upSelector }: Reach,
   ask: Ask,
 ): Promise<boolean> {
-  if (upSelector === '') return false
   const gapMs = Math.min(query.maxGapSeconds * secondMs, window.endMs - window.startMs)
   const span = { startMs: window.startMs + gapMs - 1, endMs: window.endMs }
   const points = Math.ceil((span.endMs - span.startMs) / gapMs)

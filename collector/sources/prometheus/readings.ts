@@ -13,8 +13,8 @@ export interface Answer {
   readonly series: readonly Series[]
   /** Of a counter: did this series begin at zero since it could have been seen before? */
   readonly beganAtZero?: (series: Series) => boolean
-  /** Nothing at all was scraped for longer than a gap: what gauges say of that time is not known. */
-  readonly silent: boolean
+  /** Of a gauge: was it not scraped for a part of the window? What it says then is less than there was. */
+  readonly isPartial?: (series: Series) => boolean
 }
 
 /** What one resource of one tenant used by one query; or why that cannot be said. */
@@ -49,7 +49,7 @@ export function itemsOf(query: Query, window: Window, answer: Answer): readonly 
   for (const [index, each] of series.entries()) {
     const amount = amounts[index]
     if (amount === undefined) continue
-    const item = itemOf(query, each, amount, answer.silent)
+    const item = itemOf(query, each, amount, answer.isPartial?.(each) ?? false)
     if (item === undefined) continue
     const key = JSON.stringify([item.subject, item.resource?.id])
     const known = items.get(key)
@@ -62,7 +62,7 @@ function itemOf(
   query: Query,
   { metric }: Series,
   amount: Exclude<Amount, undefined>,
-  silent: boolean,
+  estimated: boolean,
 ): PrometheusItem | undefined {
   const ids = query.resourceLabels.flatMap(label => labelOf(metric, label) ?? [])
   const named = query.resourceName === undefined ? undefined : labelOf(metric, query.resourceName)
@@ -85,7 +85,7 @@ function itemOf(
     labels,
     amount: amount instanceof Fraction ? amount : new Fraction(0),
     parts: 1,
-    estimated: silent && query.kind === 'gauge',
+    estimated,
     ...(unfit !== undefined && { unfit: `${shown(query, metric)}: ${unfit}` }),
   }
 }

@@ -8,6 +8,7 @@ import { type Http, openHttp } from '../../../runtime/http.ts'
 import { misfits } from '../../../schemas/check.ts'
 import { exact, show } from '../../../schemas/decimal.ts'
 import type { Usage } from '../../../schemas/event.ts'
+import type { Fault } from '../../../schemas/fault.ts'
 import { hourMs, minuteMs, secondMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { httpBreakages, runSourceContract, type SourceRig } from '../../contract/source.ts'
 import { faultFrom } from '../../faults.ts'
@@ -74,6 +75,16 @@ const red2 = counterScript(
 /** Of two tenants; one begins anew now and then, one is scraped only in part of the time and seldom. */
 const past: readonly PastSeries[] = [
   { series: 'up{job="api",instance="a"}', samples: every(15, () => 1) },
+  // It cannot be scraped from minute 20 of the span on.
+  {
+    series: 'up{job="api",instance="b"}',
+    samples: every(15, atMs => (atMs < span.startMs + 20 * minuteMs ? 1 : 0)),
+  },
+  { series: 'util{job="api",instance="a",tenant="red",pod="on-a"}', samples: every(15, () => 1) },
+  {
+    series: 'util{job="api",instance="b",tenant="red",pod="on-b"}',
+    samples: every(15, atMs => (atMs < span.startMs + 20 * minuteMs ? 1 : undefined)),
+  },
   { series: 'requests_total{job="api",tenant="red",pod="r-1"}', samples: every(15, (_, n) => 1000 + n * 7) },
   {
     series: 'requests_total{job="api",tenant="red",pod="r-2"}',
@@ -406,7 +417,7 @@ describe('servers of all kinds', () => {
   })
 
   test('what is too much for one answer is asked for in halves', async () => {
-    await using small = await startPrometheus({ past, flags: ['--query.max-samples=40'] })
+    await using small = await startPrometheus({ past, flags: ['--query.max-samples=70'] })
     const { source, proxy } = await openFor({}, small.url)
     const window = { startMs: span.startMs, endMs: span.startMs + 15 * minuteMs }
     const { source: whole } = await openFor()
@@ -507,6 +518,38 @@ describe('what cannot be known', () => {
       body: path.endsWith('query_range') ? body.replace(/"values":\[\[[^\]]*\],/, '"values":[') : body,
     })
     expect((await usages(source, 'memory', window)).map(({ estimated }) => estimated)).toEqual([true, true])
+  })
+
+  test('what a target did while it could not be scraped is a gap of who was seen there, or an estimate', async () => {
+    const util = { ...queries[1], name: 'util', selector: 'util' }
+    const quarter = (n: number) => ({
+      startMs: span.startMs + n * 15 * minuteMs,
+      endMs: span.startMs + (n + 1) * 15 * minuteMs,
+    })
+    const { source } = await openFor({ queries: [util] })
+    const readAll = async (from: Source<unknown>, window: Window) => {
+      const said: unknown[] = []
+      for await (const item of from.read('util', window, live))
+        try {
+          for (const { resource, estimated } of from.toUsage(item, window))
+            said.push([resource.id, estimated ?? false])
+        } catch (error) {
+          said.push((error as Fault).facts)
+        }
+      return said
+    }
+    const gap = { subject: 'red', resource: 'on-b' }
+    expect(await readAll(source, quarter(0))).toEqual([
+      ['on-a', false],
+      ['on-b', false],
+    ])
+    expect(await readAll(source, quarter(1))).toEqual([
+      ['on-a', false],
+      ['on-b', true],
+    ])
+    expect(await readAll(source, quarter(2))).toEqual([['on-a', false], gap])
+    const { source: trusting } = await openFor({ queries: [util], downTargets: 'leave_out' })
+    expect(await readAll(trusting, quarter(2))).toEqual([['on-a', false]])
   })
 
   test('a window is not read before samples may have come', async () => {

@@ -33,7 +33,7 @@ const at = (text: string): readonly Sample[] =>
 const of = (metric: Record<string, string>, text: string): Series => ({ metric, samples: at(text) })
 const span = (from: number, to: number): Window => ({ startMs: from * secondMs, endMs: to * secondMs })
 const items = (query: Query, window: Window, series: readonly Series[]): readonly PrometheusItem[] =>
-  itemsOf(query, window, { series, silent: false })
+  itemsOf(query, window, { series })
 const amounts = (query: Query, window: Window, series: readonly Series[]) =>
   Object.fromEntries(
     items(query, window, series).map(item => [
