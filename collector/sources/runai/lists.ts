@@ -4,7 +4,7 @@
  */
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, type JsonObject } from '../../../schemas/json.ts'
-import { instantMs, showInstant, type Window } from '../../../schemas/window.ts'
+import { instantMs, minuteMs, showInstant, type Window } from '../../../schemas/window.ts'
 import { listOf, type RunaiAsk, type RunaiCalls, stopIfAborted } from './calls.ts'
 import { unfit } from './unfit.ts'
 
@@ -68,6 +68,8 @@ const readingsMax = 4
 /** From this reading on the long list is read in place of the two short ones. */
 const wholeFrom = 3
 const pagesMax = 100_000
+/** A node whose clock is behind says that a container started before its pod was created, by another clock. */
+const clocksApartMs = 10 * minuteMs
 const resumesMax = 1000
 
 /**
@@ -82,7 +84,7 @@ export async function readPods(calls: RunaiCalls, options: ListOptions): Promise
   const { clusterId, window, facts, signal } = options
   const about = `pods of cluster ${clusterId}`
   const ask = { about, facts, signal }
-  const ofCluster = [`clusterId==${clusterId}`, `createdAt<=${showInstant(window.endMs)}`]
+  const ofCluster = createdIn(clusterId, window)
   const from = showInstant(window.startMs)
   const ended = { filters: [...ofCluster, `completedAt>=${from}`] }
   const endedBefore = { filters: [...ofCluster, `completedAt<=${from}`] }
@@ -142,7 +144,7 @@ export async function readWorkloads(
 ): Promise<Map<string, JsonObject>> {
   const { clusterId, window, facts, signal } = options
   const about = `workloads of cluster ${clusterId}`
-  const ofCluster = [`clusterId==${clusterId}`, `createdAt<=${showInstant(window.endMs)}`]
+  const ofCluster = createdIn(clusterId, window)
   const from = showInstant(window.startMs)
   const selections: readonly Selection[] = [
     { filters: [...ofCluster, 'phase!=Completed', 'phase!=Failed'] },
@@ -194,6 +196,10 @@ export async function readWorkload(
     if (error instanceof Fault && error.facts.status === 404) return undefined
     throw error
   }
+}
+
+function createdIn(clusterId: string, window: Window): readonly string[] {
+  return [`clusterId==${clusterId}`, `createdAt<=${showInstant(window.endMs + clocksApartMs)}`]
 }
 
 interface List extends Pick<RunaiAsk, 'path' | 'endpoint' | 'about' | 'signal'> {

@@ -286,6 +286,17 @@ test('a pod is read by its interval, what was allocated and whose it was', async
   })
 })
 
+test('a pod whose node has a clock behind that of its cluster loses nothing at the edge of a window', async () => {
+  const fixture = smallFixture()
+  fixture.pods = [
+    pod(1, 1, { createdMs: at(10, 0, 1), startedMs: at(9, 59, 58), completedMs: at(10, 0, 30) }),
+  ]
+  const { source } = await openFor(fixture)
+  const seconds = async (from: number) =>
+    (await usages(source, clusterId, hour(from))).map(({ measures }) => measures.instance_seconds)
+  expect([await seconds(9), await seconds(10)]).toEqual([['2'], ['30']])
+})
+
 test('a suspended workload counts nothing until it is resumed, by another pod', async () => {
   const fixture = smallFixture()
   fixture.workloads = [

@@ -46,7 +46,7 @@ const pod = (number: number, more: Partial<RunaiPod> = {}): RunaiPod => ({
 })
 
 async function open(pods: RunaiPod[], behaviour: Partial<RunaiBehaviour> = {}) {
-  const clock = { nowMs: window.endMs + minuteMs }
+  const clock = { nowMs: window.endMs + 2 * hourMs }
   const fixture: RunaiFixture = {
     clusters: [{ id: clusterId, name: 'gpu-1', createdMs: 0 }],
     workloads: [],
@@ -82,7 +82,7 @@ test('all that may have lived in the window is listed, and no more than that', a
     pod(4, { deletedMs: window.startMs + 1 }),
     pod(5, { deletedMs: window.startMs - 1 }),
     pod(6, { completedMs: window.endMs + 1, deletedMs: window.endMs + 2 }),
-    pod(7, { createdMs: window.endMs + 1 }),
+    pod(7, { createdMs: window.endMs + hourMs }),
     pod(8, { clusterId: uuid(2) }),
     pod(9, { completedMs: window.startMs - minuteMs, deletedMs: window.startMs + minuteMs }),
   ])
@@ -159,7 +159,7 @@ describe('a list that shifts', () => {
         ),
         fc.integer({ min: 1, max: 6 }),
         async (lives, pageSize) => {
-          const nowMs = window.endMs + minuteMs
+          const nowMs = window.endMs + 2 * hourMs
           const pods = lives.map(({ created, ends, how }, number) => {
             const endMs = ends === null ? undefined : nowMs + ends * secondMs
             return pod(number, {
@@ -247,7 +247,7 @@ test('workloads are listed as far as they may have lived in the window; one that
     workload(51, { completedMs: window.startMs + 1 }),
     workload(52, { completedMs: window.startMs - 1 }),
     workload(53, { deletedMs: window.startMs + 1 }),
-    workload(54, { createdMs: window.endMs + 1 }),
+    workload(54, { createdMs: window.endMs + hourMs }),
     workload(55, { clusterId: uuid(2) }),
   )
   for (const pageSize of [1, 2, 500])
