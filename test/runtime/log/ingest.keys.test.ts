@@ -1,14 +1,16 @@
 /** Every key × source × subject × type × mode against a table written by hand, and what the answers and the log tell of it. */
 import { once } from 'node:events'
 import { createServer } from 'node:http'
-import type { AddressInfo } from 'node:net'
+import { type AddressInfo, connect } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, beforeEach, describe, expect, test } from 'vitest'
 import { accept } from '../../../processor/accept.ts'
 import { Door, type Keys } from '../../../runtime/keys.ts'
 import { Ingest } from '../../../runtime/log/ingest.ts'
 import type { PushedEvent } from '../../../runtime/log/outbox.ts'
+import { registry } from '../../../runtime/metrics.ts'
 import { Fault } from '../../../schemas/fault.ts'
-import type { Grant } from '../../../schemas/keys.ts'
+import type { Grant, PushBounds } from '../../../schemas/keys.ts'
 import { headers as logHeaders } from '../../reads.ts'
 
 const nowMs = Date.UTC(2025, 5, 1, 12)
@@ -297,4 +299,66 @@ test('other paths and methods are no events', async () => {
   expect((await fetch(url, { headers })).headers.get('allow')).toBe('POST')
   expect(await fetch(`${url}/x`, { method: 'POST', headers, body: '{}' })).toMatchObject({ status: 404 })
   expect(await fetch(`${url}?x=1`, { method: 'POST', headers, body: '{}' })).toMatchObject({ status: 400 })
+})
+
+describe('the bounds of a key', () => {
+  const rate = { eventsPerSecond: 1, bytesPerSecond: 1_000_000_000, burstSeconds: 3, bodyMaxBytes: 2000 }
+  const large = { ...rate, eventsPerSecond: 1_000_000, bodyMaxBytes: 10 * 1024 * 1024 }
+  const bounds: Readonly<Record<string, PushBounds>> = { slow: rate, large, other: large }
+  const bounded: Keys = {
+    authorize: name => ({ name, scopes: ['ingest'], sources: ['*'], subjects: ['*'], bounds: bounds[name]! }),
+  }
+  const door = new Door({ keys: bounded, open: 'loopback', nowMs: () => nowMs })
+  const bounding = new Ingest({ sink, nowMs: () => nowMs, door })
+  const bound = createServer((request, response) => void bounding.serve(request, response)).listen(
+    0,
+    '127.0.0.1',
+  )
+  const at = () => ({ host: '127.0.0.1', port: (bound.address() as AddressInfo).port })
+  afterAll(() => {
+    bound.close()
+    bound.closeAllConnections()
+  })
+  const event = { specversion: '1.0', id: '1', source: 'urn:app', type: 'call', subject: 'acme' }
+  const send = async (key: string, body: string) => {
+    const { host, port } = at()
+    const type = { 'content-type': 'application/cloudevents-batch+json' }
+    const headers = { authorization: `Bearer ${key}`, ...type }
+    return await fetch(`http://${host}:${port}/api/v1/events`, { method: 'POST', headers, body })
+  }
+
+  test('a body beyond its own bound is 413; beyond its rate it is 429, with when to come again, and nothing is read', async () => {
+    expect((await send('slow', `[${' '.repeat(2000)}]`)).status).toBe(413)
+    const three = JSON.stringify([1, 2, 3].map(id => ({ ...event, id: String(id) })))
+    expect((await send('slow', three)).status).toBe(204)
+    const answer = await send('slow', three)
+    expect([answer.status, answer.headers.get('retry-after')]).toEqual([429, '1'])
+    expect(await answer.json()).toMatchObject({ code: 'RATE_EXCEEDED', retryable: true, taken: 0 })
+    expect(log).toHaveLength(3)
+    expect((await send('other', three)).status, 'a rate of its own').toBe(204)
+  })
+
+  const inHandBytes = async () =>
+    (await registry.getSingleMetric('meterline_ingest_in_hand_bytes')?.get())?.values[0]?.value
+
+  test('what one key has in hand leaves room for the others', async () => {
+    const { host, port } = at()
+    const head =
+      'POST /api/v1/events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer large\r\ncontent-length: 10485760\r\n\r\n['
+    const held = await Promise.all(
+      [1, 2, 3].map(async () => {
+        const socket = connect(port, host)
+        await once(socket, 'connect')
+        socket.on('error', () => undefined).write(head)
+        return socket
+      }),
+    )
+    const one = JSON.stringify([{ ...event, data: 'x'.repeat(3_000_000) }])
+    for (let tries = 0; (await inHandBytes()) !== 3 * 10_485_760 && tries < 500; tries += 1) await sleep(10)
+    expect((await send('large', one)).status).toBe(503)
+    expect((await send('other', JSON.stringify([event]))).status).toBe(204)
+    for (const socket of held) socket.destroy()
+    for (let tries = 0; (await inHandBytes()) !== 0 && tries < 500; tries += 1) await sleep(10)
+    expect((await send('large', JSON.stringify([event]))).status, 'given back when they are gone').toBe(204)
+  })
 })
