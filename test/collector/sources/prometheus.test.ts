@@ -360,6 +360,8 @@ describe('what is read', () => {
     }
     for (const { name } of queries)
       expect(await usages(source, name, window), name).toEqual(await usages(later, name, window))
+    for (const { form } of proxy.asked)
+      expect(Number(form.get('time') ?? form.get('end')) * 1000).toBeLessThanOrEqual(untilMs)
   })
 
   test('it can be checked', async () => {
