@@ -52,6 +52,7 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
   const { api, lives, nowMs, pace, report, advanced } = options
   const { name } = followed
   let failures = 0
+  let expiries = 0
 
   while (!signal.aborted)
     try {
@@ -70,6 +71,9 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
       if (signal.aborted) return
       if (error instanceof Expired) {
         lives.expire(name)
+        // A list that has expired as soon as it is there would be asked for without end.
+        expiries += 1
+        if (expiries > 1) await rest(backoffMs(expiries))
         continue
       }
       const fault = asFault(error, 'INTERNAL')
@@ -113,6 +117,7 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
       }
       moved = true
       failures = 0
+      expiries = 0
       advanced()
     }
     const lastedMs = nowMs() - openedMs
@@ -131,8 +136,12 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
 
   function waitMs(fault: Fault | undefined): number {
     const { retryAfterMs } = fault?.facts ?? {}
-    const backoffMs = pace.random() * Math.min(pace.backoffMostMs, pace.backoffFirstMs * 2 ** (failures - 1))
-    return (typeof retryAfterMs === 'number' ? Math.min(retryAfterMs, 5 * minuteMs) : 0) + backoffMs
+    return (typeof retryAfterMs === 'number' ? Math.min(retryAfterMs, 5 * minuteMs) : 0) + backoffMs(failures)
+  }
+
+  /** Full jitter: watches that broke together do not come back together. */
+  function backoffMs(times: number): number {
+    return pace.random() * Math.min(pace.backoffMostMs, pace.backoffFirstMs * 2 ** Math.min(times - 1, 20))
   }
 
   async function rest(ms: number): Promise<void> {

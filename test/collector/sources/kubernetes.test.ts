@@ -6,8 +6,9 @@ import { afterEach, describe, expect, test } from 'vitest'
 import { parseAllDocuments } from 'yaml'
 import { resourceNames } from '../../../collector/sources/kubernetes/lives.ts'
 import type { KubernetesMisbehaviour, PodPlan } from '../../../deploy/demo/kubernetes.ts'
+import { passingState } from '../../../runtime/log/source-state.ts'
 import type { Usage } from '../../../schemas/event.ts'
-import type { Fault } from '../../../schemas/fault.ts'
+import { Fault } from '../../../schemas/fault.ts'
 import { hourMs, minuteMs, secondMs, showInstant, type Window } from '../../../schemas/window.ts'
 import { type Breakage, runSourceContract, type SourceRig } from '../../contract/source.ts'
 import { faultFrom } from '../../faults.ts'
@@ -602,6 +603,29 @@ describe('what nobody saw', () => {
     expect(isRead).toBe(false)
     it.double.bookmark()
     expect(await reading).toHaveLength(1)
+  })
+
+  test('what could not be kept is seen again: memory and disk never differ', async () => {
+    const kept = passingState()
+    let isFull = false
+    const it = await begun({
+      state: {
+        ...kept,
+        write(changes) {
+          if (isFull) throw new Fault('OUTBOX_FULL', 'the disk is full')
+          kept.write(changes)
+        },
+      },
+    })
+    isFull = true
+    it.set(at(8, 1))
+    it.cluster.create({ uid: 'p-1', requests: { cpu: '1' } })
+    it.cluster.schedule('p-1')
+    await expect.poll(() => it.source.problem?.(), soon).toMatch(/pods: OUTBOX_FULL/)
+    isFull = false
+    const { 'p-1': usage } = await readOf(it, 'pods', quarter(8))
+    expect(usage?.measures.cpu_core_seconds).toBe('840')
+    expect(usage?.estimated).toBeUndefined()
   })
 
   test('a pod that cannot be read is a gap of its own until it can', async () => {
