@@ -1,7 +1,10 @@
 /** The ClickHouse source against a real engine: the contract of every source, and what is its own. */
 import { once } from 'node:events'
+import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import type { TLSSocket } from 'node:tls'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
 import { ClickhouseConfig, clickhouse } from '../../../collector/sources/clickhouse.ts'
@@ -19,6 +22,7 @@ import { sourceContext } from '../source-context.ts'
 
 const live = new AbortController().signal
 const passwordRef = `\${env:METER_PASSWORD}`
+const fixture = (name: string) => readFileSync(new URL(`../../fixtures/tls/${name}`, import.meta.url), 'utf8')
 const dayStartMs = Date.UTC(2026, 1, 12)
 const at = (hours: number, minutes = 0) => dayStartMs + hours * hourMs + minutes * minuteMs
 const hour = (from: number): Window => ({ startMs: at(from), endMs: at(from + 1) })
@@ -100,7 +104,10 @@ function open(
     sourceContext({
       http,
       client: asked => openHttp({ ...asked, retries: 1, deadlineMs: 250, random: () => 0 }),
-      secret: reference => (reference === passwordRef ? (more.password?.() ?? server.password) : ''),
+      secret: reference =>
+        reference === passwordRef
+          ? (more.password?.() ?? server.password)
+          : fixture(reference.slice('file:'.length)),
       nowMs: more.nowMs ?? Date.now,
     }),
   ) as Source<SqlItem>
@@ -318,6 +325,46 @@ describe('what the server says', () => {
       if (code === undefined) expect(said).toHaveLength(1)
       else expect(said).toMatchObject({ code })
       expect(asked[0]).toBe('GET 1 0')
+    } finally {
+      double.closeAllConnections()
+      double.close()
+    }
+  })
+
+  const ca = 'file:loopback.cert.pem'
+  test.each([
+    ['of nobody we know', {}, 'SOURCE_UNREACHABLE'],
+    ['of another', { ca: 'file:rotated.cert.pem' }, 'SOURCE_UNREACHABLE'],
+    ['of its authority', { ca }, undefined],
+    ['of anyone', { mode: 'unverified' }, undefined],
+    ['that wants one of ours', { ca, cert: 'file:rotated.cert.pem', key: 'file:rotated.key.pem' }, undefined],
+  ])('over TLS, with a certificate %s', async (_, tls, code) => {
+    const shown: boolean[] = []
+    const double = createTlsServer(
+      {
+        cert: fixture('loopback.cert.pem'),
+        key: fixture('loopback.key.pem'),
+        ca: fixture('rotated.cert.pem'),
+        requestCert: true,
+        rejectUnauthorized: false,
+      },
+      (request, response) => {
+        shown.push((request.socket as TLSSocket).authorized)
+        const isClock = request.url?.includes('now64')
+        response.end(
+          isClock ? '{"meta":[{"name":"t","type":"Int64"}],"data":[["4102444800000"]],"rows":1}' : table(),
+        )
+      },
+    )
+    double.listen(0, '127.0.0.1')
+    await once(double, 'listening')
+    try {
+      const url = `https://127.0.0.1:${(double.address() as AddressInfo).port}`
+      await using opened = open([queryOf('t')], { url, tls })
+      const said = await usages(opened, hour(8)).catch((error: unknown) => error as Fault)
+      if (code === undefined) expect(said).toHaveLength(1)
+      else expect(said).toMatchObject({ code })
+      expect(shown).toEqual(code === undefined ? ['cert' in tls, 'cert' in tls] : [])
     } finally {
       double.closeAllConnections()
       double.close()
