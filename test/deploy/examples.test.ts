@@ -15,16 +15,27 @@ const rules = {
 }
 const check = (name: string) => checkConfig(join(folder, name), rules)
 
-test.each(['rafay.yaml', 'kafka.yaml', 'kubernetes.yaml', 'postgresql.yaml', 'clickhouse.yaml'])(
-  '%s has no problem',
-  name => {
-    const { config, problems } = check(name)
-    expect(problems).toEqual([])
-    expect(config?.sources).toHaveLength(1)
-    expect(config?.accounts.map(account => account.priceBook)).toEqual(['gpu-hours', 'gpu-hours'])
-    expect(config?.books.map(book => book.id)).toEqual(['gpu-hours'])
-  },
-)
+test.each([
+  'rafay.yaml',
+  'kafka.yaml',
+  'kubernetes.yaml',
+  'prometheus.yaml',
+  'postgresql.yaml',
+  'clickhouse.yaml',
+])('%s has no problem', name => {
+  const { config, problems } = check(name)
+  expect(problems).toEqual([])
+  expect(config?.sources).toHaveLength(1)
+  expect(config?.accounts.map(account => account.priceBook)).toEqual(['gpu-hours', 'gpu-hours'])
+  expect(config?.books.map(book => book.id)).toEqual(['gpu-hours'])
+})
+
+test('runai.yaml has no problem, and leaves accounts and prices out', () => {
+  const { config, problems } = check('runai.yaml')
+  expect(problems).toEqual([])
+  expect(config?.sources).toHaveLength(1)
+  expect(config?.accounts).toEqual([])
+})
 
 test('rafay.yaml needs no server: the log and the store are embedded', () => {
   const { config } = check('rafay.yaml')
@@ -85,6 +96,8 @@ test('every example is one of these, or is named by one of these', () => {
     'kubernetes-rbac.yaml',
     'postgresql.yaml',
     'clickhouse.yaml',
+    'prometheus.yaml',
+    'runai.yaml',
     'push-keys.yaml',
     'sidecar.yaml',
     'accounts.yaml',
