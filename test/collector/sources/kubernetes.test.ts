@@ -577,6 +577,21 @@ describe('what nobody saw', () => {
     expect(usage?.doubt).toBeUndefined()
   })
 
+  test('one that was removed by force while nobody looked ends when it was asked to go, as an estimate', async () => {
+    const it = await begun()
+    await runs(it, 'p-1', at(8, 1))
+    await it.stop()
+    it.set(at(8, 3))
+    it.cluster.ask('p-1', 0)
+    it.cluster.remove('p-1')
+    it.set(at(8, 10))
+    it.again()
+    const { 'p-1': usage } = await readOf(it, 'pods', quarter(8))
+    expect(usage?.measures.instance_seconds).toBe('120')
+    expect(usage?.estimated).toBe(true)
+    expect(usage?.doubt).toBeUndefined()
+  })
+
   test('a fresh disk knows nothing of the past, and says so', async () => {
     const it = await begun()
     await runs(it, 'p-1', at(8, 1))
@@ -762,17 +777,13 @@ describe('the protocol', () => {
   })
 
   test('what it may not see is a gap of that scope alone, and check says how to mend it', async () => {
-    const it = await openFor()
+    const it = await openFor({ double: { bookmarkMs: 20 } })
     it.double.denied.add('services')
     it.watch()
     await expect.poll(() => it.source.problem?.(), soon).toMatch(/^services: SOURCE_DENIED/)
+    await expect.poll(() => it.double.watching('pods'), soon).toBe(1)
     it.set(at(8, 15, 1))
-    await expect
-      .poll(async () => {
-        it.double.bookmark()
-        return await it.usages('pods', quarter(8)).catch(() => 'not yet')
-      }, soon)
-      .toEqual([])
+    expect(await it.usages('pods', quarter(8))).toEqual([])
     expect((await faultFrom(it.usages('services', quarter(8)))).code).toBe('WINDOW_UNKNOWABLE')
     const findings = await it.source.check?.(live)
     expect(findings?.missing).toEqual([
