@@ -109,7 +109,7 @@ const idOf = (number: number): string => `00000000-0000-4000-8000-${String(numbe
 const clusterId = idOf(1)
 const metricsOptions = {
   collect: ['utilization', 'memory', 'idle', 'bandwidth'],
-  sampleSeconds: 30,
+  sampleSeconds: 60,
   maxGapSeconds: 120,
   idlePercent: '0',
 }
@@ -234,6 +234,7 @@ runSourceContract('runai, pods', {
 })
 runSourceContract('runai, metrics', {
   ...contract,
+  widthsMinutes: [15, 60],
   open: (options = {}) =>
     rig(options, { metrics: metricsOptions }, ({ gpus }) => {
       const { value } = gpus
