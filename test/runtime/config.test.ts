@@ -649,3 +649,31 @@ describe('any one error in a whole configuration', () => {
     expect(parse(stringify(whole))).toEqual(whole)
   })
 })
+
+test('keys that nobody could tell apart, that are none, or that amend of some subjects are named', () => {
+  const key = { name: 'a', sha256: 'a'.repeat(64), sources: ['*'], subjects: ['*'] }
+  const { sha256: _, ...none } = key
+  const keys = [
+    key,
+    { ...key, name: 'b' },
+    { ...none, key: '${env:KEY}' },
+    { ...none, name: 'c' },
+    { ...key, name: 'd', sha256: 'd'.repeat(64), key: '${env:KEY}' },
+    { ...key, name: 'e', sha256: 'e'.repeat(64), scopes: ['amend'], subjects: ['acme'] },
+  ]
+  const found = problemsOf(files({ 'meterline.yaml': { keys } })).join('\n')
+  for (const what of [
+    /keys\[1\]\.sha256 is also the hash of another key/,
+    /keys\[2\]\.name is also the name of another key/,
+    /keys\[3\] needs either `sha256`/,
+    /keys\[4\] needs either `sha256`/,
+    /keys\[5\]\.subjects must be \['\*'\] where a key may amend/,
+  ])
+    expect(found).toMatch(what)
+  expect(found.split('\n')).toHaveLength(5)
+  const written = problemsOf(
+    files({ 'meterline.yaml': { keys: [{ ...none, key: 'a key as it is, written out' }] } }),
+  )
+  expect(written.join('\n')).toMatch(/keys\[0\]\.key is not of the right form/)
+  expect(written.join('\n'), 'never the key').not.toContain('written out')
+})
