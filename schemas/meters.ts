@@ -130,6 +130,15 @@ const runaiDims = {
   gpu_type: 'gpu_type',
 }
 
+/** Of the preset dcgm of the kind prometheus. */
+const dcgmDims = {
+  namespace: 'namespace',
+  pod: 'pod',
+  node: 'node',
+  gpu_type: 'gpu_type',
+  gpu: 'gpu_uuid',
+}
+
 /** The meters that are there when no catalogue is configured. */
 export const defaultMeters: readonly Meter[] = [
   ...sums('io.meterline.rafay.instance.v1', rafayDims, [
@@ -230,6 +239,23 @@ export const defaultMeters: readonly Meter[] = [
       slug: 'runai_gpu_memory_gib_hours',
       description: 'GPU memory used, times the time.',
       ...{ value: 'gpu_memory_byte_seconds', per: gibHour, unit: 'GiB.h' },
+    },
+  ]),
+  ...sums('io.meterline.prometheus.gpu.v1', dcgmDims, [
+    {
+      slug: 'dcgm_gpu_active_hours',
+      description: 'GPU-hours worked as DCGM says: utilisation times the time.',
+      ...{ value: 'gpu_active_seconds', per: '3600', unit: 'h' },
+    },
+    {
+      slug: 'dcgm_gpu_memory_gib_hours',
+      description: 'GPU memory used as DCGM says, times the time.',
+      ...{ value: 'gpu_memory_byte_seconds', per: gibHour, unit: 'GiB.h' },
+    },
+    {
+      slug: 'dcgm_energy_kwh',
+      description: 'Energy that GPUs used as DCGM says.',
+      ...{ value: 'energy_joules', per: '3600000', unit: 'kW.h' },
     },
   ]),
 ]
