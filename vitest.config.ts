@@ -17,13 +17,17 @@ const startsServers = (file: string): boolean =>
 
 /** It takes all the processors it gets, so test/run.ts runs it beside the others. */
 const simulationFile = 'test/simulation/simulation.long.test.ts'
+/** These wait for nobody, and nobody for them: they follow the simulation, beside the others. */
+const isOfSources = (file: string): boolean =>
+  /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file)
 
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
   const simulation = mode === 'long' ? chosen.filter(file => file === simulationFile) : []
-  const alone =
-    mode === 'long' ? chosen.filter(file => file !== simulationFile) : chosen.filter(startsServers)
-  const quick = chosen.filter(file => !alone.includes(file) && !simulation.includes(file))
+  const sources = mode === 'long' ? chosen.filter(isOfSources) : []
+  const beside = [...simulation, ...sources]
+  const alone = chosen.filter(file => (mode === 'long' ? !beside.includes(file) : startsServers(file)))
+  const quick = chosen.filter(file => !alone.includes(file) && !beside.includes(file))
   return {
     test: {
       testTimeout: mode === 'long' ? 600_000 : 60_000,
@@ -40,6 +44,10 @@ export default defineConfig(({ mode }) => {
         {
           extends: true,
           test: { name: 'simulation', include: simulation, maxWorkers: 1, sequence: { groupOrder: 2 } },
+        },
+        {
+          extends: true,
+          test: { name: 'sources', include: sources, maxWorkers: 1, sequence: { groupOrder: 3 } },
         },
       ],
     },

@@ -116,13 +116,29 @@ export async function recompute(
     meters.map(({ meter: key, definition }) => ({ key, meter: JSON.parse(definition) as Meter })),
     ({ meter }) => familyKey(meter),
   )
-  for (const family of families.values()) await recomputeFamily(store, run, family)
+  const types = await typesIn(store, run)
+  const touched = families.values().filter(([of]) => of?.meter.eventTypes.some(type => types.has(type)))
+  for (const family of touched) await recomputeFamily(store, run, family)
   await store.run(
     `insert into stale (source, hour, token, subjects, done)
      select source, hour, token, [], 1 from recomputes where run = {run:UInt64}`,
     { run },
   )
   return Number(taken.cells)
+}
+
+/**
+ * The types of all events that are, or ever were, in the hours of the run: a meter of none of them has no rows there and
+ * gets none, since the ledger forgets nothing. What comes in between leaves a token of its own.
+ */
+async function typesIn(store: Store, run: string): Promise<ReadonlySet<string>> {
+  const rows = await store.rows<{ type: string }>(
+    `select distinct type from events
+     where toStartOfHour(start) in (select hour from recomputes where run = {run:UInt64})
+       and source in (select source from recomputes where run = {run:UInt64})`,
+    { run },
+  )
+  return new Set(rows.map(({ type }) => type))
 }
 
 /** One pass over the events of the cells for all meters of a family, and a row a meter and cell. */

@@ -37,9 +37,15 @@ export const recordings = join(import.meta.dirname, 'fixtures/events')
 /** By file name: one of every reading and mark that this version sends. */
 export function eventsOfThisVersion(): Readonly<Record<string, ReadingEvent | MarkEvent>> {
   const startMs = Date.UTC(2026, 1, 12, 8)
-  const readOf = (source: string, scope: string, widthMinutes: 15 | 60, afterMs: number): ReadIdentity => {
+  const readOf = (
+    source: string,
+    scope: string,
+    widthMinutes: 15 | 60,
+    afterMs: number,
+    kind = 'rafay',
+  ): ReadIdentity => {
     const window = windowAt(startMs, widthMinutes)
-    return { source: `meterline/rafay/${source}`, scope, window, readatMs: window.endMs + afterMs }
+    return { source: `meterline/${kind}/${source}`, scope, window, readatMs: window.endMs + afterMs }
   }
   const mark = (readings: readonly ReadingEvent[], read: ReadIdentity, more: Partial<MarkData> = {}) =>
     sealMark(
@@ -62,7 +68,33 @@ export function eventsOfThisVersion(): Readonly<Record<string, ReadingEvent | Ma
   const instance = sealReading(billingInstance, 'rafay', billing)
   const profile = sealReading(consoleInstance, 'rafay', console)
   const tokens = sealReading(modelTokens, 'rafay', ops)
+  const pods = readOf('cluster-a', 'pods', 15, 62_000, 'kubernetes')
+  const doubted = readOf('prod', '71f69d83-ba66-4822-adf5-55ce55efd210', 15, 125_000, 'runai')
+  const trainer = sealReading(runaiPod, 'runai', doubted)
+  const gone = sealReading(kubernetesPod, 'kubernetes', pods)
+  const of = (kind: string, scope: string, usage: Usage) =>
+    sealReading(usage, kind, readOf('prod', scope, 15, 125_000, kind))
   return {
+    'kubernetes-pod.json': gone,
+    'kubernetes-volume.json': of('kubernetes', 'volumes', kubernetesVolume),
+    'kubernetes-load-balancer.json': of('kubernetes', 'services', kubernetesLoadBalancer),
+    'kubernetes-network.json': of('kubernetes', 'network', kubernetesNetwork),
+    'read-kubernetes.json': mark([gone], pods),
+    'runai-pod.json': trainer,
+    'runai-gpu.json': of('runai', `${doubted.scope} metrics`, runaiGpu),
+    'read-doubted.json': mark([trainer], doubted, {
+      bad: [
+        {
+          subject: '1',
+          code: 'FIGURES_DIFFER',
+          message: 'pod trainer-0-0: intervals say 900 s, totalRunningTimeSeconds 780 s',
+          counted: true,
+        },
+      ],
+    }),
+    'prometheus-gpu.json': of('prometheus', 'dcgm-energy', prometheusGpu),
+    'postgresql-row.json': of('postgresql', 'inference', sqlRow),
+    'clickhouse-row.json': of('clickhouse', 'inference', sqlRow),
     'instance-billing.json': instance,
     'instance-console.json': profile,
     'tokens.json': tokens,
@@ -235,6 +267,94 @@ const modelTokens: Usage = {
   resource: { kind: 'model', id: 'llama-3-70b' },
   measures: { tokens: '9007199254740993', input_tokens: '9007199254740000', output_tokens: '993' },
   labels: { organization: 'Goodlife', model: 'Llama 3 70B' },
+}
+
+const kubernetesPod: Usage = {
+  thing: 'pod',
+  subject: 'acme',
+  resource: { kind: 'pod', id: '0c6ab8b4-4c1e-4f3e-9d0b-2f6f0b1f7a11', name: 'trainer-0' },
+  measures: {
+    instance_seconds: '3',
+    gpu_seconds: '1.5',
+    cpu_core_seconds: '0.75',
+    memory_byte_seconds: '3221225472',
+  },
+  labels: {
+    namespace: 't1',
+    node: 'gpu-a',
+    node_pool: 'h100',
+    gpu_resource: 'gpu-fraction',
+    gpu_type: 'NVIDIA-H100-80GB-HBM3',
+    owner_kind: 'Job',
+    owner: 'trainer',
+  },
+  interval: { startMs: Date.UTC(2026, 1, 12, 8, 3), endMs: Date.UTC(2026, 1, 12, 8, 3, 3) },
+  estimated: true,
+}
+
+const kubernetesVolume: Usage = {
+  thing: 'volume',
+  subject: 't1',
+  resource: { kind: 'volume_claim', id: '7d2f6e7c-57a6-4a66-8f5d-0d1b60f2f3aa', name: 'data' },
+  measures: { storage_byte_seconds: '9663676416000' },
+  labels: { namespace: 't1', storage_class: 'fast', volume: 'pv-1' },
+}
+
+const kubernetesLoadBalancer: Usage = {
+  thing: 'load_balancer',
+  subject: 't1',
+  resource: { kind: 'load_balancer', id: '4a4e8a0c-0d8a-4b7e-8f55-3f0a9cf4b0aa', name: 'web' },
+  measures: { load_balancer_seconds: '900' },
+  labels: { namespace: 't1' },
+}
+
+const kubernetesNetwork: Usage = {
+  thing: 'network',
+  subject: 't1',
+  resource: { kind: 'pod', id: '0c6ab8b4-4c1e-4f3e-9d0b-2f6f0b1f7a11', name: 'trainer-0' },
+  measures: { network_receive_bytes: '18446744073709551615', network_transmit_bytes: '0' },
+  labels: { namespace: 't1', node: 'gpu-a' },
+}
+
+const runaiPod: Usage = {
+  thing: 'pod',
+  subject: '1',
+  resource: { kind: 'pod', id: '9b8d7c6e-1f2a-4b3c-8d4e-5f6a7b8c9d0e', name: 'trainer-0-0' },
+  measures: { instance_seconds: '900', gpu_seconds: '1350', cpu_core_seconds: '450' },
+  labels: {
+    cluster: 'dgx',
+    department: 'research',
+    project: 'vision',
+    user: 'researcher@example.com',
+    workload: 'trainer',
+    category: 'Train',
+    preemptible: 'true',
+    gpu_type: 'NVIDIA-H100-80GB-HBM3',
+  },
+}
+
+const runaiGpu: Usage = {
+  ...runaiPod,
+  thing: 'gpu',
+  measures: { gpu_active_seconds: '1012.5', gpu_idle_seconds: '120', nvlink_receive_bytes: '76500' },
+  parts: 2,
+}
+
+const prometheusGpu: Usage = {
+  thing: 'gpu',
+  subject: 't1',
+  resource: { kind: 'gpu', id: 'GPU-8b22d6f7-3f0c-4f6e-9f37-2f1d2f6f0b1f' },
+  measures: { energy_joules: '612345.678' },
+  labels: { node: 'gpu-a', gpu_type: 'NVIDIA H100 80GB HBM3' },
+}
+
+const sqlRow: Usage = {
+  thing: 'usage',
+  subject: 'goodlife',
+  resource: { kind: 'model', id: 'llama-3-70b' },
+  measures: { tokens: '999999999999999999999999.999999999999' },
+  labels: { region: 'eu-1' },
+  parts: 3,
 }
 
 function record(tag: string): void {

@@ -193,17 +193,17 @@ async function main(args: readonly string[]): Promise<number> {
     }
   }
 
-  // The simulation takes the time that the others leave: it runs beside them, at the lowest priority.
-  const parts = long && filters.length === 0 ? ['simulation', 'servers'] : ['']
+  // The simulation takes the time that the others leave: it runs beside them, at the lowest priority. Sources follow it.
+  const parts = long && filters.length === 0 ? ['simulation,sources', 'servers'] : ['']
   const reportFiles = parts.map(
-    part => `test-reports/${[long ? 'long' : 'test', part].filter(Boolean).join('-')}.json`,
+    part => `test-reports/${[long ? 'long' : 'test', ...part.split(',')].filter(Boolean).join('-')}.json`,
   )
   await Promise.all(
     parts.map((part, index) =>
       runs(
         [
           ...['node_modules/vitest/vitest.mjs', 'run', ...(long ? ['--mode=long'] : [])],
-          ...(part === '' ? [] : [`--project=${part}`]),
+          ...part.split(',').flatMap(project => (project === '' ? [] : [`--project=${project}`])),
           ...['--reporter=default', '--reporter=./test/running.ts', '--reporter=json'],
           ...[`--outputFile.json=${reportFiles[index]}`, ...excluded, ...filters],
         ],

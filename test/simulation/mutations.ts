@@ -89,12 +89,12 @@ export const mutations: readonly Mutation[] = [
     file: 'processor/rollups.ts',
     patch: [
       {
-        find: '  for (const family of families.values()) await recomputeFamily(store, run, family)\n',
+        find: '  for (const family of touched) await recomputeFamily(store, run, family)\n',
         put: '',
       },
       {
         find: '  return Number(taken.cells)\n',
-        put: '  for (const family of families.values()) await recomputeFamily(store, run, family)\n  return Number(taken.cells)\n',
+        put: '  for (const family of touched) await recomputeFamily(store, run, family)\n  return Number(taken.cells)\n',
       },
     ],
     test: {

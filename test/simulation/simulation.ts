@@ -31,7 +31,9 @@ import { Clock, type How, Process, settle, type Turn, Turns } from './processes.
 import { Provider, type Script, sourceOfProvider } from './provider.ts'
 import { Topic } from './topic.ts'
 
-export const meters: readonly Meter[] = defaultMeters.filter(({ slug }) => slug !== 'tokens')
+export const meters: readonly Meter[] = defaultMeters.filter(({ eventTypes }) =>
+  eventTypes.includes('io.meterline.rafay.instance.v1'),
+)
 /** The same meters under names that have no rollups: answered from the ledger alone. */
 const unrolled = meters.map(meter => ({ ...meter, slug: `${meter.slug}_unrolled` }))
 const measureOf = (meter: Meter) => meter.value as 'instance_seconds' | 'gpu_seconds'
