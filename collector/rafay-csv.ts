@@ -25,7 +25,7 @@ import {
 } from '../schemas/ncp-metrics.ts'
 import { byCodePoint } from '../schemas/order.ts'
 import { dayMs, secondMs, showInstant } from '../schemas/window.ts'
-import { baseUrl } from './sources/rafay/calls.ts'
+import { consoleUrl } from './sources/rafay/calls.ts'
 import { type RafayConsole, rafayConsole } from './sources/rafay/console.ts'
 import { rowLabels } from './sources/rafay/rows.ts'
 
@@ -173,7 +173,7 @@ export function readRafayCsvEnv(env: Environment): RafayCsvSettings {
 
 function addressOf(text: string): string | undefined {
   try {
-    return baseUrl(text, 'RAFAY_CONSOLE_URL')
+    return consoleUrl(text, 'RAFAY_CONSOLE_URL')
   } catch {
     return undefined
   }

@@ -353,23 +353,6 @@ export function usageOfSql(item: SqlItem): Usage {
   }
 }
 
-/** @throws Fault WINDOW_UNKNOWABLE by our clock; the database is asked for its own besides */
-export function checkWindow(
-  scope: string,
-  window: Window,
-  limits: { readonly nowMs: number; readonly retentionDays: number },
-): void {
-  const { nowMs, retentionDays } = limits
-  if (window.endMs > nowMs)
-    throw new Fault('WINDOW_UNKNOWABLE', `${showWindow(window)} is not over yet`, { scope })
-  if (window.startMs < nowMs - retentionDays * 86_400_000)
-    throw new Fault(
-      'WINDOW_UNKNOWABLE',
-      `${showWindow(window)} is more than ${retentionDays} days ago (retentionDays)`,
-      { scope },
-    )
-}
-
 /** What a database is shown and trusts; each is read anew at each connection. */
 export const SqlTls = {
   ca: Type.Optional(Secret('The authority that signed the certificate of the server, PEM.')),

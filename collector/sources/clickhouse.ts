@@ -8,10 +8,10 @@ import { Secret } from '../../schemas/config.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, parseExact } from '../../schemas/json.ts'
 import { dayMs, minuteMs, secondMs, type Window } from '../../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Findings, type Source, type SourceContext } from '../source.ts'
 import {
   checkClock,
-  checkWindow,
   missingColumns,
   type PreparedQuery,
   prepareQueries,
@@ -175,7 +175,7 @@ function openClickhouse(config: ClickhouseConfig, context: SourceContext): Sourc
     stopIfAborted(signal)
     const prepared = queries.get(scope)
     if (!prepared) throw new Fault('SOURCE_MISSING', `there is no query ${scope} any more`, { scope })
-    checkWindow(scope, window, { nowMs: context.nowMs(), retentionDays })
+    checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays })
     // Asked before the query, so that the query sees at least what was there then.
     checkClock(scope, window, await clockMs(ask, signal), 'the database')
     const sums = await sumRows(ask, prepared, { window, pageSize }, signal)
@@ -187,7 +187,7 @@ function openClickhouse(config: ClickhouseConfig, context: SourceContext): Sourc
 
   return {
     widthMinutes: widthOf(config),
-    rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
+    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
     retentionMs: retentionDays * dayMs,
     concurrency: config.concurrency,
     async scopes(signal) {
@@ -371,8 +371,4 @@ async function check(
     }
   }
   return { works, missing }
-}
-
-function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw new Fault('ABORTED', 'stopped while reading ClickHouse')
 }

@@ -9,6 +9,7 @@ import type { Usage } from '../../schemas/event.ts'
 import { asFault, Fault } from '../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, JsonNumber } from '../../schemas/json.ts'
 import { dayMs, minuteMs, secondMs, showInstant, showWindow, type Window } from '../../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Findings, type Scope, type Source, type SourceContext } from '../source.ts'
 import { openApi, type Resource } from './kubernetes/api.ts'
 import { connectionOf } from './kubernetes/connection.ts'
@@ -326,7 +327,7 @@ export function openKubernetes(
   return {
     widthMinutes: config.windowMinutes,
     settleDelayMs: bookmarkMs,
-    rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
+    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
     retentionMs,
     concurrency: parts.length,
 
@@ -342,9 +343,7 @@ export function openKubernetes(
       stopIfAborted(signal)
       const part = parts.find(each => each === scope)
       if (!part) throw unknowable(scope, window, `this source has no part of this name (parts)`)
-      if (window.endMs > nowMs()) throw unknowable(scope, window, 'it is not over yet')
-      if (window.startMs < nowMs() - retentionMs)
-        throw unknowable(scope, window, `it is more than ${config.retentionDays} days ago (retentionDays)`)
+      checkKnowable(scope, window, { nowMs: nowMs(), retentionDays: config.retentionDays })
       if (part === 'network') {
         for (const traffic of network?.read(window) ?? []) {
           stopIfAborted(signal)
@@ -493,8 +492,4 @@ function countOf(page: { readonly items?: unknown; readonly metadata?: unknown }
 
 function unknowable(scope: string, window: Window, why: string): Fault {
   return new Fault('WINDOW_UNKNOWABLE', `${showWindow(window)}: ${why}`, { scope })
-}
-
-function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw new Fault('ABORTED', 'the read was stopped')
 }

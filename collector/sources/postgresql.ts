@@ -6,10 +6,10 @@ import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
 import { Fault, type FaultCode } from '../../schemas/fault.ts'
 import { dayMs, minuteMs, secondMs, showInstant, type Window } from '../../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Findings, type Source, type SourceContext } from '../source.ts'
 import {
   checkClock,
-  checkWindow,
   missingColumns,
   type PreparedQuery,
   prepareQueries,
@@ -24,7 +24,7 @@ import {
   widthOf,
 } from '../sql.ts'
 import { type Placeholder, placeIn } from '../sql-text.ts'
-import { openSession, type Session, stopIfAborted } from './postgresql/session.ts'
+import { openSession, type Session } from './postgresql/session.ts'
 
 export const PostgresqlConfig = Type.Object(
   {
@@ -107,7 +107,7 @@ function openPostgresql(config: PostgresqlConfig, context: SourceContext): Sourc
     stopIfAborted(signal)
     const prepared = queries.get(scope)
     if (!prepared) throw new Fault('SOURCE_MISSING', `there is no query ${scope} any more`, { scope })
-    checkWindow(scope, window, { nowMs: context.nowMs(), retentionDays })
+    checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays })
     let sums: ResourceSums
     {
       await using session = await connect(signal)
@@ -122,7 +122,7 @@ function openPostgresql(config: PostgresqlConfig, context: SourceContext): Sourc
 
   return {
     widthMinutes: widthOf(config),
-    rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
+    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
     retentionMs: retentionDays * dayMs,
     concurrency: config.concurrency,
     async scopes(signal) {

@@ -6,7 +6,8 @@ import Type, { type Static } from 'typebox'
 import { Secret, secretShape } from '../../schemas/config.ts'
 import { showQuantity, showRounded } from '../../schemas/decimal.ts'
 import { Fault } from '../../schemas/fault.ts'
-import { dayMs, minuteMs, secondMs, showWindow } from '../../schemas/window.ts'
+import { dayMs, minuteMs, secondMs } from '../../schemas/window.ts'
+import { baseUrl, checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Source, type SourceContext } from '../source.ts'
 import { readAnswer } from './prometheus/answers.ts'
 import { type Api, openApi } from './prometheus/api.ts'
@@ -171,7 +172,7 @@ export const prometheus = defineSource({
     return {
       widthMinutes: config.windowMinutes,
       settleDelayMs: lateMs,
-      rereadAfterMs: [...new Set(config.rereadAfterMinutes)].map(m => m * minuteMs).sort((a, b) => a - b),
+      rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
       retentionMs,
       concurrency: config.concurrency,
       async scopes(signal) {
@@ -184,19 +185,8 @@ export const prometheus = defineSource({
         const query = queries.get(scope)
         if (query === undefined)
           throw new Fault('SOURCE_MISSING', `scope "${scope}" is none of the queries of this source`, facts)
-        const nowMs = context.nowMs()
-        if (window.endMs + lateMs > nowMs)
-          throw new Fault(
-            'WINDOW_UNKNOWABLE',
-            `${showWindow(window)} is not over for ${config.lateSeconds} s (lateSeconds)`,
-            facts,
-          )
-        if (window.startMs < nowMs - retentionMs)
-          throw new Fault(
-            'WINDOW_UNKNOWABLE',
-            `${showWindow(window)} is more than ${config.retentionDays} days ago (retentionDays)`,
-            facts,
-          )
+        const { lateSeconds, retentionDays } = config
+        checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays, lateSeconds })
         const answer = await readAnswer(api, query, window, reach, { signal, about: scope, facts })
         for (const item of itemsOf(query, window, answer)) {
           stopIfAborted(signal)
@@ -234,10 +224,6 @@ export const prometheus = defineSource({
 function shownAmount({ amount }: PrometheusItem): string {
   const text = showQuantity(amount)
   return /\.\d{13}/.test(text) ? showRounded(amount, 12).replace(/\.?0+$/, '') : text
-}
-
-function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw new Fault('ABORTED', 'stopped')
 }
 
 const secretReference = new RegExp(secretShape)
@@ -284,17 +270,8 @@ function openCalls(config: PrometheusConfig, context: SourceContext): Api {
   })
 }
 
-/** @throws Fault CONFIG_INVALID where it is no address of a server. */
+/** Also where it was written with the path of the API. */
 function baseOf(text: string): string {
-  const whole = /^[a-z][a-z0-9+.-]*:\/\//i.test(text.trim()) ? text.trim() : `https://${text.trim()}`
-  const url = URL.canParse(whole) ? new URL(whole) : undefined
-  const isAddress =
-    url !== undefined &&
-    (url.protocol === 'https:' || url.protocol === 'http:') &&
-    url.username === '' &&
-    url.password === '' &&
-    !/[?#\s]/.test(whole)
-  if (!isAddress)
-    throw new Fault('CONFIG_INVALID', 'url: not the address of a server, such as prometheus.example.com:9090')
-  return url.href.replace(/\/+$/, '').replace(/\/api\/v1$/, '')
+  const like = { option: 'url', what: 'the server', example: 'prometheus.example.com:9090' }
+  return baseUrl(text, like).replace(/\/api\/v1$/, '')
 }

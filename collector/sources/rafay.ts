@@ -6,12 +6,11 @@
 import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
 import type { Usage } from '../../schemas/event.ts'
-import { Fault } from '../../schemas/fault.ts'
 import { measureNames } from '../../schemas/measures.ts'
-import { dayMs, minuteMs, showWindow, type Window, windowAt } from '../../schemas/window.ts'
+import { dayMs, minuteMs, type Window, windowAt } from '../../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Scope, type Source, type SourceContext } from '../source.ts'
 import { type InstanceItem, instanceUsage, openBilling, openTenants } from './rafay/billing.ts'
-import { stopIfAborted } from './rafay/calls.ts'
 import { checkRafay } from './rafay/check.ts'
 import { type ConsoleItem, consoleUsage, openConsole } from './rafay/console.ts'
 import { parameterDefaults } from './rafay/rows.ts'
@@ -150,7 +149,7 @@ export const rafay = defineSource({
     const tokens = config.tokenUsage?.enabled ? openTokens(config, context) : undefined
     return {
       widthMinutes,
-      rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
+      rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
       retentionMs,
       concurrency: config.concurrency,
       async scopes(signal) {
@@ -158,15 +157,7 @@ export const rafay = defineSource({
         return tokens ? [...scopes, { scope: tokensScope }] : scopes
       },
       async *read(scope, window, signal) {
-        const nowMs = context.nowMs()
-        if (window.endMs > nowMs)
-          throw new Fault('WINDOW_UNKNOWABLE', `${showWindow(window)} is not over yet`, { scope })
-        if (window.startMs < nowMs - retentionMs)
-          throw new Fault(
-            'WINDOW_UNKNOWABLE',
-            `${showWindow(window)} is more than ${config.retentionDays} days ago (retentionDays)`,
-            { scope },
-          )
+        checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays: config.retentionDays })
         const items =
           scope === tokensScope && tokens
             ? await tokens(window, signal)

@@ -8,8 +8,9 @@ import { Secret } from '../../schemas/config.ts'
 import type { Usage } from '../../schemas/event.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, minuteMs, showInstant, showWindow, type Window, windowAt } from '../../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Scope, type Source, type SourceContext } from '../source.ts'
-import { openCalls, type RunaiCalls, stopIfAborted } from './runai/calls.ts'
+import { openCalls, type RunaiCalls } from './runai/calls.ts'
 import { checkRunai } from './runai/check.ts'
 import { RunaiCrossCheckConfig } from './runai/crosscheck.ts'
 import { openJoined } from './runai/joined.ts'
@@ -155,7 +156,7 @@ export const runai = defineSource({
 
     return {
       widthMinutes: config.windowMinutes,
-      rereadAfterMs: [...new Set(config.rereadAfterMinutes)].sort((a, b) => a - b).map(m => m * minuteMs),
+      rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
       retentionMs,
       concurrency,
       async scopes(signal) {
@@ -168,7 +169,7 @@ export const runai = defineSource({
       },
       async *read(scope, window, signal) {
         stopIfAborted(signal)
-        refuseUnknowable(scope, window, nowMs(), config.retentionDays)
+        checkKnowable(scope, window, { nowMs: nowMs(), retentionDays: config.retentionDays })
         const ofMetrics = scope.endsWith(metricsSuffix)
         const clusterId = ofMetrics ? scope.slice(0, -metricsSuffix.length) : scope
         const cluster = await clusterOf(calls, { scope, clusterId, window, signal })
@@ -255,17 +256,6 @@ function chosen(clusters: readonly Cluster[], wanted: readonly string[] | undefi
       `clusters: ${missing.join(', ')} is not there, or the access key may not see it`,
     )
   return clusters.filter(({ id, name }) => wanted.includes(id) || wanted.includes(name))
-}
-
-function refuseUnknowable(scope: string, window: Window, nowMs: number, retentionDays: number): void {
-  if (window.endMs > nowMs)
-    throw new Fault('WINDOW_UNKNOWABLE', `${showWindow(window)} is not over yet`, { scope })
-  if (window.startMs < nowMs - retentionDays * dayMs)
-    throw new Fault(
-      'WINDOW_UNKNOWABLE',
-      `${showWindow(window)} is more than ${retentionDays} days ago (retentionDays)`,
-      { scope },
-    )
 }
 
 /**

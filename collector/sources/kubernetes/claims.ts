@@ -5,9 +5,9 @@
 import Fraction from 'fraction.js'
 import { Fault } from '../../../schemas/fault.ts'
 import type { Window } from '../../../schemas/window.ts'
+import { nanoOf } from '../../quantity.ts'
 import { type GpuRules, type GpuShare, isGpu, migPart } from './gpus.ts'
 import type { AllocatedDevice, Device, Pod, ResourceClaim, ResourceSlice } from './objects.ts'
-import { nanoOf } from './quantity.ts'
 
 /** What is known of claims and devices. */
 export interface Claims {

@@ -6,8 +6,8 @@ import Fraction from 'fraction.js'
 import Type, { type Static } from 'typebox'
 import { exact, isBoundedDecimal } from '../../../schemas/decimal.ts'
 import { Fault } from '../../../schemas/fault.ts'
+import { unitsOf } from '../../quantity.ts'
 import type { Meta, Pod, Texts } from './objects.ts'
-import { unitsOf } from './quantity.ts'
 import type { PodRequests } from './requests.ts'
 
 const names = (description: string, defaults: readonly string[]) =>

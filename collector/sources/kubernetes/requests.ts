@@ -4,8 +4,8 @@
  */
 import type Fraction from 'fraction.js'
 import { Fault } from '../../../schemas/fault.ts'
+import { type Nano, nanoOf, unitsOf } from '../../quantity.ts'
 import type { Container, Pod, Texts } from './objects.ts'
-import { type Nano, nanoOf, unitsOf } from './quantity.ts'
 
 export interface PodRequests {
   readonly cpuCores: Fraction

@@ -4,8 +4,8 @@
  */
 import type Fraction from 'fraction.js'
 import { Fault } from '../../../schemas/fault.ts'
+import { nanoOf, unitsOf } from '../../quantity.ts'
 import type { Volume, VolumeClaim } from './objects.ts'
-import { nanoOf, unitsOf } from './quantity.ts'
 
 /** What is held from now on, until the object says otherwise or is gone. */
 export interface HeldStorage {

@@ -5,6 +5,7 @@
 import type { TlsFiles } from '../../../runtime/http.ts'
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { secondMs } from '../../../schemas/window.ts'
+import { stopIfAborted } from '../../asking.ts'
 import { faultOfError } from './refusals.ts'
 
 export interface Address {
@@ -241,10 +242,6 @@ from (values (1)) one left join pg_stat_wal_receiver receiver on true
 function typeParser(oid: number) {
   if (oid === boolOid) return (text: string | Buffer) => (String(text) === 't' ? 'true' : 'false')
   return (text: string | Buffer) => String(text)
-}
-
-export function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw aborted()
 }
 
 function aborted(): Fault {

@@ -6,10 +6,11 @@ import type { Usage } from '../../../schemas/event.ts'
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, type JsonObject } from '../../../schemas/json.ts'
 import { instantMs, minuteMs, showInstant, type Window } from '../../../schemas/window.ts'
+import { stopIfAborted } from '../../asking.ts'
 import { readPages } from '../../paging.ts'
 import type { SourceContext } from '../../source.ts'
 import type { Dialect, RafayConfig } from '../rafay.ts'
-import { askJson, baseUrl, listPageSizeMax, pageOf, stopIfAborted } from './calls.ts'
+import { askJson, consoleUrl, listPageSizeMax, pageOf } from './calls.ts'
 import {
   clip,
   measuresAndLabels,
@@ -34,7 +35,7 @@ export interface InstanceItem {
 const tenantsKeptMs = 15 * minuteMs
 
 export function openBilling(config: RafayConfig, context: SourceContext): Dialect<InstanceItem> {
-  const base = baseUrl(config.url, 'url')
+  const base = consoleUrl(config.url, 'url')
   const tenants = openTenants(config, context)
 
   async function read(kind: string, window: Window, signal: AbortSignal): Promise<readonly InstanceItem[]> {
@@ -163,7 +164,7 @@ export function instanceUsage(item: InstanceItem, config: RafayConfig): Usage {
 export function openTenants(config: RafayConfig, context: SourceContext) {
   const { opsUrl, partnerApiKey } = config
   if (opsUrl === undefined || partnerApiKey === undefined) return undefined
-  const base = baseUrl(opsUrl, 'opsUrl')
+  const base = consoleUrl(opsUrl, 'opsUrl')
   let kept: { readonly ids: ReadonlyMap<string, string>; readonly atMs: number } | undefined
   return async (signal: AbortSignal): Promise<ReadonlyMap<string, string>> => {
     if (kept && context.nowMs() - kept.atMs < tenantsKeptMs) return kept.ids

@@ -12,31 +12,16 @@ import {
   type JsonObject,
   parseExact,
 } from '../../../schemas/json.ts'
+import { baseUrl } from '../../asking.ts'
 import type { Page } from '../../paging.ts'
-import { clip, unfit } from './rows.ts'
+import { unfit } from './rows.ts'
 
 /** Lists ask for no more than the collections do. */
 export const listPageSizeMax = 100
 
-/**
- * The address calls begin with: scheme and host, a path if one is given, no slash at the end.
- * @throws Fault CONFIG_INVALID where it is no address of a console.
- */
-export function baseUrl(text: string, what: string): string {
-  const whole = /^[a-z][a-z0-9+.-]*:\/\//i.test(text.trim()) ? text.trim() : `https://${text.trim()}`
-  const url = URL.canParse(whole) ? new URL(whole) : undefined
-  const isAddress =
-    url !== undefined &&
-    (url.protocol === 'https:' || url.protocol === 'http:') &&
-    url.username === '' &&
-    url.password === '' &&
-    !/[?#\s]/.test(whole)
-  if (!isAddress)
-    throw new Fault(
-      'CONFIG_INVALID',
-      `${what}: "${clip(text)}" is not the address of a console, such as console.example.com`,
-    )
-  return url.href.replace(/\/+$/, '')
+/** @throws Fault CONFIG_INVALID where it is no address of a console. */
+export function consoleUrl(text: string, option: string): string {
+  return baseUrl(text, { option, what: 'a console', example: 'console.example.com' })
 }
 
 interface Ask {
@@ -118,8 +103,4 @@ export function pageOf(body: JsonObject, key: string, about: string, facts: Faul
 function wholeOf(value: Json | undefined): number | undefined {
   const text = value instanceof JsonNumber ? value.text : typeof value === 'string' ? value : ''
   return /^\d{1,15}$/.test(text) ? Number(text) : undefined
-}
-
-export function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw new Fault('ABORTED', 'stopped while reading')
 }

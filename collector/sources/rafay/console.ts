@@ -15,7 +15,7 @@ import { showInstant, type Window } from '../../../schemas/window.ts'
 import { readPages } from '../../paging.ts'
 import type { Scope, SourceContext } from '../../source.ts'
 import type { Dialect, RafayConfig } from '../rafay.ts'
-import { askJson, baseUrl, listPageSizeMax, pageOf } from './calls.ts'
+import { askJson, consoleUrl, listPageSizeMax, pageOf } from './calls.ts'
 import {
   measuresAndLabels,
   parameterLabels,
@@ -77,7 +77,7 @@ export interface RafayConsole {
 
 export function rafayConsole(options: {
   readonly http: Http
-  /** As `baseUrl` gives it. */
+  /** As `consoleUrl` gives it. */
   readonly base: string
   readonly pageSize: number
   readonly apiKey: () => string
@@ -200,7 +200,7 @@ export function openConsole(config: RafayConfig, context: SourceContext): Dialec
   const { partnerApiKey } = config
   const console = rafayConsole({
     http: context.http,
-    base: baseUrl(config.url, 'url'),
+    base: consoleUrl(config.url, 'url'),
     pageSize: config.pageSize,
     apiKey: () => context.secret(config.apiKey),
     ...(partnerApiKey !== undefined && { partnerApiKey: () => context.secret(partnerApiKey) }),

@@ -10,7 +10,7 @@ import { secondMs, type Window } from '../../../schemas/window.ts'
 import { readPages } from '../../paging.ts'
 import type { SourceContext } from '../../source.ts'
 import type { RafayConfig } from '../rafay.ts'
-import { askJson, baseUrl, pageOf } from './calls.ts'
+import { askJson, consoleUrl, pageOf } from './calls.ts'
 import { quantityAt, showAll, textOf, unreadable, type Where } from './rows.ts'
 
 export const tokensScope = 'tokens'
@@ -39,7 +39,7 @@ const tokenFields = {
 
 export function openTokens(config: RafayConfig, context: SourceContext) {
   const { tokenUsage, opsUrl } = config
-  const base = baseUrl(tokenUsage?.url ?? opsUrl ?? config.url, 'tokenUsage.url')
+  const base = consoleUrl(tokenUsage?.url ?? opsUrl ?? config.url, 'tokenUsage.url')
   return async (window: Window, signal: AbortSignal): Promise<readonly TokensItem[]> => {
     const about = 'token usage'
     const facts = { scope: tokensScope }

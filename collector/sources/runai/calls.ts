@@ -7,6 +7,7 @@ import type { Http } from '../../../runtime/http.ts'
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, parseExact } from '../../../schemas/json.ts'
 import { minuteMs, secondMs } from '../../../schemas/window.ts'
+import { baseUrl, stopIfAborted } from '../../asking.ts'
 import { unfit } from './unfit.ts'
 
 /** What of the options says how to call. */
@@ -71,7 +72,7 @@ export function openCalls(
   },
 ): RunaiCalls {
   const { http, nowMs } = given
-  const base = baseUrl(access.url)
+  const base = baseUrl(access.url, { option: 'url', what: 'a control plane', example: 'tenant.run.ai' })
   let known: Grant | undefined = access.auth === 'auto' ? undefined : access.auth
   let held: Token | undefined
   let coming: Promise<Token> | undefined
@@ -175,24 +176,6 @@ export function openCalls(
   return { get }
 }
 
-/**
- * The address calls begin with: scheme and host, a path if one is given, no slash at the end.
- * @throws Fault CONFIG_INVALID where it is no address of a control plane.
- */
-export function baseUrl(text: string): string {
-  const whole = /^[a-z][a-z0-9+.-]*:\/\//i.test(text.trim()) ? text.trim() : `https://${text.trim()}`
-  const url = URL.canParse(whole) ? new URL(whole) : undefined
-  const isAddress =
-    url !== undefined &&
-    (url.protocol === 'https:' || url.protocol === 'http:') &&
-    url.username === '' &&
-    url.password === '' &&
-    !/[?#\s]/.test(whole)
-  if (!isAddress)
-    throw new Fault('CONFIG_INVALID', 'url: not the address of a control plane, such as tenant.run.ai')
-  return url.href.replace(/\/+$/, '')
-}
-
 /** The rows of a list answer. `null` is not taken for none: nobody knows whether it means that. */
 export function listOf(body: Json, key: string, ask: Pick<RunaiAsk, 'about' | 'facts'>): readonly Json[] {
   const rows = isJsonObject(body) ? body[key] : undefined
@@ -201,10 +184,6 @@ export function listOf(body: Json, key: string, ask: Pick<RunaiAsk, 'about' | 'f
     ...ask.facts,
     path: `/${key}`,
   })
-}
-
-export function stopIfAborted(signal: AbortSignal): void {
-  if (signal.aborted) throw new Fault('ABORTED', 'stopped while reading')
 }
 
 /** Commas stay commas: servers made from the OpenAPI files split a list before they decode its parts. */

@@ -5,7 +5,8 @@
 import { Fault, type FaultFacts } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, type JsonObject } from '../../../schemas/json.ts'
 import { instantMs, minuteMs, showInstant, type Window } from '../../../schemas/window.ts'
-import { listOf, type RunaiAsk, type RunaiCalls, stopIfAborted } from './calls.ts'
+import { stopIfAborted } from '../../asking.ts'
+import { listOf, type RunaiAsk, type RunaiCalls } from './calls.ts'
 import { unfit } from './unfit.ts'
 
 export interface Cluster {

@@ -7,8 +7,9 @@ import Type, { type Static } from 'typebox'
 import type { Usage } from '../../../schemas/event.ts'
 import { Fault } from '../../../schemas/fault.ts'
 import { hourMs, secondMs, showInstant, type Window } from '../../../schemas/window.ts'
+import { stopIfAborted } from '../../asking.ts'
 import type { Findings } from '../../source.ts'
-import { listOf, type RunaiCalls, stopIfAborted } from './calls.ts'
+import { listOf, type RunaiCalls } from './calls.ts'
 import { allocationDoubt, type Tolerance } from './crosscheck.ts'
 import {
   clipped,

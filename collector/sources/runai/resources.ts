@@ -2,6 +2,7 @@
 import Fraction from 'fraction.js'
 import { roundHalfAway } from '../../../schemas/decimal.ts'
 import { fractionOf, isJsonArray, isJsonObject, type Json, JsonNumber } from '../../../schemas/json.ts'
+import { nanoOf, unitsOf } from '../../quantity.ts'
 import { Unfit, unfit } from './unfit.ts'
 
 /** In GPUs, cores and bytes; what is not told is not there. */
@@ -18,38 +19,13 @@ const ratePlaces = 9
 const migShape = /^([12347])g\.(?:5|10|20|40|80)gb$/
 const migSlices = 7
 
-const quantityShape =
-  /^([+-]?)(\d{1,30}(?:\.\d{0,30})?|\.\d{1,30})(Ki|Mi|Gi|Ti|Pi|Ei|[numkKMGTPE]|[eE][+-]?\d{1,2})?B?$/
-const binarySuffixes = ['Ki', 'Mi', 'Gi', 'Ti', 'Pi', 'Ei']
-const decimalExponents: Readonly<Record<string, number>> = {
-  n: -9,
-  u: -6,
-  m: -3,
-  k: 3,
-  K: 3,
-  M: 6,
-  G: 9,
-  T: 12,
-  P: 15,
-  E: 18,
-}
-
 /**
- * A quantity as Kubernetes writes it, also with the B behind it that Run:ai's own example has ("0B"); undefined where it
- * is none.
+ * A quantity as Kubernetes writes it, also with the B behind it that Run:ai's own example has ("0B") and with a large K
+ * for kilo, which the pattern of its files allows; undefined where it is none.
  */
 export function quantityOf(text: string): Fraction | undefined {
-  const match = quantityShape.exec(text)
-  if (!match) return undefined
-  const [, sign, digits = '', suffix = ''] = match
-  const [whole = '', decimals = ''] = digits.split('.')
-  const value = new Fraction(BigInt(`${whole}${decimals}`), 10n ** BigInt(decimals.length))
-  const signed = sign === '-' ? value.neg() : value
-  const binary = binarySuffixes.indexOf(suffix)
-  if (binary >= 0) return signed.mul(new Fraction(1024n ** BigInt(binary + 1)))
-  const exponent = suffix === '' ? 0 : (decimalExponents[suffix] ?? Number(suffix.slice(1)))
-  const factor = new Fraction(10n ** BigInt(Math.abs(exponent)))
-  return exponent >= 0 ? signed.mul(factor) : signed.div(factor)
+  const nano = nanoOf(text.replace(/B$/, '').replace(/K$/, 'k'))
+  return nano === undefined ? undefined : unitsOf(nano)
 }
 
 /**

@@ -3,7 +3,6 @@ import { readFileSync } from 'node:fs'
 import { afterEach, describe, expect, test } from 'vitest'
 import type { Source } from '../../../collector/source.ts'
 import { sources } from '../../../collector/sources/list.ts'
-import { baseUrl } from '../../../collector/sources/rafay/calls.ts'
 import { RafayConfig, type RafayItem, rafay } from '../../../collector/sources/rafay.ts'
 import {
   juneFixture,
@@ -20,7 +19,7 @@ import { type Http, openHttp } from '../../../runtime/http.ts'
 import { misfits } from '../../../schemas/check.ts'
 import { exact, show } from '../../../schemas/decimal.ts'
 import type { Usage } from '../../../schemas/event.ts'
-import { Fault } from '../../../schemas/fault.ts'
+import type { Fault } from '../../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, parseExact } from '../../../schemas/json.ts'
 import { hourMs, minuteMs, type Window, windowsOver } from '../../../schemas/window.ts'
 import { type Breakage, runSourceContract, type SourceRig } from '../../contract/source.ts'
@@ -224,21 +223,6 @@ test('it is in the list of sources, with a sentence for each of its options', ()
   for (const [name, option] of Object.entries(RafayConfig.properties))
     if (name !== 'kind')
       expect((option as { description?: string }).description ?? '', name).toMatch(/\.( |$)|https\.|Write/)
-})
-
-test('the address of a console is taken with or without a scheme', () => {
-  expect(baseUrl('rafay.acme.com', 'url')).toBe('https://rafay.acme.com')
-  expect(baseUrl('rafay.acme.com:8443/', 'url')).toBe('https://rafay.acme.com:8443')
-  expect(baseUrl(' http://127.0.0.1:8080/console/ ', 'url')).toBe('http://127.0.0.1:8080/console')
-  for (const bad of [
-    '',
-    'https://',
-    'ftp://rafay.acme.com',
-    'https://me:pw@rafay.acme.com',
-    'a b',
-    'x.com?y=1',
-  ])
-    expect(() => baseUrl(bad, 'url'), bad).toThrow(Fault)
 })
 
 describe('billing dialect', () => {

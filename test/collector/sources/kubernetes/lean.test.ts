@@ -1,7 +1,7 @@
 /** The JSON of the API server, without what is of no use here: nothing secret stays, and no number is rounded. */
 import { expect, test } from 'vitest'
+import { nanoOf } from '../../../../collector/quantity.ts'
 import { parseLean } from '../../../../collector/sources/kubernetes/lean.ts'
-import { nanoOf } from '../../../../collector/sources/kubernetes/quantity.ts'
 import { JsonNumber } from '../../../../schemas/json.ts'
 
 test('nothing of an environment is kept, and of managedFields the times alone', () => {

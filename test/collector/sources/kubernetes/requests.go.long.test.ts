@@ -1,8 +1,8 @@
 /** Thousands of generated pods and quantities, read by us and by Kubernetes' own Go code: both say the same of each. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
+import { nanoOf } from '../../../../collector/quantity.ts'
 import { podOf } from '../../../../collector/sources/kubernetes/objects.ts'
-import { nanoOf } from '../../../../collector/sources/kubernetes/quantity.ts'
 import { podRequests } from '../../../../collector/sources/kubernetes/requests.ts'
 import { askComponentHelpers, type GoNumber } from '../../../rig/kubernetes-go.ts'
 import { everything, json } from './manifests.ts'

@@ -1,8 +1,8 @@
 /** Effective requests of pods: each rule worked by hand, and all of them at once against a second formulation. */
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
+import { nanoOf } from '../../../../collector/quantity.ts'
 import type { Container, Pod, Texts } from '../../../../collector/sources/kubernetes/objects.ts'
-import { nanoOf } from '../../../../collector/sources/kubernetes/quantity.ts'
 import { podRequests } from '../../../../collector/sources/kubernetes/requests.ts'
 import { show } from '../../../../schemas/decimal.ts'
 import { faultOf } from '../../../faults.ts'

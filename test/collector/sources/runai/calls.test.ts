@@ -1,11 +1,6 @@
 /** Tokens of a control plane old or new, and what a call does when its token is refused. */
 import { afterEach, expect, test } from 'vitest'
-import {
-  baseUrl,
-  openCalls,
-  type RunaiAccess,
-  type RunaiCalls,
-} from '../../../../collector/sources/runai/calls.ts'
+import { openCalls, type RunaiAccess, type RunaiCalls } from '../../../../collector/sources/runai/calls.ts'
 import {
   type RunaiBehaviour,
   type RunaiDouble,
@@ -17,7 +12,7 @@ import { openHttp } from '../../../../runtime/http.ts'
 import { Fault } from '../../../../schemas/fault.ts'
 import { isJsonArray } from '../../../../schemas/json.ts'
 import { hourMs, minuteMs, secondMs } from '../../../../schemas/window.ts'
-import { faultFrom, faultOf } from '../../../faults.ts'
+import { faultFrom } from '../../../faults.ts'
 
 const live = new AbortController().signal
 const opened: AsyncDisposable[] = []
@@ -223,14 +218,4 @@ test('a list of filters is one parameter, its commas as they are, the rest encod
   expect(double.calls.at(-1)?.rawQuery).toBe(
     'limit=5&filterBy=clusterId%3D%3Da%20b,createdAt%3C%3D2026-01-01T00%3A00%3A00Z',
   )
-})
-
-test('the address of a control plane is taken with or without a scheme', () => {
-  expect(baseUrl('tenant.run.ai')).toBe('https://tenant.run.ai')
-  expect(baseUrl(' http://127.0.0.1:8080/ ')).toBe('http://127.0.0.1:8080')
-  for (const bad of ['', 'ftp://tenant.run.ai', 'https://me:pw@tenant.run.ai', 'a b', 'x.com?y=1']) {
-    const fault = faultOf(() => baseUrl(bad))
-    expect(fault.code).toBe('CONFIG_INVALID')
-    expect(fault.message).not.toContain('me:pw')
-  }
 })

@@ -2,7 +2,7 @@
 import fc from 'fast-check'
 import Fraction from 'fraction.js'
 import { describe, expect, test } from 'vitest'
-import { nanoOf, unitsOf } from '../../../../collector/sources/kubernetes/quantity.ts'
+import { nanoOf, unitsOf } from '../../collector/quantity.ts'
 
 const unit = 1_000_000_000n
 
