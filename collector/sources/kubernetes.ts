@@ -78,10 +78,11 @@ export const KubernetesConfig = Type.Object(
         'When a window is read again, counted from its end: a node that was cut off tells late when its pods ended.',
     }),
     retentionDays: Type.Integer({
-      default: 35,
+      default: 14,
       minimum: 1,
       maximum: 3650,
-      description: 'How long it is kept what was seen: windows before are faulted, not taken for empty.',
+      description:
+        'How long it is kept what was seen, about 600 bytes for each pod that ended: windows before are faulted, not taken for empty.',
     }),
     pageSize: Type.Integer({
       default: 500,
