@@ -49,9 +49,16 @@ export async function findPostgres(): Promise<{ readonly folder: string } | { re
   const found = foldersHere()[0]
   if (found !== undefined) return { folder: found }
   try {
-    await run('apt-get', ['install', '-y', '--no-install-recommends', 'postgresql'], {
-      timeout: 170_000,
-      env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+    const apt = (...args: readonly string[]) =>
+      run('apt-get', [...args], {
+        timeout: 170_000,
+        env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' },
+      })
+    const install = () => apt('install', '-y', '--no-install-recommends', 'postgresql')
+    // A fresh machine may not know yet what packages there are.
+    await install().catch(async () => {
+      await apt('update', '-qq')
+      await install()
     })
   } catch (error) {
     const [line = ''] = (error instanceof Error ? error.message : String(error)).split('\n')
