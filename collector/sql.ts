@@ -1,6 +1,7 @@
 /**
  * What the sources that ask a database have in common: the options of a query, how its columns are found by name, and how
- * rows become usages, each resource summed exactly. How a database is asked is each source's own. Pure.
+ * rows become usages, each resource summed exactly; and the source that is made of them. How a database is asked is each
+ * one's own.
  */
 import Type, { type Static } from 'typebox'
 import { Secret } from '../schemas/config.ts'
@@ -8,7 +9,16 @@ import { isBoundedDecimal } from '../schemas/decimal.ts'
 import type { Usage } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
 import { type MeasureName, measureNames } from '../schemas/measures.ts'
-import { type GridMinutes, gridMinutes, instantMs, showWindow, type Window } from '../schemas/window.ts'
+import {
+  dayMs,
+  type GridMinutes,
+  gridMinutes,
+  instantMs,
+  showWindow,
+  type Window,
+} from '../schemas/window.ts'
+import { checkKnowable, rereadsAfter, stopIfAborted } from './asking.ts'
+import type { Findings, Source } from './source.ts'
 import { type BoundSql, bindPlaceholders, type Dialect, type Placeholder } from './sql-text.ts'
 
 const strict = { additionalProperties: false }
@@ -350,6 +360,56 @@ export function usageOfSql(item: SqlItem): Usage {
     labels: item.labels,
     ...(interval && { interval }),
     ...(parts > 1 && { parts }),
+  }
+}
+
+/** What of a source of queries is each database's own. */
+export interface SqlDatabase {
+  readonly queries: ReadonlyMap<string, PreparedQuery>
+  /**
+   * Every row that a query gives for a window, summed, once the database's own clock says that the window is over there:
+   * see `checkClock`.
+   */
+  sums(prepared: PreparedQuery, window: Window, signal: AbortSignal): Promise<ResourceSums>
+  check(signal: AbortSignal): Promise<Findings>
+  close(): PromiseLike<void>
+}
+
+/** A source whose scopes are queries. */
+export function sqlSource(
+  config: Parameters<typeof widthOf>[0] & {
+    readonly rereadAfterMinutes: readonly number[]
+    readonly retentionDays: number
+    readonly concurrency: number
+  },
+  database: SqlDatabase,
+  nowMs: () => number,
+): Source<SqlItem> {
+  const { queries } = database
+  const { retentionDays, concurrency } = config
+  return {
+    widthMinutes: widthOf(config),
+    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
+    retentionMs: retentionDays * dayMs,
+    concurrency,
+    async scopes(signal) {
+      stopIfAborted(signal)
+      return [...queries.keys()].map(scope => ({ scope }))
+    },
+    async *read(scope, window, signal) {
+      stopIfAborted(signal)
+      const prepared = queries.get(scope)
+      if (!prepared) throw new Fault('SOURCE_MISSING', `there is no query ${scope} any more`, { scope })
+      checkKnowable(scope, window, { nowMs: nowMs(), retentionDays })
+      const sums = await database.sums(prepared, window, signal)
+      for (const item of sums.items()) {
+        stopIfAborted(signal)
+        yield item
+      }
+    },
+    toUsage: item => [usageOfSql(item)],
+    check: signal => database.check(signal),
+    [Symbol.asyncDispose]: () => database.close(),
   }
 }
 

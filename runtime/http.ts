@@ -175,6 +175,30 @@ export function openHttp(options: HttpOptions = {}): Http {
     }
   }
 
+  function send(
+    asked: HttpRequest,
+    {
+      headers,
+      ...way
+    }: {
+      readonly headers: Readonly<Record<string, string>>
+      readonly dispatcher: Dispatcher
+      readonly signal: AbortSignal
+    },
+  ) {
+    return undiciRequest(asked.url, {
+      method: asked.method ?? 'GET',
+      headers: {
+        accept: 'application/json',
+        ...headers,
+        ...(options.userAgent !== undefined && { 'user-agent': options.userAgent }),
+        ...asked.headers,
+      },
+      ...(asked.body !== undefined && { body: asked.body }),
+      ...way,
+    })
+  }
+
   async function attempt(asked: HttpRequest, stop: AbortSignal): Promise<Outcome> {
     const { endpoint } = asked
     const either = anyOf([stop])
@@ -190,15 +214,8 @@ export function openHttp(options: HttpOptions = {}): Http {
       seconds.observe({ endpoint, status: shown }, (performance.now() - startedMs) / secondMs)
     }
     try {
-      const response = await undiciRequest(asked.url, {
-        method: asked.method ?? 'GET',
-        headers: {
-          accept: 'application/json',
-          'accept-encoding': 'gzip, br',
-          ...(options.userAgent !== undefined && { 'user-agent': options.userAgent }),
-          ...asked.headers,
-        },
-        ...(asked.body !== undefined && { body: asked.body }),
+      const response = await send(asked, {
+        headers: { 'accept-encoding': 'gzip, br' },
         dispatcher: dispatchers.of(asked.url),
         signal: either.signal,
       })
@@ -288,17 +305,8 @@ export function openHttp(options: HttpOptions = {}): Http {
       return new Fault(code, `${endpoint}: ${what} (${reasonOf(error)})`, facts, { cause: error })
     }
     try {
-      const response = await undiciRequest(asked.url, {
-        method: asked.method ?? 'GET',
-        headers: {
-          accept: 'application/json',
-          ...(options.userAgent !== undefined && { 'user-agent': options.userAgent }),
-          ...asked.headers,
-        },
-        ...(asked.body !== undefined && { body: asked.body }),
-        dispatcher: streaming.of(asked.url),
-        signal: either.signal,
-      })
+      const dispatcher = streaming.of(asked.url)
+      const response = await send(asked, { headers: {}, dispatcher, signal: either.signal })
       status = response.statusCode
       const headers = plainHeaders(response.headers)
       if (status < 200 || status >= 300) {

@@ -8,7 +8,6 @@ import { Secret } from '../../schemas/config.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { isJsonArray, isJsonObject, type Json, JsonNumber, parseExact } from '../../schemas/json.ts'
 import { dayMs, minuteMs, secondMs, type Window } from '../../schemas/window.ts'
-import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Findings, type Source, type SourceContext } from '../source.ts'
 import {
   checkClock,
@@ -22,9 +21,8 @@ import {
   SqlTls,
   type SqlValue,
   sqlOptions,
+  sqlSource,
   tlsFilesOf,
-  usageOfSql,
-  widthOf,
 } from '../sql.ts'
 import type { Placeholder } from '../sql-text.ts'
 import { exceptionIn, faultOfException } from './clickhouse/exceptions.ts'
@@ -128,7 +126,7 @@ type Ask = (
 ) => Promise<Table>
 
 function openClickhouse(config: ClickhouseConfig, context: SourceContext): Source<SqlItem> {
-  const { database, user, tls, pageSize, retentionDays, statementSeconds } = config
+  const { database, user, tls, pageSize, statementSeconds } = config
   const queries = prepareQueries(config.queries, 'clickhouse', name => parameters[name])
   const http = context.client({
     concurrency: config.concurrency,
@@ -171,36 +169,20 @@ function openClickhouse(config: ClickhouseConfig, context: SourceContext): Sourc
     return tableOf(answer, asked.about, asked.prepared)
   }
 
-  async function* read(scope: string, window: Window, signal: AbortSignal): AsyncGenerator<SqlItem> {
-    stopIfAborted(signal)
-    const prepared = queries.get(scope)
-    if (!prepared) throw new Fault('SOURCE_MISSING', `there is no query ${scope} any more`, { scope })
-    checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays })
-    // Asked before the query, so that the query sees at least what was there then.
-    checkClock(scope, window, await clockMs(ask, signal), 'the database')
-    const sums = await sumRows(ask, prepared, { window, pageSize }, signal)
-    for (const item of sums.items()) {
-      stopIfAborted(signal)
-      yield item
-    }
-  }
-
-  return {
-    widthMinutes: widthOf(config),
-    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
-    retentionMs: retentionDays * dayMs,
-    concurrency: config.concurrency,
-    async scopes(signal) {
-      stopIfAborted(signal)
-      return [...queries.keys()].map(scope => ({ scope }))
+  return sqlSource(
+    config,
+    {
+      queries,
+      async sums(prepared, window, signal) {
+        // Asked before the query, so that the query sees at least what was there then.
+        checkClock(prepared.query.name, window, await clockMs(ask, signal), 'the database')
+        return await sumRows(ask, prepared, { window, pageSize }, signal)
+      },
+      check: signal => check([...queries.values()], ask, context.nowMs, signal),
+      close: () => http[Symbol.asyncDispose](),
     },
-    read,
-    toUsage: item => [usageOfSql(item)],
-    check: signal => check([...queries.values()], ask, context.nowMs, signal),
-    async [Symbol.asyncDispose]() {
-      await http[Symbol.asyncDispose]()
-    },
-  }
+    context.nowMs,
+  )
 }
 
 async function clockMs(ask: Ask, signal: AbortSignal): Promise<number> {

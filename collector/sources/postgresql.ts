@@ -6,7 +6,6 @@ import Type, { type Static } from 'typebox'
 import { Secret } from '../../schemas/config.ts'
 import { Fault, type FaultCode } from '../../schemas/fault.ts'
 import { dayMs, minuteMs, secondMs, showInstant, type Window } from '../../schemas/window.ts'
-import { checkKnowable, rereadsAfter, stopIfAborted } from '../asking.ts'
 import { defineSource, type Findings, type Source, type SourceContext } from '../source.ts'
 import {
   checkClock,
@@ -19,9 +18,8 @@ import {
   type SqlItem,
   SqlTls,
   sqlOptions,
+  sqlSource,
   tlsFilesOf,
-  usageOfSql,
-  widthOf,
 } from '../sql.ts'
 import { type Placeholder, placeIn } from '../sql-text.ts'
 import { openSession, type Session } from './postgresql/session.ts'
@@ -79,7 +77,7 @@ export const postgresql = defineSource({
 })
 
 function openPostgresql(config: PostgresqlConfig, context: SourceContext): Source<SqlItem> {
-  const { host, port, database, user, tls, pageSize, retentionDays } = config
+  const { host, port, database, user, tls, pageSize } = config
   const queries = prepareQueries(config.queries, 'postgresql', name => parameters[name])
   const facts = { host, database }
 
@@ -103,37 +101,21 @@ function openPostgresql(config: PostgresqlConfig, context: SourceContext): Sourc
     )
   }
 
-  async function* read(scope: string, window: Window, signal: AbortSignal): AsyncGenerator<SqlItem> {
-    stopIfAborted(signal)
-    const prepared = queries.get(scope)
-    if (!prepared) throw new Fault('SOURCE_MISSING', `there is no query ${scope} any more`, { scope })
-    checkKnowable(scope, window, { nowMs: context.nowMs(), retentionDays })
-    let sums: ResourceSums
+  return sqlSource(
+    config,
     {
-      await using session = await connect(signal)
-      checkClock(scope, window, session.seenMs, session.isStandby ? 'the standby' : 'the database')
-      sums = await sumRows(session, prepared, window, pageSize)
-    }
-    for (const item of sums.items()) {
-      stopIfAborted(signal)
-      yield item
-    }
-  }
-
-  return {
-    widthMinutes: widthOf(config),
-    rereadAfterMs: rereadsAfter(config.rereadAfterMinutes),
-    retentionMs: retentionDays * dayMs,
-    concurrency: config.concurrency,
-    async scopes(signal) {
-      stopIfAborted(signal)
-      return [...queries.keys()].map(scope => ({ scope }))
+      queries,
+      async sums(prepared, window, signal) {
+        await using session = await connect(signal)
+        const clock = session.isStandby ? 'the standby' : 'the database'
+        checkClock(prepared.query.name, window, session.seenMs, clock)
+        return await sumRows(session, prepared, window, pageSize)
+      },
+      check: signal => check([...queries.values()], connect, context.nowMs, signal),
+      close: async () => {},
     },
-    read,
-    toUsage: item => [usageOfSql(item)],
-    check: signal => check([...queries.values()], connect, context.nowMs, signal),
-    async [Symbol.asyncDispose]() {},
-  }
+    context.nowMs,
+  )
 }
 
 /** By a cursor, so that memory holds a page of rows, and a query is nothing but one: a cursor has no other statement. */
