@@ -171,6 +171,7 @@ export async function sourceOpener(
 ): Promise<(configured: ConfiguredSource, scope: AsyncDisposableStack) => OpenedSource> {
   const { sources } = await import('../collector/sources/list.ts')
   const { openHttp, proxyOf } = await import('../runtime/http.ts')
+  const { sourceName } = await import('../collector/collect.ts')
   const { passingState } = await import('../runtime/log/source-state.ts')
   const proxy = proxyOf(settings.env)
   return ({ kind, name, fromMs, options }, scope) => {
@@ -183,7 +184,7 @@ export async function sourceOpener(
       {
         http: client(concurrency === undefined ? {} : { concurrency }),
         client,
-        state: outbox?.state(`meterline/${kind}/${name}`) ?? passingState(),
+        state: outbox?.state(sourceName({ kind, name })) ?? passingState(),
         secret: reference => readSecret(reference, { env: settings.env, option: `sources ${name}` }),
         nowMs: settings.nowMs,
       },
