@@ -253,7 +253,7 @@ describe('dependencies', () => {
 
   test('are pinned to one version', () => {
     const all = Object.entries({ ...dependencies, ...devDependencies, ...optionalDependencies })
-    expect(all.filter(([, version]) => !/^\d+\.\d+\.\d+$/.test(version))).toEqual([])
+    expect(all.filter(([, version]) => !/^\d+\.\d+\.\d+(-[a-z]+\.\d+)?$/.test(version))).toEqual([])
   })
 
   test('are declared where they are imported', () => {

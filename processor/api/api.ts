@@ -7,6 +7,32 @@ import type { Mount } from '../../runtime/health.ts'
 import { apiPrefix, isFromHere, type ProblemDetails, titled } from '../../runtime/problem.ts'
 import { asFault, Fault } from '../../schemas/fault.ts'
 
+/** What a route asks of who calls it: one of the scopes of a key, or `nobody` where anyone may. */
+export type RouteScope = 'ingest' | 'amend' | 'read' | 'bill' | 'admin' | 'nobody'
+
+/** Who calls: the key's name and scopes, and the one account that it is bound to, if it is. */
+export interface Caller {
+  readonly name: string
+  readonly scopes: readonly RouteScope[]
+  /** It sees what this account pays for and nothing else. */
+  readonly account?: string
+}
+
+declare module 'fastify' {
+  interface FastifyContextConfig {
+    /** Every route says it; one that does not is refused when the API starts. */
+    readonly scope?: RouteScope
+    /** It asks for the key itself, in the way of those who push. */
+    readonly guarded?: boolean
+  }
+  interface FastifyRequest {
+    caller: Caller
+  }
+}
+
+/** Whoever is let in without a key. */
+const local: Caller = { name: '', scopes: ['ingest', 'read', 'bill', 'admin'] }
+
 /** Adds the routes of one noun. */
 export type Routes = (app: FastifyInstance) => void
 
@@ -29,9 +55,14 @@ export async function openApi({ mount, routes, access, onFault }: ApiOptions): P
     // What a client wrote is what is checked: nothing is turned into what the schema would like, or left out.
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, allErrors: false } },
   })
+  app.decorateRequest('caller', null as unknown as Caller)
+  app.addHook('onRoute', ({ method, url, config }) => {
+    if (config?.scope === undefined && config?.guarded !== true)
+      throw new Error(`${method} ${url} does not say whom it answers: config.scope`)
+  })
   app.addHook('onRequest', async request => {
-    const { guarded } = request.routeOptions.config as { readonly guarded?: boolean }
-    if (guarded !== true && access === 'loopback' && !isFromHere(request.raw))
+    request.caller = local
+    if (request.routeOptions.config.guarded !== true && access === 'loopback' && !isFromHere(request.raw))
       throw problem(403, 'this API answers only the machine it runs on: see `listen.api`')
   })
   app.setNotFoundHandler(request => {

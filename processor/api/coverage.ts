@@ -92,7 +92,7 @@ export function coverageRoutes(parts: {
   return app => {
     app.get<{ Querystring: CoverageAsked }>(
       '/api/v1/coverage',
-      { schema: { querystring: Query } },
+      { config: { scope: 'read' }, schema: { querystring: Query } },
       async ({ query }) => {
         const accounts = query.account === undefined ? [] : await parts.accounts()
         const { rows } = await coverageAnswer(parts.store, query, { accounts, nowMs: parts.nowMs(), rowsMax })

@@ -44,7 +44,7 @@ export function rejectedRoutes({
   return app => {
     app.get<{ Querystring: Asked }>(
       '/api/v1/rejected',
-      { schema: { querystring: RejectedQuery } },
+      { config: { scope: 'admin' }, schema: { querystring: RejectedQuery } },
       async ({ query }) =>
         rejectedRows(store, {
           span: {
@@ -57,7 +57,7 @@ export function rejectedRoutes({
     )
     app.get<{ Querystring: Required<Pick<Asked, 'from' | 'to'>> }>(
       '/api/v1/conflicts',
-      { schema: { querystring: ConflictsQuery } },
+      { config: { scope: 'admin' }, schema: { querystring: ConflictsQuery } },
       async ({ query }) => {
         const asked = { startMs: parseInstant(query.from, 'from'), endMs: parseInstant(query.to, 'to') }
         if (asked.startMs >= asked.endMs)

@@ -22,16 +22,16 @@ const routes: Routes = app => {
     async () => [1],
   )
   app.get('/api/v1/guarded', { config: { guarded: true } }, async () => [2])
-  app.get('/api/v1/busy', async () => {
+  app.get('/api/v1/busy', { config: { scope: 'read' } }, async () => {
     throw new Fault('STORE_UNREACHABLE', 'ClickHouse is away')
   })
-  app.get('/api/v1/wrong', async () => {
+  app.get('/api/v1/wrong', { config: { scope: 'read' } }, async () => {
     throw new Fault('USAGE', 'from is not before to')
   })
-  app.get('/api/v1/broken', async () => {
+  app.get('/api/v1/broken', { config: { scope: 'read' } }, async () => {
     throw new Error('a secret of the inside')
   })
-  app.post('/api/v1/things', { bodyLimit: 10 }, async () => {
+  app.post('/api/v1/things', { bodyLimit: 10, config: { scope: 'admin' } }, async () => {
     throw problem(409, 'it is there already')
   })
 }
