@@ -11,6 +11,7 @@ const routes: Routes = app => {
   app.get(
     '/api/v1/things',
     {
+      config: { scope: 'read' },
       schema: {
         querystring: {
           type: 'object',
