@@ -296,13 +296,15 @@ export function currentPushed(range: string, asOf: 'now' | 'position' = 'now'): 
       select identity, toString(log), partition, offset from pushed_firsts final
       where id_hash in (select id_hash from pushed where ${which}))`
   const amended = `identity in (select identity from amendments where ${there})`
-  const columns = 'source, id, type, subject, time, time_text, data, id_hash, log, partition, offset'
+  const columns =
+    'source, id, type, subject, time, time_text, data, attributes, id_hash, log, partition, offset'
   return `(
     select ${columns}, false as amended from pushed final
     where ${range} and ${there} and not ${amended} and ${firstsOf(range)}
     union all
     select ${columns}, true as amended from (
-      select first.source as source, first.id as id, first.id_hash as id_hash, first.log as log,
+      select first.source as source, first.id as id, first.id_hash as id_hash,
+        first.attributes as attributes, first.log as log,
         first.partition as partition, first.offset as offset, latest.said.1 as action, latest.said.2 as type,
         latest.said.3 as subject, latest.said.4 as time, latest.said.5 as time_text, latest.said.6 as data
       from (select * from pushed final where ${there} and ${amended} and ${firstsOf(amended)}) as first
