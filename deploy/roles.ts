@@ -411,7 +411,8 @@ async function openDoor(
   const { ConfiguredKeys, Door } = await import('../runtime/keys.ts')
   const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, env, nowMs())
   if (keys) health.check('keys', () => keys.problem())
-  return new Door({ ...(keys && { keys }), open: listen.api, nowMs })
+  // Where keys are configured, who pushes has one, wherever they are.
+  return new Door({ ...(keys && { keys }), open: keys ? 'keys' : listen.api, nowMs })
 }
 
 interface PushParts extends Pick<Daemon, 'health'> {

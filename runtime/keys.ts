@@ -1,4 +1,4 @@
-/** The door of what is pushed: who holds which key, and whether it may push now. What it may write is schemas/keys.ts. */
+/** Who holds which key, who is let in without one, and the door of what is pushed. What a key may is schemas/keys.ts. */
 import { hash, timingSafeEqual } from 'node:crypto'
 import type { IncomingMessage } from 'node:http'
 import { isDeepStrictEqual } from 'node:util'
@@ -12,7 +12,26 @@ import { type Environment, readSecret } from './secrets.ts'
 /** Whoever knows keys: those of the configuration, or of a store. */
 export interface Keys {
   /** @returns what who holds the token may do; KEY_UNKNOWN where nobody holds it */
-  authorize(token: string, nowMs: number): Grant | Fault
+  authorize(token: string, nowMs: number): Grant | Fault | Promise<Grant | Fault>
+}
+
+/** Who is answered without a key: nobody, programs of the machine that it runs on, or whoever reaches the port. */
+export type Keyless = 'keys' | 'loopback' | 'anyone'
+
+/** The key that comes with a request, empty where it is written as none can be; undefined where none is sent. */
+export function bearerOf({
+  headers: { authorization = '' },
+}: Pick<IncomingMessage, 'headers'>): string | undefined {
+  // What stands in front may have asked in a way of its own, Basic for instance.
+  if (!/^Bearer\b/i.test(authorization)) return undefined
+  return /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(authorization)?.[1] ?? ''
+}
+
+export function mayComeKeyless(
+  request: Pick<IncomingMessage, 'headers' | 'socket'>,
+  access: Keyless,
+): boolean {
+  return access === 'anyone' || (access === 'loopback' && isFromHere(request) && !isOfForeignPage(request))
 }
 
 const tokenLengthMax = 1024
@@ -98,9 +117,9 @@ export interface Admitted {
 export const anybody: Admitted = { grant: keyless, spend: () => undefined }
 
 export interface DoorOptions {
-  /** Without them those of `open` come in. */
   readonly keys?: Keys
-  readonly open: 'loopback' | 'anyone'
+  /** Who comes in without a key. */
+  readonly open: Keyless
   readonly nowMs: () => number
   /** A clock that is never set. */
   readonly steadyMs?: () => number
@@ -117,17 +136,25 @@ export class Door {
     this.#steadyMs = options.steadyMs ?? (() => performance.now())
   }
 
-  /** @returns KEY_UNKNOWN, or RATE_EXCEEDED with `retryAfterSeconds` in its facts, where it may not */
-  admit(request: Pick<IncomingMessage, 'headers' | 'socket'>): Admitted | Fault {
+  /**
+   * @returns KEY_UNKNOWN, or RATE_EXCEEDED with `retryAfterSeconds` in its facts, where it may not; a fault of the store
+   * where the keys in it cannot be read
+   */
+  async admit(request: Pick<IncomingMessage, 'headers' | 'socket'>): Promise<Admitted | Fault> {
     const { keys, open, nowMs } = this.#options
-    if (!keys) {
-      return open === 'anyone' || (isFromHere(request) && !isOfForeignPage(request))
-        ? anybody
-        : new Fault('KEY_UNKNOWN', 'without keys only programs of the machine it runs on may push')
+    const token = bearerOf(request)
+    if (token === undefined) {
+      if (mayComeKeyless(request, open)) return anybody
+      return new Fault(
+        'KEY_UNKNOWN',
+        open === 'loopback'
+          ? 'without a key only programs of the machine it runs on may push'
+          : 'a key is needed: Authorization: Bearer KEY',
+      )
     }
-    const token = /^Bearer +([A-Za-z0-9._~+/-]+=*) *$/i.exec(request.headers.authorization ?? '')?.[1]
-    if (token === undefined) return new Fault('KEY_UNKNOWN', 'a key is needed: Authorization: Bearer KEY')
-    const grant = keys.authorize(token, nowMs())
+    if (!keys)
+      return mayComeKeyless(request, open) ? anybody : new Fault('KEY_UNKNOWN', 'there are no keys here')
+    const grant = await keys.authorize(token, nowMs())
     return grant instanceof Fault ? grant : this.#atItsRate(grant)
   }
 

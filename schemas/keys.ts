@@ -1,17 +1,26 @@
-/** What the key of a pusher may write: of which sources and subjects, and whether it may amend. Pure. */
+/** What a key may do: its scopes, whose usage it shows, and which sources and subjects it may write. Pure. */
 import type { CloudEvent } from './cloudevents.ts'
 import { Fault } from './fault.ts'
 import { amendmentType, isOwnSource, isOwnType, pushedMarkType } from './pushed.ts'
 
-/** `ingest`: events and marks. `amend`: what an event is to say instead, or that it counts for nothing. */
-export const keyScopes = ['ingest', 'amend'] as const
+/**
+ * `ingest`: pushes events and marks. `amend`: says what an event is to say instead, or that it counts for nothing. `read`:
+ * usage, coverage and what they are made of. `bill`: what is charged for it. `admin`: meters, keys, and what went wrong.
+ * None holds another.
+ */
+export const keyScopes = ['ingest', 'amend', 'read', 'bill', 'admin'] as const
 export type KeyScope = (typeof keyScopes)[number]
+
+/** Those that a key may have that is bound to one account: it is its customer's, who sees what is theirs and changes nothing. */
+export const accountScopes = ['read', 'bill'] as const satisfies readonly KeyScope[]
 
 /** What who holds a key may do. */
 export interface Grant {
   /** Of the key: it stands in metrics, in the log of the process, and as the author of amendments. */
   readonly name: string
   readonly scopes: readonly KeyScope[]
+  /** The one account whose usage it shows; without it that of all. */
+  readonly account?: string
   /** Patterns, see `matches`. None of them opens a source of Meterline's own. */
   readonly sources: readonly string[]
   readonly subjects: readonly string[]

@@ -4,11 +4,14 @@
  */
 import fastify, { type FastifyError, type FastifyInstance } from 'fastify'
 import type { Mount } from '../../runtime/health.ts'
-import { apiPrefix, isFromHere, type ProblemDetails, titled } from '../../runtime/problem.ts'
-import { asFault, Fault } from '../../schemas/fault.ts'
+import type { Keyless, Keys } from '../../runtime/keys.ts'
+import { apiPrefix, type ProblemDetails, titled } from '../../runtime/problem.ts'
+import { asFault, Fault, type FaultCode } from '../../schemas/fault.ts'
+import type { KeyScope } from '../../schemas/keys.ts'
+import { callerOf } from './callers.ts'
 
 /** What a route asks of who calls it: one of the scopes of a key, or `nobody` where anyone may. */
-export type RouteScope = 'ingest' | 'amend' | 'read' | 'bill' | 'admin' | 'nobody'
+export type RouteScope = KeyScope | 'nobody'
 
 /** Who calls: the key's name and scopes, and the one account that it is bound to, if it is. */
 export interface Caller {
@@ -30,9 +33,6 @@ declare module 'fastify' {
   }
 }
 
-/** Whoever is let in without a key. */
-const local: Caller = { name: '', scopes: ['ingest', 'read', 'bill', 'admin'] }
-
 /** Adds the routes of one noun. */
 export type Routes = (app: FastifyInstance) => void
 
@@ -41,16 +41,26 @@ export interface ApiOptions {
   readonly mount: Mount
   readonly routes: readonly Routes[]
   /**
-   * `loopback`: only connections of this machine that also name it as the host, so that no page of a browser can ask
-   * under a name of its own. `anyone` is anyone who reaches the port. Routes that are `guarded` ask for themselves.
+   * Who is answered without a key. `loopback`: only connections of this machine that also name it as the host, so that no
+   * page of a browser can ask under a name of its own. Routes that are `guarded` ask for themselves.
    */
-  readonly access: 'loopback' | 'anyone'
+  readonly access: Keyless
+  /** Those that are known; without them nobody has one. */
+  readonly keys?: Keys
+  readonly nowMs?: () => number
   /** Told of failures that are nobody's request's fault. */
   readonly onFault?: (fault: Fault) => void
 }
 
 /** Serves the routes until it is disposed of. */
-export async function openApi({ mount, routes, access, onFault }: ApiOptions): Promise<AsyncDisposable> {
+export async function openApi({
+  mount,
+  routes,
+  access,
+  keys,
+  nowMs = Date.now,
+  onFault,
+}: ApiOptions): Promise<AsyncDisposable> {
   const app = fastify({
     // What a client wrote is what is checked: nothing is turned into what the schema would like, or left out.
     ajv: { customOptions: { coerceTypes: false, removeAdditional: false, allErrors: false } },
@@ -60,10 +70,10 @@ export async function openApi({ mount, routes, access, onFault }: ApiOptions): P
     if (config?.scope === undefined && config?.guarded !== true)
       throw new Error(`${method} ${url} does not say whom it answers: config.scope`)
   })
+  const entrance = { access, nowMs, ...(keys && { keys }) }
   app.addHook('onRequest', async request => {
-    request.caller = local
-    if (request.routeOptions.config.guarded !== true && access === 'loopback' && !isFromHere(request.raw))
-      throw problem(403, 'this API answers only the machine it runs on: see `listen.api`')
+    const { scope, guarded } = request.routeOptions.config
+    request.caller = await callerOf(request.raw, guarded ? 'nobody' : scope, entrance)
   })
   app.setNotFoundHandler(request => {
     throw problem(404, `there is no ${request.method} ${request.url.split('?')[0]}`)
@@ -71,6 +81,7 @@ export async function openApi({ mount, routes, access, onFault }: ApiOptions): P
   app.setErrorHandler((error: FastifyError, _request, reply) => {
     const details = detailsOf(error)
     if (details.status >= 500) onFault?.(asFault(error, 'INTERNAL'))
+    if (details.status === 401) void reply.header('www-authenticate', 'Bearer realm="meterline"')
     return reply.code(details.status).type('application/problem+json').send(JSON.stringify(details))
   })
   for (const add of routes) add(app)
@@ -89,9 +100,16 @@ export function problem(status: number, detail: string): Error {
   return Object.assign(new Error(detail), { statusCode: status })
 }
 
+/** Of faults that are the asker's; others are 503 where it may go better later, else 500. */
+const statuses: Partial<Readonly<Record<FaultCode, number>>> = {
+  USAGE: 400,
+  KEY_UNKNOWN: 401,
+  KEY_FORBIDS: 403,
+}
+
 function detailsOf(error: FastifyError): ProblemDetails {
   if (error instanceof Fault) {
-    const status = error.code === 'USAGE' ? 400 : error.fate === 'retry' ? 503 : 500
+    const status = statuses[error.code] ?? (error.fate === 'retry' ? 503 : 500)
     return { ...titled(status), detail: error.message, code: error.code, retryable: error.fate === 'retry' }
   }
   const status = error.statusCode ?? 500

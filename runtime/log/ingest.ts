@@ -156,7 +156,7 @@ export class Ingest {
     let answer: IngestAnswer
     let hand: Hand | undefined
     try {
-      const admitted = this.#door.admit(request)
+      const admitted = await this.#door.admit(request)
       if (admitted instanceof Fault) answer = refusedAtDoor(admitted, response)
       else {
         hand = this.#handOf(admitted.grant.name)

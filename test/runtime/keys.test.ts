@@ -76,16 +76,18 @@ const nowMs = () => 0
 
 describe('without keys', () => {
   const local = { host: 'localhost:8080' }
-  test('programs of this machine come in, and no pages of others; or whoever reaches the port', () => {
+  test('programs of this machine come in, and no pages of others; or whoever reaches the port', async () => {
     const door = new Door({ open: 'loopback', nowMs })
-    const enters = (asked: IncomingMessage) => !(door.admit(asked) instanceof Fault)
-    expect(enters(request(local, '127.0.0.1'))).toBe(true)
-    expect(enters(request({ ...local, origin: 'http://localhost:3000' }, '::1'))).toBe(true)
+    const enters = async (asked: IncomingMessage) => !((await door.admit(asked)) instanceof Fault)
+    expect(await enters(request(local, '127.0.0.1'))).toBe(true)
+    expect(await enters(request({ ...local, origin: 'http://localhost:3000' }, '::1'))).toBe(true)
     for (const origin of ['https://evil.example', 'null', 'http://localhost.evil.example', ''])
-      expect(enters(request({ ...local, origin }, '127.0.0.1')), origin).toBe(false)
-    expect(enters(request(local))).toBe(false)
-    expect(enters(request({}, '127.0.0.1'))).toBe(false)
-    expect(new Door({ open: 'anyone', nowMs }).admit(request({}))).toMatchObject({ grant: { name: '' } })
+      expect(await enters(request({ ...local, origin }, '127.0.0.1')), origin).toBe(false)
+    expect(await enters(request(local))).toBe(false)
+    expect(await enters(request({}, '127.0.0.1'))).toBe(false)
+    expect(await new Door({ open: 'anyone', nowMs }).admit(request({}))).toMatchObject({
+      grant: { name: '' },
+    })
   })
 })
 
@@ -93,14 +95,14 @@ describe('with keys', () => {
   const token = one.replaceAll(' ', '-')
   const keys = new ConfiguredKeys([hashed('one', token)], {}, 0)
   let steadyMs = 0
-  const doorAtNow = () => new Door({ keys, open: 'anyone', nowMs, steadyMs: () => steadyMs })
-  const entered = (door: Door): Admitted => {
-    const admitted = door.admit(bearer(token))
+  const doorAtNow = () => new Door({ keys, open: 'keys', nowMs, steadyMs: () => steadyMs })
+  const entered = async (door: Door): Promise<Admitted> => {
+    const admitted = await door.admit(bearer(token))
     if (admitted instanceof Fault) throw admitted
     return admitted
   }
 
-  test('nobody comes in without one, from wherever and however it is written', () => {
+  test('nobody comes in without one, from wherever and however it is written', async () => {
     const door = doorAtNow()
     const wrong = [
       undefined,
@@ -115,48 +117,48 @@ describe('with keys', () => {
     for (const authorization of wrong) {
       const headers = authorization === undefined ? {} : { authorization }
       const asked = request({ ...headers, host: 'localhost' }, '127.0.0.1')
-      expect(door.admit(asked), authorization).toMatchObject({ code: 'KEY_UNKNOWN', facts: {} })
+      expect(await door.admit(asked), authorization).toMatchObject({ code: 'KEY_UNKNOWN', facts: {} })
     }
-    expect(door.admit(request({ authorization: `bearer  ${token} ` }))).toMatchObject({
+    expect(await door.admit(request({ authorization: `bearer  ${token} ` }))).toMatchObject({
       grant: { name: 'one' },
     })
   })
 
-  test('a burst may be spent at once, then it is the rate; the answer says when to come again', () => {
+  test('a burst may be spent at once, then it is the rate; the answer says when to come again', async () => {
     const door = doorAtNow()
-    entered(door).spend(50, 0)
-    expect(door.admit(bearer(token))).toMatchObject({
+    ;(await entered(door)).spend(50, 0)
+    expect(await door.admit(bearer(token))).toMatchObject({
       code: 'RATE_EXCEEDED',
       facts: { retryAfterSeconds: 1 },
     })
     steadyMs += 99
-    expect(door.admit(bearer(token))).toBeInstanceOf(Fault)
+    expect(await door.admit(bearer(token))).toBeInstanceOf(Fault)
     steadyMs += 2
-    entered(door).spend(1, 0)
-    expect(door.admit(bearer(token))).toBeInstanceOf(Fault)
+    ;(await entered(door)).spend(1, 0)
+    expect(await door.admit(bearer(token))).toBeInstanceOf(Fault)
     // More than is left is let through, and waited for.
     steadyMs += 5000
-    entered(door).spend(0, 15_000)
-    expect(door.admit(bearer(token))).toMatchObject({ facts: { retryAfterSeconds: 11 } })
+    ;(await entered(door)).spend(0, 15_000)
+    expect(await door.admit(bearer(token))).toMatchObject({ facts: { retryAfterSeconds: 11 } })
     steadyMs += 10_000
-    expect(door.admit(bearer(token))).toBeInstanceOf(Fault)
+    expect(await door.admit(bearer(token))).toBeInstanceOf(Fault)
     steadyMs += 11
-    entered(door)
+    await entered(door)
   })
 
-  test('whatever is pushed whenever: over any time it is no more than the rate, a burst, and one request', () => {
+  test('whatever is pushed whenever: over any time it is no more than the rate, a burst, and one request', async () => {
     const asked = fc.record({
       afterMs: fc.integer({ min: 0, max: 3000 }),
       events: fc.integer({ min: 1, max: 60 }),
       bytes: fc.integer({ min: 1, max: 6000 }),
     })
-    fc.assert(
-      fc.property(fc.array(asked, { maxLength: 60 }), requests => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(asked, { maxLength: 60 }), async requests => {
         const door = doorAtNow()
         const taken: { atMs: number; events: number; bytes: number }[] = []
         for (const { afterMs, events, bytes } of requests) {
           steadyMs += afterMs
-          const admitted = door.admit(bearer(token))
+          const admitted = await door.admit(bearer(token))
           if (admitted instanceof Fault) continue
           admitted.spend(events, bytes)
           taken.push({ atMs: steadyMs, events, bytes })

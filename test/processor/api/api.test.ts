@@ -118,7 +118,7 @@ test('answers its own machine alone, under a name that can mean no other', async
   const { port } = new URL(shut.url)
   expect(await statusAs(`${shut.url}/api/v1/things`, `localhost:${port}`)).toBe(200)
   // A page whose name was made to point here.
-  expect(await statusAs(`${shut.url}/api/v1/things`, `evil.example:${port}`)).toBe(403)
+  expect(await statusAs(`${shut.url}/api/v1/things`, `evil.example:${port}`)).toBe(401)
   // One that asks for itself, by keys for instance.
   expect(await statusAs(`${shut.url}/api/v1/guarded`, `evil.example:${port}`)).toBe(200)
   await using open = await serve('anyone')

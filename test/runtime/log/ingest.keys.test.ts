@@ -123,7 +123,7 @@ const sink = { put: async (some: readonly PushedEvent[]) => void log.push(...som
 const ingest = new Ingest({
   sink,
   nowMs: () => nowMs,
-  door: new Door({ keys, open: 'anyone', nowMs: () => nowMs }),
+  door: new Door({ keys, open: 'keys', nowMs: () => nowMs }),
 })
 const server = createServer((request, response) => void ingest.answer(request, response)).listen(
   0,
@@ -308,7 +308,7 @@ describe('the bounds of a key', () => {
   const bounded: Keys = {
     authorize: name => ({ name, scopes: ['ingest'], sources: ['*'], subjects: ['*'], bounds: bounds[name]! }),
   }
-  const door = new Door({ keys: bounded, open: 'loopback', nowMs: () => nowMs })
+  const door = new Door({ keys: bounded, open: 'keys', nowMs: () => nowMs })
   const bounding = new Ingest({ sink, nowMs: () => nowMs, door })
   const bound = createServer((request, response) => void bounding.serve(request, response)).listen(
     0,
