@@ -1,13 +1,18 @@
-/** What a meter's definition means in SQL: which events, which value, which dims. */
+/** What a meter's definition means in SQL: which rows of the ledger it looks at, and which value and dims it takes of each. */
 import { asFault, Fault } from '../schemas/fault.ts'
 import { measureNames } from '../schemas/measures.ts'
 import type { Meter } from '../schemas/meters.ts'
+import { parsePath, type Step } from '../schemas/paths.ts'
+import { isOwnType } from '../schemas/pushed.ts'
+import { binder, filterSql } from './filters.ts'
+import { currentPushed } from './pushed.ts'
+import { asOfEnd, currentReads } from './reads.ts'
 import type { Params } from './store.ts'
 
 export interface MeterSql {
   /** The meter's dims in the order of `dimNames`, each a String. */
   readonly dims: readonly string[]
-  /** The Decimal(38, 12) that is aggregated. */
+  /** The Decimal(38, 12) that is aggregated; of UNIQUE_COUNT a String. */
   readonly value: string
   /** Has an event this value at all? */
   readonly has: string
@@ -24,59 +29,139 @@ export function dimNames(meter: Meter): readonly string[] {
 /** Why a meter cannot be computed, in a sentence; undefined where it can. */
 export function meterMisfit(meter: Meter): string | undefined {
   try {
-    meterSql(meter)
+    ledgerRows([meter], { range: at => at })
     return undefined
   } catch (error) {
     return asFault(error, 'CONFIG_INVALID').message
   }
 }
 
-/** The aggregations that rollups can answer today. */
-const aggregable = ['SUM', 'COUNT', 'AVG', 'MIN', 'MAX']
-
 /**
  * Meters of one family look at the same events by the same dims, and differ in their value: one pass does for all.
  * The key is equal for meters of one family.
  */
 export function familyKey(meter: Meter): string {
-  const entries = (record: Readonly<Record<string, string>>) => Object.entries(record).sort()
+  const entries = (record: Readonly<Record<string, unknown>>) => Object.entries(record).sort()
   return JSON.stringify([[...meter.eventTypes].sort(), entries(meter.groupBy), entries(meter.filter ?? {})])
 }
 
+/** Which rows of the ledger are looked at. */
+export interface LedgerSpan {
+  /**
+   * A condition on the instant by which a row is placed, whose column is given: the start of a reading's window
+   * (DateTime), the time of a pushed event (DateTime64(3)), both in UTC.
+   */
+  readonly range: (at: string) => string
+  /** A further condition, on `source`, `subject` and that instant. */
+  readonly and?: (at: string) => string
+  /** `position`: as the ledger stood there, with the parameters of `positionParams`. */
+  readonly asOf?: 'now' | 'position'
+}
+
+/** A select in parentheses, and its parameters. */
+export interface LedgerRows {
+  readonly sql: string
+  readonly params: Params
+}
+
 /**
+ * The current rows that a family of meters counts, readings and pushed events alike. Columns: `source`, `subject`, `hour`
+ * (DateTime), `from_ms` and `to_ms` (Int64: when it was used inside its window, equal for what happened at an instant),
+ * `at_ms` (Int64: by which LATEST orders, before `log`, `partition` and `offset`), `dims` (Array(String), in the order of
+ * `dimNames`) and the same one by one as `dim0`…, and for meter number i `value<i>` (Decimal(38, 12); String for
+ * UNIQUE_COUNT) and `has<i>`.
+ *
+ * Readings are those of types `io.meterline.…`, which nobody may push; all other types are pushed events. A table that the
+ * meters take no type of is not read.
+ * @throws Fault CONFIG_INVALID for a path that names no place
+ */
+export function ledgerRows(meters: readonly Meter[], span: LedgerSpan): LedgerRows {
+  const [first] = meters
+  if (!first) throw new Error('a family has a meter')
+  const parts: LedgerRows[] = []
+  if (first.eventTypes.some(isOwnType)) parts.push(readingRows(meters, span))
+  if (!first.eventTypes.every(isOwnType)) parts.push(pushedRows(meters, span))
+  return {
+    sql: `(${parts.map(part => part.sql).join(' union all ')})`,
+    params: Object.assign({}, ...parts.map(part => part.params)),
+  }
+}
+
+/** The columns that both kinds of rows have, in one order. */
+function columnsOf(sql: readonly MeterSql[], more: Readonly<Record<string, string>>): string {
+  const dims = sql[0]?.dims ?? []
+  return [
+    ...Object.entries(more).map(([name, text]) => `${text} as ${name}`),
+    `[${dims.join(', ')}]::Array(String) as dims`,
+    ...dims.map((text, index) => `${text} as dim${index}`),
+    ...sql.flatMap(({ value, has }, index) => [`${value} as value${index}`, `${has} as has${index}`]),
+  ].join(', ')
+}
+
+// -- readings
+
+function readingRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
+  const sql = meters.map((meter, index) => meterSql(meter, `measure${index}`))
+  const columns = columnsOf(sql, {
+    source: 'source',
+    subject: 'subject',
+    hour: 'toStartOfHour(start)',
+    from_ms: 'toUnixTimestamp64Milli(used_start)',
+    to_ms: 'toUnixTimestamp64Milli(used_end)',
+    at_ms: 'toInt64(toUnixTimestamp(start)) * 1000',
+    log: 'log',
+    partition: 'partition',
+    offset: 'offset',
+  })
+  return {
+    sql: `select ${columns} from events final
+      where ${range('start')} and ${sql[0]?.where}${and ? ` and ${and('start')}` : ''}
+        ${asOf === 'position' ? `and offset < ${asOfEnd}` : ''}
+        and (source, scope, start, readat) in (${currentReads(range('start'), asOf)})`,
+    params: Object.assign({}, ...sql.map(part => part.params)),
+  }
+}
+
+/**
+ * What a meter takes of the readings, as SQL on `events`.
  * @param name tells the parameters of this meter's value from those of another in one statement.
- * @throws Fault CONFIG_INVALID for an aggregation or path that cannot be computed.
+ * @throws Fault CONFIG_INVALID for a path that cannot be computed.
  */
 export function meterSql(meter: Meter, name = 'measure'): MeterSql {
-  if (!aggregable.includes(meter.aggregation))
-    throw new Fault(
-      'CONFIG_INVALID',
-      `meter ${meter.slug}: aggregation ${meter.aggregation} is not there yet; there are ${aggregable.join(', ')}`,
-    )
-  const params: Record<string, unknown> = { types: [...meter.eventTypes] }
+  const params: Record<string, unknown> = { types: meter.eventTypes.filter(isOwnType) }
   const where = ['type in ({types:Array(String)})']
-  const dims = dimNames(meter).map((name, index) =>
-    pathSql(meter, meter.groupBy[name] ?? name, `dim${index}`, params),
+  const dims = dimNames(meter).map((dim, index) =>
+    readingText(meter, meter.groupBy[dim] ?? dim, `dim${index}`, params),
   )
-  let value = 'toDecimal128(1, 12)'
-  let has = 'true'
-  if (meter.aggregation !== 'COUNT') {
-    const measure = /^\$\.measures\.([a-z_]+)$/.exec(meter.value ?? '')?.[1] ?? meter.value ?? ''
-    if (!(measureNames as readonly string[]).includes(measure))
-      throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: value "${measure}" is no measure`, {
-        meter: meter.slug,
-      })
-    params[name] = measure
-    value = `measures[{${name}:String}]`
-    has = `mapContains(measures, {${name}:String})`
-  }
-  Object.entries(meter.filter ?? {}).forEach(([name, wanted], index) => {
-    params[`wanted${index}`] = wanted
-    where.push(
-      `${pathSql(meter, meter.groupBy[name] ?? name, `filter${index}`, params)} = {wanted${index}:String}`,
-    )
+  const bind = binder(params, 'filter')
+  Object.entries(meter.filter ?? {}).forEach(([dim, filter], index) => {
+    const text = readingText(meter, meter.groupBy[dim] ?? dim, `filtered${index}`, params)
+    where.push(filterSql(text, filter, bind))
   })
-  return { dims, value, has, where: where.join(' and '), params }
+  return { dims, ...readingValue(meter, name, params), where: where.join(' and '), params }
+}
+
+function readingValue(
+  meter: Meter,
+  name: string,
+  params: Record<string, unknown>,
+): { readonly value: string; readonly has: string } {
+  if (meter.aggregation === 'COUNT') return { value: 'toDecimal128(1, 12)', has: 'true' }
+  const path = meter.value ?? ''
+  const measure = /^\$\.measures\.([a-z_]+)$/.exec(path)?.[1] ?? path
+  const isMeasure = (measureNames as readonly string[]).includes(measure)
+  if (isMeasure) params[name] = measure
+  const there = `mapContains(measures, {${name}:String})`
+  const quantity = `measures[{${name}:String}]`
+  if (meter.aggregation === 'UNIQUE_COUNT') {
+    const text = isMeasure
+      ? `if(${there}, toString(${quantity}), '')`
+      : readingText(meter, path, name, params)
+    return { value: text, has: `${text} != ''` }
+  }
+  if (isMeasure) return { value: quantity, has: there }
+  const value = decimalSql(readingText(meter, path, name, params))
+  return { value: `ifNull(${value}, toDecimal128(0, 12))`, has: `${value} is not null` }
 }
 
 const attributes: Readonly<Record<string, string>> = {
@@ -89,14 +174,125 @@ const attributes: Readonly<Record<string, string>> = {
 }
 
 /** A label by its name, an attribute, or a JSONPath into what the ledger keeps of `data`. */
-function pathSql(meter: Meter, path: string, param: string, params: Record<string, unknown>): string {
-  const attribute = attributes[path]
+function readingText(meter: Meter, text: string, param: string, params: Record<string, unknown>): string {
+  const attribute = attributes[text]
   if (attribute) return attribute
-  const label = /^\$\.labels(?:\.([A-Za-z0-9_]+)|\['([^']+)'\])$/.exec(path)
-  if (path.startsWith('$') && !label)
-    throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: the path ${path} is not one that events have`, {
-      meter: meter.slug,
-    })
-  params[param] = label?.[1] ?? label?.[2] ?? path
-  return `labels[{${param}:String}]`
+  const path = parsePath(text)
+  const [first, second, ...rest] = path.kind === 'data' ? path.steps : ['labels', path.name]
+  if (first === 'labels' && typeof second === 'string' && rest.length === 0) {
+    params[param] = second
+    return `labels[{${param}:String}]`
+  }
+  // A meter of pushed events too takes nothing there of a reading.
+  if (!meter.eventTypes.every(isOwnType)) return "''"
+  throw new Fault('CONFIG_INVALID', `meter ${meter.slug}: the path ${text} is not one that readings have`, {
+    meter: meter.slug,
+  })
+}
+
+// -- pushed events
+
+const pushedAttributes: Readonly<Record<string, string>> = {
+  subject: 'subject',
+  source: 'source',
+  scope: "''",
+}
+
+function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
+  const [first] = meters as readonly [Meter, ...Meter[]]
+  const params: Record<string, unknown> = {
+    pushedTypes: first.eventTypes.filter(type => !isOwnType(type)),
+  }
+  const bind = binder(params, 'place')
+  /** Each path is taken out of the data once. */
+  const texts = new Map<string, string>()
+  const textOf = (path: string) => {
+    const attribute = pushedAttributes[path]
+    if (attribute) return attribute
+    const name = texts.get(path) ?? `text${texts.size}`
+    texts.set(path, name)
+    return name
+  }
+  const dims = dimNames(first).map(dim => textOf(first.groupBy[dim] ?? dim))
+  const filterBind = binder(params, 'pushedFilter')
+  const where = Object.entries(first.filter ?? {}).map(([dim, filter]) =>
+    filterSql(textOf(first.groupBy[dim] ?? dim), filter, filterBind),
+  )
+  const values = meters.map(({ aggregation, value = '' }) => {
+    if (aggregation === 'COUNT') return { value: 'toDecimal128(1, 12)', has: 'true' }
+    const text = textOf(value)
+    if (aggregation === 'UNIQUE_COUNT') return { value: text, has: `${text} != ''` }
+    const decimal = decimalSql(text)
+    return { value: `ifNull(${decimal}, toDecimal128(0, 12))`, has: `${decimal} is not null` }
+  })
+  const columns = columnsOf(
+    values.map(value => ({ ...value, dims, where: '', params: {} })),
+    {
+      source: 'source',
+      subject: 'subject',
+      hour: "toStartOfHour(toDateTime(time, 'UTC'))",
+      from_ms: 'toUnixTimestamp64Milli(time)',
+      to_ms: 'toUnixTimestamp64Milli(time)',
+      at_ms: 'toUnixTimestamp64Milli(time)',
+      log: 'log',
+      partition: 'partition',
+      offset: 'offset',
+    },
+  )
+  const placed = (at: string) =>
+    `${range(at)} and type in ({pushedTypes:Array(String)})${and ? ` and ${and(at)}` : ''}`
+  const extracted = Array.from(texts, ([path, name]) => `${dataText(path, bind)} as ${name}`)
+  const plain = 'source, subject, time, log, partition, offset'
+  return {
+    sql: `select ${columns} from (
+        select ${[plain, ...extracted].join(', ')} from (
+          select ${plain}, ${quotedSql('data')} as json from ${currentPushed(placed('time'), asOf)}))
+      ${where.length > 0 ? `where ${where.join(' and ')}` : ''}`,
+    params,
+  }
+}
+
+/**
+ * JSON in which every number became a text of the same digits: whatever reads JSON in ClickHouse makes doubles of
+ * numbers, and takes none at all of a document with one that is longer than 64 bits. Half a character (a lone surrogate),
+ * which it refuses too, is left out.
+ */
+function quotedSql(json: string): string {
+  // Texts are passed over whole. No control character stands raw in JSON, so two of them may mark what was a number.
+  const marked = String.raw`replaceRegexpAll(${json}, '("(?:[^"\\\\]|\\\\.)*")|(-?[0-9][-+.0-9eE]*)', '\\1\x01\\2\x02')`
+  const quoted = String.raw`replaceAll(replaceAll(replaceAll(${marked}, '\x01\x02', ''), '\x01', '"'), '\x02', '"')`
+  const halves = String.raw`replaceRegexpAll(${quoted}, '(\\\\u[dD][89a-fA-F][0-9a-fA-F]{2})|(\\\\.)', '\\2')`
+  return String.raw`if(position(${json}, '\\ud') > 0, ${halves}, ${quoted})`
+}
+
+/** The text at a place of the data: of a text, a number or a truth value; '' where none of these stands there. */
+function dataText(text: string, bind: (type: string, value: unknown) => string): string {
+  const path = parsePath(text)
+  const steps: readonly Step[] = path.kind === 'data' ? path.steps : [path.name]
+  const args = ['json', ...steps.map(by => (typeof by === 'number' ? String(by + 1) : bind('String', by)))]
+  const at = args.join(', ')
+  // A number would take a place in an object too, as if that were a list.
+  const lists = steps.flatMap((by, index) =>
+    typeof by === 'number' ? [`JSONType(${args.slice(0, index + 1).join(', ')}) = 'Array'`] : [],
+  )
+  const value = `multiIf(JSONType(${at}) = 'String', JSONExtractString(${at}), JSONType(${at}) = 'Bool', JSONExtractRaw(${at}), '')`
+  return lists.length === 0 ? value : `if(${lists.join(' and ')}, ${value}, '')`
+}
+
+/**
+ * A text as Nullable(Decimal(38, 12)), exactly: a number as JSON writes it, with or without exponent. NULL for any other
+ * text, and beyond 1e24 or 12 decimals: the rule of `decimalOfJsonNumber`. ClickHouse by itself would cut decimals off.
+ */
+export function decimalSql(text: string): string {
+  // Most are plain and short. For the others: the digits, and how many places they move for a whole number of 1e-12.
+  const plain = `match(${text}, '^-?(?:0|[1-9][0-9]{0,23})(?:[.][0-9]{1,12})?$')`
+  const parts = `extractGroups(${text}, '^(-?)(0|[1-9][0-9]*)(?:[.]([0-9]+))?(?:[eE]([-+]?[0-9]+))?$')`
+  const shifted = `if(shift >= 0, concat(digits, repeat('0', toUInt64(shift))),
+    if(match(substring(digits, greatest(1, length(digits) + shift + 1)), '^0*$'), substring(digits, 1, greatest(0, length(digits) + shift)), 'x'))`
+  const filled = "concat(repeat('0', toUInt64(greatest(0, 13 - toInt64(length(w))))), w)"
+  const pointed = `arrayMap(w -> if(length(w) > 36, '', concat(p[1], substring(w, 1, length(w) - 12), '.', substring(w, length(w) - 11))),
+    arrayMap(w -> ${filled}, [trimLeft(${shifted}, '0')]))[1]`
+  const moved = `arrayMap((digits, shift) -> ${pointed}, [concat(p[2], p[3])], [12 - toInt64(length(p[3])) + toInt64OrZero(p[4])])[1]`
+  const slow = `arrayMap(p -> if(length(p) != 4 or abs(toInt64OrZero(p[4])) > 100, '', ${moved}), [${parts}])[1]`
+  return `toDecimal128OrNull(if(${plain}, ${text}, ${slow}), 12)`
 }

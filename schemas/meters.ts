@@ -1,7 +1,7 @@
 /** The catalogue: what a meter is, and the meters that come with Meterline. Pure. */
 
 import { hash } from 'node:crypto'
-import Type, { type Static } from 'typebox'
+import Type, { type Static, type TSchema } from 'typebox'
 import { canonicalJson } from './canonical.ts'
 import type { Misfit } from './check.ts'
 
@@ -23,6 +23,38 @@ const Path = Type.String({
     'A measure or label by its name, or a JSONPath into the event data such as $.resource.id; `subject`, `scope` and `source` are the attributes.',
 })
 
+const Text = Type.String({ maxLength: 1024 })
+const Texts = Type.Array(Text, { minItems: 1, maxItems: 100 })
+const operators = {
+  $eq: Type.Optional(Text),
+  $ne: Type.Optional(Text),
+  $in: Type.Optional(Texts),
+  $nin: Type.Optional(Texts),
+  $like: Type.Optional(Text),
+  $nlike: Type.Optional(Text),
+  $ilike: Type.Optional(Text),
+  $nilike: Type.Optional(Text),
+  $gt: Type.Optional(Text),
+  $gte: Type.Optional(Text),
+  $lt: Type.Optional(Text),
+  $lte: Type.Optional(Text),
+}
+const closed = { additionalProperties: false, minProperties: 1 }
+const both = <Part extends TSchema>(part: Part) => {
+  const parts = Type.Array(part, { minItems: 1, maxItems: 20 })
+  return Type.Object({ ...operators, $and: Type.Optional(parts), $or: Type.Optional(parts) }, closed)
+}
+
+/** A filter over a text: all that it says must hold. Texts are compared as texts, `$and` and `$or` go two deep. */
+export const FilterString = both(both(Type.Object(operators, closed)))
+export interface FilterString extends Partial<Record<TextOperator, string>> {
+  readonly $in?: readonly string[]
+  readonly $nin?: readonly string[]
+  readonly $and?: readonly FilterString[]
+  readonly $or?: readonly FilterString[]
+}
+type TextOperator = Exclude<keyof typeof operators, '$in' | '$nin'>
+
 /** A named aggregation over events. */
 export const Meter = Type.Object(
   {
@@ -36,6 +68,13 @@ export const Meter = Type.Object(
       description: 'The event types it takes.',
     }),
     aggregation: Type.Enum(aggregations, { description: 'How the values of many events become one.' }),
+    percentile: Type.Optional(
+      Type.String({
+        pattern: '^(?:100(?:\\.0{1,6})?|[1-9]?[0-9](?:\\.[0-9]{1,6})?)$',
+        description:
+          'Of PERCENTILE, 0 to 100 (default 95): the smallest value that at least so many percent of the values do not exceed.',
+      }),
+    ),
     value: Type.Optional(Path),
     per: Type.Optional(
       Type.String({
@@ -48,8 +87,9 @@ export const Meter = Type.Object(
       description: 'The dims of the meter, each with its path.',
     }),
     filter: Type.Optional(
-      Type.Record(Type.String(), Type.String({ maxLength: 1024 }), {
-        description: 'Dims or paths that must equal a value.',
+      Type.Record(Type.String(), Type.Union([Text, FilterString]), {
+        description:
+          'Dims or paths that must equal a value, or fit a filter: `$eq $ne $in $nin $like $nlike $ilike $nilike $gt $gte $lt $lte $and $or`, all compared as text.',
       }),
     ),
     unit: Type.String({ minLength: 1, maxLength: 64, description: 'Shown with every quantity.' }),
