@@ -128,7 +128,10 @@ decision('end', 'nothing is expected of a scope any longer')
   .action(runs(async options => (await import('./deploy/decide.ts')).endScope(decided(options))))
 
 span(program.command('usage <meter>').description('the quantities of a meter'))
-  .option('--window <step>', 'HOUR, DAY, WEEK or MONTH; without it the span is one window')
+  .option(
+    '--window <step>',
+    'MINUTE, HOUR, DAY, WEEK, MONTH or an ISO 8601 duration; without it the span is one window',
+  )
   .option('--zone <zone>', 'IANA time zone of the windows', 'UTC')
   .option('--group-by <dims>', 'dims to keep, with commas between')
   .option('--where <dim=value>', 'only this value of a dim', pairs)

@@ -11,7 +11,7 @@ import { usage as usageOf } from '../processor/usage.ts'
 import { type Format, printJson, printRows } from '../runtime/print.ts'
 import { Fault } from '../schemas/fault.ts'
 import type { UsageRow } from '../schemas/meters.ts'
-import { type CalendarStep, dayMs } from '../schemas/window.ts'
+import { dayMs } from '../schemas/window.ts'
 import { configured, openStore, type Settings, spanOf } from './roles.ts'
 
 const done = 0
@@ -85,14 +85,13 @@ export async function usage(
       `there is no meter "${settings.meter}"; there are ${config.meters.map(({ slug }) => slug).join(', ')}`,
     )
   await using opened = await openStore(config, settings)
-  const step = settings.window === undefined ? undefined : stepOf(settings.window)
   const rows = await usageOf(opened.store, {
     meter,
     span: spanOf(settings),
     zone: zoneOf(settings.zone),
     groupBy: (settings.groupBy ?? '').split(',').filter(dim => dim !== ''),
     where: settings.where ?? {},
-    ...(step && { step }),
+    ...(settings.window !== undefined && { step: settings.window }),
     ...(settings.subject && { subjects: settings.subject }),
     ...(settings.asOf !== undefined && {
       asOf: await positionAsOf(opened.store, settings.asOf, settings.nowMs()),
@@ -119,12 +118,6 @@ export function printUsage(rows: readonly UsageRow[], format: Format): string {
     ],
     format,
   )
-}
-
-function stepOf(text: string): CalendarStep {
-  const steps: readonly string[] = ['HOUR', 'DAY', 'WEEK', 'MONTH']
-  if (!steps.includes(text)) throw new Fault('USAGE', `--window ${text}: it is one of ${steps.join(', ')}`)
-  return text as CalendarStep
 }
 
 function zoneOf(zone: string): string {

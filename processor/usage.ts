@@ -3,7 +3,8 @@ import type Fraction from 'fraction.js'
 import { exact, showQuantity } from '../schemas/decimal.ts'
 import { Fault } from '../schemas/fault.ts'
 import type { Meter, UsageRow } from '../schemas/meters.ts'
-import { type CalendarStep, calendarWindows, hourMs, showInstant, type Window } from '../schemas/window.ts'
+import { parseStep, windowRuns, windowsIn } from '../schemas/step.ts'
+import { hourMs, showInstant, type Window } from '../schemas/window.ts'
 import { dimNames, meterSql } from './meters.ts'
 import { asOfEnd, currentReads, type Position, positionParams } from './reads.ts'
 import { readyMeters, rollupKey } from './rollups.ts'
@@ -13,8 +14,8 @@ export interface UsageQuery {
   readonly meter: Meter
   /** Both on the hour. */
   readonly span: Window
-  /** Without a step the span is one window. */
-  readonly step?: CalendarStep
+  /** A name of a step or an ISO 8601 duration (schemas/step.ts); without it the span is one window. */
+  readonly step?: string
   /** An IANA zone, for the step: days of 23 and 25 hours come out right. */
   readonly zone: string
   /** Dims to keep; the others are summed over. */
@@ -113,7 +114,9 @@ function aggregateOf(meter: Meter, row: Aggregate): Fraction {
 
 function windowsOf(query: UsageQuery): readonly Window[] {
   const { span, step, zone } = query
-  const windows = step === undefined ? [span] : calendarWindows(span, step, zone)
+  const windows = Array.from(
+    windowsIn(windowRuns(span, step === undefined ? undefined : parseStep(step), zone)),
+  )
   for (const { startMs, endMs } of windows)
     if (startMs % hourMs !== 0 || endMs % hourMs !== 0)
       throw new Fault(

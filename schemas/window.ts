@@ -145,50 +145,14 @@ export function isOnGrid(window: Window): boolean {
   return (gridMinutes as readonly number[]).includes(minutes) && window.startMs % (minutes * minuteMs) === 0
 }
 
-/** The step of a local calendar in which usage is shown. */
-export type CalendarStep = 'HOUR' | 'DAY' | 'WEEK' | 'MONTH'
-
-/**
- * The local calendar windows of an IANA zone that touch the span, as instants, cut to the span.
- * A day on which the clocks change has 23 or 25 hours. Weeks begin on Monday.
- */
-export function calendarWindows(span: Window, step: CalendarStep, zone: string): readonly Window[] {
-  const windows: Window[] = []
-  let at = startOfStep(Temporal.Instant.fromEpochMilliseconds(span.startMs).toZonedDateTimeISO(zone), step)
-  while (at.epochMilliseconds < span.endMs) {
-    const next = nextStep(at, step)
-    windows.push({
-      startMs: Math.max(at.epochMilliseconds, span.startMs),
-      endMs: Math.min(next.epochMilliseconds, span.endMs),
-    })
-    at = next
-  }
-  return windows.filter(window => window.startMs < window.endMs)
-}
-
 /** The calendar month of the zone that holds the instant, whole. */
 export function monthOf(ms: number, zone: string): Window {
-  const start = startOfStep(Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(zone), 'MONTH')
-  return { startMs: start.epochMilliseconds, endMs: nextStep(start, 'MONTH').epochMilliseconds }
-}
-
-function startOfStep(at: Temporal.ZonedDateTime, step: CalendarStep): Temporal.ZonedDateTime {
-  if (step === 'HOUR') return at.round({ smallestUnit: 'hour', roundingMode: 'floor' })
-  const day = at.startOfDay()
-  if (step === 'DAY') return day
-  const days = step === 'WEEK' ? day.dayOfWeek - 1 : day.day - 1
-  return day.subtract({ days }).startOfDay()
-}
-
-function nextStep(at: Temporal.ZonedDateTime, step: CalendarStep): Temporal.ZonedDateTime {
-  if (step === 'HOUR') {
-    // Lord Howe's clocks change by half an hour: its hour of the change is 30 or 90 minutes long, those after are whole.
-    const next = startOfStep(at.add({ hours: 1 }), step)
-    return next.epochMilliseconds > at.epochMilliseconds ? next : startOfStep(at.add({ hours: 2 }), step)
+  const day = Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(zone).toPlainDate()
+  const first = day.with({ day: 1 })
+  return {
+    startMs: first.toZonedDateTime(zone).epochMilliseconds,
+    endMs: first.add({ months: 1 }).toZonedDateTime(zone).epochMilliseconds,
   }
-  if (step === 'DAY') return at.add({ days: 1 }).startOfDay()
-  if (step === 'WEEK') return at.add({ weeks: 1 }).startOfDay()
-  return at.add({ months: 1 }).startOfDay()
 }
 
 /** Is this the name of an IANA time zone? An offset such as +02:00 is none: it does not know when clocks change. */

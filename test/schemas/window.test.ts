@@ -2,8 +2,6 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import {
-  type CalendarStep,
-  calendarWindows,
   dayMs,
   gridMinutes,
   hourMs,
@@ -204,119 +202,8 @@ describe('the calendar of a zone', () => {
     'Pacific/Chatham',
     'Africa/Monrovia',
   ]
-  const steps: CalendarStep[] = ['HOUR', 'DAY', 'WEEK', 'MONTH']
-  const days: Record<CalendarStep, number> = { HOUR: 3, DAY: 40, WEEK: 100, MONTH: 400 }
 
-  test("its windows tile the span, and each begins where the zone's calendar says", () => {
-    fc.assert(
-      fc.property(
-        ms,
-        fc.constantFrom(...zones),
-        fc
-          .constantFrom(...steps)
-          .chain(step => fc.tuple(fc.constant(step), fc.integer({ min: 1, max: days[step] * dayMs }))),
-        (startMs, zone, [step, length]) => {
-          const all = calendarWindows({ startMs, endMs: startMs + length }, step, zone)
-          expect(all[0]!.startMs).toBe(startMs)
-          expect(all.at(-1)!.endMs).toBe(startMs + length)
-          for (const [index, window] of all.entries()) {
-            expect(window.startMs).toBeLessThan(window.endMs)
-            if (index === 0) continue
-            expect(window.startMs).toBe(all[index - 1]!.endMs)
-            const local = Temporal.Instant.fromEpochMilliseconds(window.startMs).toZonedDateTimeISO(zone)
-            const before = Temporal.Instant.fromEpochMilliseconds(window.startMs - 1).toZonedDateTimeISO(zone)
-            // A new hour, day, week or month: the one before it is another by the local clock.
-            if (step === 'HOUR') expect([before.hour, before.offset]).not.toEqual([local.hour, local.offset])
-            else expect(before.toPlainDate().toString()).not.toBe(local.toPlainDate().toString())
-            if (step === 'WEEK') expect(local.dayOfWeek).toBe(1)
-            if (step === 'MONTH') expect(local.day).toBe(1)
-          }
-        },
-      ),
-      { numRuns: 300 },
-    )
-  })
-
-  test('where a span begins does not move the windows inside it', () => {
-    fc.assert(
-      fc.property(
-        ms,
-        fc.constantFrom(...zones),
-        fc.constantFrom(...steps),
-        fc.integer({ min: 0, max: 100 }),
-        (startMs, zone, step, percent) => {
-          const endMs = startMs + days[step] * dayMs
-          const later = startMs + Math.floor(((endMs - startMs - 1) * percent) / 100)
-          const whole = calendarWindows({ startMs, endMs }, step, zone)
-          const part = calendarWindows({ startMs: later, endMs }, step, zone)
-          expect(part.slice(1)).toEqual(whole.slice(whole.length - part.length + 1))
-        },
-      ),
-      { numRuns: 200 },
-    )
-  })
-
-  test('a day on which the clocks change has 23 or 25 hours', () => {
-    const berlin = (day: string, next: string) => calendarWindows(span(day, next), 'DAY', 'Europe/Berlin')
-    expect(berlin('2026-03-28T23:00:00Z', '2026-03-29T22:00:00Z').map(hours)).toEqual([23])
-    expect(berlin('2026-10-24T22:00:00Z', '2026-10-25T23:00:00Z').map(hours)).toEqual([25])
-    const hoursOfDay = calendarWindows(
-      span('2026-10-24T22:00:00Z', '2026-10-25T23:00:00Z'),
-      'HOUR',
-      'Europe/Berlin',
-    )
-    expect(hoursOfDay.map(hours)).toEqual(Array(25).fill(1))
-    // Havana goes back at midnight to 23:00 … and forward at midnight: that day begins at 01:00.
-    expect(
-      calendarWindows(span('2026-03-08T05:00:00Z', '2026-03-09T04:00:00Z'), 'DAY', 'America/Havana').map(
-        hours,
-      ),
-    ).toEqual([23])
-  })
-
-  test('a zone off the whole hours begins its hours and days off them', () => {
-    const kathmandu = calendarWindows(
-      span('2026-02-11T18:15:00Z', '2026-02-12T18:15:00Z'),
-      'DAY',
-      'Asia/Kathmandu',
-    )
-    expect(kathmandu.map(showWindow)).toEqual(['2026-02-11T18:15:00Z/2026-02-12T18:15:00Z'])
-    const hour = calendarWindows(
-      span('2026-02-12T08:00:00Z', '2026-02-12T09:00:00Z'),
-      'HOUR',
-      'Asia/Kathmandu',
-    )
-    expect(hour.map(showWindow)).toEqual([
-      '2026-02-12T08:00:00Z/2026-02-12T08:15:00Z',
-      '2026-02-12T08:15:00Z/2026-02-12T09:00:00Z',
-    ])
-  })
-
-  test('a clock that changes by half an hour makes one odd hour and leaves the rest whole', () => {
-    // Lord Howe, 5 April 2026: 02:00 +11 becomes 01:30 +10:30.
-    const back = calendarWindows(
-      span('2026-04-04T13:00:00Z', '2026-04-04T18:30:00Z'),
-      'HOUR',
-      'Australia/Lord_Howe',
-    )
-    expect(back.map(hours)).toEqual([1, 1.5, 1, 1, 1])
-    const forward = calendarWindows(
-      span('2026-10-03T14:30:00Z', '2026-10-03T18:00:00Z'),
-      'HOUR',
-      'Australia/Lord_Howe',
-    )
-    expect(forward.map(hours)).toEqual([1, 0.5, 1, 1])
-  })
-
-  test('a day that a zone left out is no window', () => {
-    // Samoa had no 30 December 2011.
-    const samoa = calendarWindows(span('2011-12-29T10:00:00Z', '2012-01-01T10:00:00Z'), 'DAY', 'Pacific/Apia')
-    expect(samoa.map(hours)).toEqual([24, 24, 24])
-  })
-
-  test('months are as long as they are, and the month of an instant holds it', () => {
-    const months = calendarWindows(span('2024-01-01T00:00:00Z', '2024-04-01T00:00:00Z'), 'MONTH', 'UTC')
-    expect(months.map(month => hours(month) / 24)).toEqual([31, 29, 31])
+  test('the month of an instant holds it, and is as long as it is', () => {
     expect(hours(monthOf(at('2026-03-15T00:00:00Z'), 'Europe/Berlin'))).toBe(31 * 24 - 1)
     fc.assert(
       fc.property(ms, fc.constantFrom(...zones), (instant, zone) => {
@@ -327,10 +214,6 @@ describe('the calendar of a zone', () => {
         expect(monthOf(month.endMs, zone).startMs).toBe(month.endMs)
       }),
     )
-  })
-
-  test('an empty span has no windows', () => {
-    for (const step of steps) expect(calendarWindows({ startMs: 5, endMs: 5 }, step, 'UTC')).toEqual([])
   })
 
   test.each([
