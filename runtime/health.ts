@@ -1,9 +1,12 @@
 /** Whether this process does its work: checks by name, and the small HTTP server that shows them and the metrics. */
 import { once } from 'node:events'
-import { createServer, type RequestListener } from 'node:http'
+import { createServer, type IncomingMessage, type RequestListener, type ServerResponse } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Registry } from 'prom-client'
-import { asFault, Fault } from '../schemas/fault.ts'
+import { asFault, Fault, faults } from '../schemas/fault.ts'
+import { statusOf } from './problem.ts'
+import { type ServedTls, servedTls } from './tls.ts'
 
 /** What is wrong, in a sentence; undefined while all is well. */
 export type Problem = string | undefined
@@ -53,6 +56,8 @@ export class Health {
  */
 export type Mount = (prefix: string, handle: RequestListener) => Disposable
 
+const owned: readonly string[] = ['/healthz', '/readyz', '/metrics']
+
 /** Beyond them a connection is closed at once: files, and what is written to them, need handles too. */
 const connectionsMax = 500
 
@@ -61,41 +66,74 @@ export interface HealthServer extends AsyncDisposable {
   readonly mount: Mount
 }
 
+/** Of every answer. What is mounted says more of its own pages, and what of its answers may be kept. */
+const headers: Readonly<Record<string, string>> = {
+  'x-content-type-options': 'nosniff',
+  'x-frame-options': 'DENY',
+  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'referrer-policy': 'no-referrer',
+  'cross-origin-resource-policy': 'same-origin',
+}
+
 /**
  * Serves `/healthz` (the process answers), `/readyz` (200 when every check is ok, else 503; both with the checks as
  * JSON) and `/metrics`; what is mounted beside them answers for itself. Port 0 takes a free one.
- * @throws Fault USAGE where the address cannot be had.
+ * @throws Fault USAGE where the address cannot be had, CONFIG_INVALID where certificate and key are none
  */
 export async function serveHealth(options: {
   readonly health: Health
   readonly registry: Registry
   readonly host: string
   readonly port: number
+  /** PEM files. Without them it is served in the clear. */
+  readonly tls?: ServedTls
+  /**
+   * Why who asks may not see metrics, nor in words what is wrong: they are told which check it is, and its code. Without
+   * it everybody may.
+   */
+  readonly refusal?: (request: IncomingMessage) => Promise<Fault | undefined>
 }): Promise<HealthServer> {
-  const { health, registry } = options
+  const { health, registry, refusal = async () => undefined } = options
+  await using opening = new AsyncDisposableStack()
   const mounts: { readonly prefix: string; readonly handle: RequestListener }[] = []
-  // By itself it looks twice a minute for connections that say nothing.
-  const server = createServer({ connectionsCheckingInterval: 1000 }, (request, response) => {
-    const mounted = mounts.findLast(({ prefix }) => request.url?.startsWith(prefix))
-    if (mounted) return mounted.handle(request, response)
+  const own = async (path: string, request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const answer = (status: number, type: string, body: string) => {
       response.writeHead(status, { 'content-type': type, 'cache-control': 'no-store' })
       response.end(request.method === 'HEAD' ? undefined : body)
     }
-    const path = request.url?.split('?')[0]
     if (request.method !== 'GET' && request.method !== 'HEAD') return answer(405, 'text/plain', 'GET only\n')
-    if (path === '/healthz' || path === '/readyz') {
-      const checks = health.results()
-      const ready = Object.values(checks).every(result => result === 'ok')
-      const body = `${JSON.stringify({ ready, checks })}\n`
-      return answer(path === '/healthz' || ready ? 200 : 503, 'application/json', body)
+    if (!owned.includes(path)) return answer(404, 'text/plain', 'not found\n')
+    const refused = await refusal(request)
+    if (path === '/metrics') {
+      if (!refused) return answer(200, registry.contentType, await registry.metrics())
+      const status = statusOf(refused)
+      if (status === 401) response.setHeader('www-authenticate', 'Bearer realm="meterline"')
+      return answer(status, 'text/plain', `${refused.message}\n`)
     }
-    if (path !== '/metrics') return answer(404, 'text/plain', 'not found\n')
-    registry.metrics().then(
-      text => answer(200, registry.contentType, text),
-      error => answer(500, 'text/plain', `${asFault(error, 'ABORTED').message}\n`),
-    )
-  })
+    const checks = refused ? inCodes(health.results()) : health.results()
+    const ready = Object.values(checks).every(result => result === 'ok')
+    const body = `${JSON.stringify({ ready, checks })}\n`
+    answer(path === '/healthz' || ready ? 200 : 503, 'application/json', body)
+  }
+  const listener: RequestListener = (request, response) => {
+    for (const [name, value] of Object.entries(headers)) response.setHeader(name, value)
+    const path = request.url?.split('?')[0] ?? '/'
+    // Its own come first: what is mounted at `/` has all else.
+    const mounted = owned.includes(path)
+      ? undefined
+      : mounts.findLast(({ prefix }) => path.startsWith(prefix))
+    if (mounted) return mounted.handle(request, response)
+    own(path, request, response).catch(error => {
+      if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' })
+      response.end(`${asFault(error, 'ABORTED').message}\n`)
+    })
+  }
+  // By itself it looks twice a minute for connections that say nothing.
+  const bounds = { connectionsCheckingInterval: 1000 }
+  const { tls } = options
+  const server = tls
+    ? createTlsServer({ ...bounds, ...servedTls.options, ...tls.read() }, listener)
+    : createServer(bounds, listener)
   server.requestTimeout = 10_000
   server.headersTimeout = 5_000
   server.maxConnections = connectionsMax

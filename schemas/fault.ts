@@ -243,8 +243,24 @@ export const faults = {
   },
   USAGE: {
     fate: 'halt',
-    meaning: 'The command was used wrongly.',
-    remedy: 'See meterline --help.',
+    meaning: 'A command or a request was used wrongly.',
+    remedy: 'The message names what; see meterline --help, and /api/openapi.json of a running processor.',
+  },
+  NOT_THERE: {
+    fate: 'reject',
+    meaning: 'What a request names is not there, or is not for this key.',
+    remedy: 'Check the name: the list beside it has all that the key may see.',
+  },
+  IDEMPOTENCY_RUNNING: {
+    fate: 'retry',
+    meaning: 'A request with the same Idempotency-Key is still being done.',
+    remedy: 'Send it again in a moment: it gets the answer of the first.',
+  },
+  IDEMPOTENCY_DIFFERS: {
+    fate: 'reject',
+    meaning:
+      'An Idempotency-Key was used before, for another request or one whose answer is shown once only.',
+    remedy: 'Send a new request under a new key; look first at what the other one did.',
   },
   CONFIG_INVALID: {
     fate: 'halt',

@@ -1,40 +1,38 @@
 /**
- * The processor's HTTP API: one Fastify application, mounted beside health on the server that there is. Owns who may ask
- * and how a failure is answered (RFC 9457); each noun has its routes in a file of its own.
+ * The processor's HTTP API: one Fastify application, mounted beside health on the server that there is. Owns what all
+ * routes have in common: who may ask, how a failure is answered (RFC 9457), how much and how often may be asked, and how
+ * the API ends. Each noun has its routes in a file of its own, declared as route.ts says.
  */
-import fastify, { type FastifyError, type FastifyInstance } from 'fastify'
+import { hash } from 'node:crypto'
+import type { ServerResponse } from 'node:http'
+import { setTimeout as sleep } from 'node:timers/promises'
+import rateLimit from '@fastify/rate-limit'
+import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
+import fastify, {
+  type FastifyContextConfig,
+  type FastifyError,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+} from 'fastify'
+import { Histogram } from 'prom-client'
 import type { Mount } from '../../runtime/health.ts'
 import type { Keyless, Keys } from '../../runtime/keys.ts'
-import { apiPrefix, type ProblemDetails, titled } from '../../runtime/problem.ts'
-import { asFault, Fault, type FaultCode } from '../../schemas/fault.ts'
-import type { KeyScope } from '../../schemas/keys.ts'
+import type { Logger } from '../../runtime/logs.ts'
+import { registry } from '../../runtime/metrics.ts'
+import {
+  codeOf,
+  detailOf,
+  type ProblemDetails,
+  problemType,
+  requestIdOf,
+  statusOf,
+  titled,
+} from '../../runtime/problem.ts'
+import { asFault, Fault, faults } from '../../schemas/fault.ts'
+import { minuteMs, secondMs } from '../../schemas/window.ts'
 import { callerOf } from './callers.ts'
-
-/** What a route asks of who calls it: one of the scopes of a key, or `nobody` where anyone may. */
-export type RouteScope = KeyScope | 'nobody'
-
-/** Who calls: the key's name and scopes, and the one account that it is bound to, if it is. */
-export interface Caller {
-  readonly name: string
-  readonly scopes: readonly RouteScope[]
-  /** It sees what this account pays for and nothing else. */
-  readonly account?: string
-}
-
-declare module 'fastify' {
-  interface FastifyContextConfig {
-    /** Every route says it; one that does not is refused when the API starts. */
-    readonly scope?: RouteScope
-    /** It asks for the key itself, in the way of those who push. */
-    readonly guarded?: boolean
-  }
-  interface FastifyRequest {
-    caller: Caller
-  }
-}
-
-/** Adds the routes of one noun. */
-export type Routes = (app: FastifyInstance) => void
+import { partChecker, type Routes, Unfit } from './route.ts'
 
 export interface ApiOptions {
   /** Where it is served. */
@@ -48,74 +46,297 @@ export interface ApiOptions {
   /** Those that are known; without them nobody has one. */
   readonly keys?: Keys
   readonly nowMs?: () => number
+  /** A line a request: of those that write or fail inside at `info` and above, of the rest at `debug`. */
+  readonly log?: Logger
   /** Told of failures that are nobody's request's fault. */
   readonly onFault?: (fault: Fault) => void
+  /** How long requests that are being answered may go on when the API ends. */
+  readonly drainMs?: number
 }
 
-/** Serves the routes until it is disposed of. */
-export async function openApi({
-  mount,
-  routes,
-  access,
-  keys,
-  nowMs = Date.now,
-  onFault,
-}: ApiOptions): Promise<AsyncDisposable> {
+const requestSeconds = new Histogram({
+  name: 'meterline_api_request_seconds',
+  help: 'How long requests to the API took, by route and status.',
+  labelNames: ['method', 'route', 'status'],
+  buckets: [0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60],
+  registers: [registry],
+})
+
+/** For whoever configures an SDK of OpenTelemetry; without one it makes nothing. */
+const tracer = trace.getTracer('meterline')
+
+/** A minute, of one key or, where none is needed, of one address. */
+const requestsPerMinuteDefault = 6000
+const bodyBytesDefault = 1024 * 1024
+/** Longer names are in no route: a subject has 1,024 characters at most, some of which take nine in a URL. */
+const paramLengthMax = 9 * 1024
+const drainMsDefault = 10 * secondMs
+
+interface Track {
+  readonly startedMs: number
+  readonly leave: AbortController
+  readonly span: Span
+  /** Of the trace that the caller is in, or the SDK's. */
+  readonly traceId?: string
+}
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    track: Track
+  }
+}
+
+/** Serves the routes until it is disposed of: then those that are being answered may end, and no other is begun. */
+export async function openApi(options: ApiOptions): Promise<AsyncDisposable> {
+  const { mount, routes, access, keys, nowMs = Date.now, drainMs = drainMsDefault } = options
   const app = fastify({
-    // What a client wrote is what is checked: nothing is turned into what the schema would like, or left out.
-    ajv: { customOptions: { coerceTypes: false, removeAdditional: false, allErrors: false } },
+    genReqId: requestIdOf,
+    bodyLimit: bodyBytesDefault,
+    routerOptions: { maxParamLength: paramLengthMax },
+    // Before a route is known: a path that is no text, for instance.
+    frameworkErrors: (error, request, reply) => {
+      const { status, headers, body } = problemOf(error, request as FastifyRequest)
+      void (reply as FastifyReply).code(status).headers(headers).send(body)
+    },
   })
-  app.decorateRequest('caller', null as unknown as Caller)
-  app.addHook('onRoute', ({ method, url, config }) => {
-    if (config?.scope === undefined && config?.guarded !== true)
-      throw new Error(`${method} ${url} does not say whom it answers: config.scope`)
+  app.setValidatorCompiler(partChecker as unknown as Parameters<typeof app.setValidatorCompiler>[0])
+  readBodies(app)
+  app.decorateRequest('caller', null as never)
+  app.decorateRequest('track', null as never)
+  app.decorateRequest('signal', {
+    getter() {
+      return this.track.leave.signal
+    },
   })
-  const entrance = { access, nowMs, ...(keys && { keys }) }
-  app.addHook('onRequest', async request => {
-    const { scope, guarded } = request.routeOptions.config
-    request.caller = await callerOf(request.raw, guarded ? 'nobody' : scope, entrance)
+  const known = knownRoutes(app)
+
+  app.addHook('onRequest', async (request, reply) => {
+    request.track = begun(request)
+    reply.header('x-request-id', request.id)
+    reply.header(
+      'cache-control',
+      request.routeOptions.config.declared?.etag ? 'private, no-cache' : 'no-store',
+    )
+    reply.header('x-content-type-options', 'nosniff')
+    reply.raw.once('close', () => {
+      if (!reply.raw.writableFinished) request.track.leave.abort()
+    })
+    const { declared, open } = request.routeOptions.config
+    const entrance = { access, nowMs, ...(keys && { keys }) }
+    const scope = declared?.guarded || open ? 'nobody' : declared?.scope
+    request.caller = await callerOf(request.raw, scope, entrance)
   })
-  app.setNotFoundHandler(request => {
-    throw problem(404, `there is no ${request.method} ${request.url.split('?')[0]}`)
+  await app.register(rateLimit, {
+    enableDraftSpec: true,
+    timeWindow: minuteMs,
+    max: request => request.caller.requestsPerMinute ?? requestsPerMinuteDefault,
+    keyGenerator: ({ caller, ip }) => (caller.name === '' ? `ip ${ip}` : `key ${caller.name}`),
+    errorResponseBuilder: (_request, { after }) =>
+      new Fault('RATE_EXCEEDED', `this asks more often than it may: again in ${after}`),
   })
-  app.setErrorHandler((error: FastifyError, _request, reply) => {
-    const details = detailsOf(error)
-    if (details.status >= 500) onFault?.(asFault(error, 'INTERNAL'))
-    if (details.status === 401) void reply.header('www-authenticate', 'Bearer realm="meterline"')
-    return reply.code(details.status).type('application/problem+json').send(JSON.stringify(details))
+  app.addHook('onSend', async (request, reply, payload) => {
+    if (request.routeOptions.config.declared?.etag !== true || reply.statusCode !== 200) return payload
+    if (typeof payload !== 'string' && !Buffer.isBuffer(payload)) return payload
+    const etag = `"${hash('sha256', payload, 'base64url').slice(0, 32)}"`
+    reply.header('etag', etag)
+    if (!isHeld(etag, request.headers['if-none-match'])) return payload
+    reply.code(304).removeHeader('content-type').removeHeader('content-length')
+    return ''
+  })
+  app.addHook('onResponse', async (request, reply) => ended(request, reply.statusCode, options.log))
+  app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) => {
+    const [path = ''] = request.url.split('?')
+    const methods = known.methodsOf(path)
+    if (methods.length === 0) throw problem(404, `there is no ${request.method} ${path}`)
+    reply.header('allow', methods.join(', '))
+    throw problem(405, `${path} takes ${methods.join(', ')}`)
+  })
+  app.setErrorHandler((error: FastifyError, request, reply) => {
+    const { status, headers, body } = problemOf(error, request)
+    if (status >= 500) options.onFault?.(asFault(error, 'INTERNAL'))
+    if (status >= 500) request.track.span.recordException(error)
+    return reply.code(status).headers(headers).send(body)
   })
   for (const add of routes) add(app)
   await app.ready()
-  const mounted = mount(apiPrefix, (request, response) => app.routing(request, response))
+
+  const answering = new Set<ServerResponse>()
+  const mounted = mount('/', (request, response) => {
+    answering.add(response)
+    response.once('close', () => answering.delete(response))
+    app.routing(request, response)
+  })
   return {
     async [Symbol.asyncDispose]() {
       mounted[Symbol.dispose]()
+      await drained(answering, drainMs)
       await app.close()
     },
   }
 }
+
+/** Waits for the answers that are under way; those that take too long are cut, which their clients see. */
+async function drained(answering: ReadonlySet<ServerResponse>, withinMs: number): Promise<void> {
+  // The connection is of no use to anyone afterwards.
+  for (const response of answering) if (!response.headersSent) response.setHeader('connection', 'close')
+  const untilMs = performance.now() + withinMs
+  while (answering.size > 0 && performance.now() < untilMs) await sleep(20)
+  for (const response of answering) response.destroy()
+}
+
+/** JSON alone, as text of UTF-8; nothing is made of what is left away. */
+function readBodies(app: FastifyInstance): void {
+  const parse = app.getDefaultJsonParser('error', 'error')
+  app.removeAllContentTypeParsers()
+  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, text, done) => {
+    const { bodyMaxBytes = Number.POSITIVE_INFINITY } = request.caller
+    if (Buffer.byteLength(text) > bodyMaxBytes)
+      return done(problem(413, `this key may send ${bodyMaxBytes} bytes in one request`))
+    // Clients name the type also where they send nothing, to delete something for instance.
+    if (text === '') return done(null, undefined)
+    return parse(request, text as string, done)
+  })
+}
+
+/** Refuses routes that are not declared, and knows what is declared, for those who ask by a wrong method. */
+function knownRoutes(app: FastifyInstance): { methodsOf(path: string): readonly string[] } {
+  const known: {
+    readonly url: string
+    readonly pattern: RegExp
+    readonly methods: readonly string[]
+    readonly config: FastifyContextConfig | undefined
+  }[] = []
+  app.addHook('onRoute', ({ method, url, config }) => {
+    known.push({
+      url,
+      config,
+      pattern: new RegExp(
+        `^${url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')}/?$`,
+      ),
+      methods: [method].flat(),
+    })
+  })
+  app.addHook('onReady', async () => {
+    for (const { methods, url, config } of known)
+      if (config?.declared === undefined && config?.open !== true)
+        throw new Error(`${methods} ${url} does not say whom it answers: see route()`)
+  })
+  return {
+    methodsOf: path =>
+      Array.from(
+        new Set(known.filter(({ pattern }) => pattern.test(path)).flatMap(({ methods }) => methods)),
+      ),
+  }
+}
+
+/** Does who sent `If-None-Match` have this? A weak tag is as good as a strong one here (RFC 9110, 13.1.2). */
+function isHeld(etag: string, ifNoneMatch: string | undefined): boolean {
+  if (ifNoneMatch === undefined) return false
+  return ifNoneMatch
+    .split(',')
+    .map(tag => tag.trim())
+    .some(tag => tag === '*' || tag === etag || tag === `W/${etag}`)
+}
+
+// -- what is wrong
 
 /** An error that is answered with this status. */
 export function problem(status: number, detail: string): Error {
   return Object.assign(new Error(detail), { statusCode: status })
 }
 
-/** Of faults that are the asker's; others are 503 where it may go better later, else 500. */
-const statuses: Partial<Readonly<Record<FaultCode, number>>> = {
-  USAGE: 400,
-  KEY_UNKNOWN: 401,
-  KEY_FORBIDS: 403,
+interface ProblemAnswer {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: string
 }
 
-function detailsOf(error: FastifyError): ProblemDetails {
-  if (error instanceof Fault) {
-    const status = statuses[error.code] ?? (error.fate === 'retry' ? 503 : 500)
-    return { ...titled(status), detail: error.message, code: error.code, retryable: error.fate === 'retry' }
+function problemOf(error: FastifyError, request: FastifyRequest): ProblemAnswer {
+  const who = request.caller?.scopes.includes('admin') ? 'operator' : 'asker'
+  const details = { ...detailsOf(error, who), instance: `urn:request:${request.id}` }
+  const seconds = error instanceof Fault ? error.facts.retryAfterSeconds : undefined
+  return {
+    status: details.status,
+    headers: {
+      'content-type': problemType,
+      'cache-control': 'no-store',
+      ...(details.status === 401 && { 'www-authenticate': 'Bearer realm="meterline"' }),
+      ...(details.status === 503 && { 'retry-after': String(seconds ?? 5) }),
+    },
+    body: JSON.stringify(details),
   }
+}
+
+function detailsOf(error: FastifyError, who: 'operator' | 'asker'): ProblemDetails {
+  if (error instanceof Fault) {
+    const status = statusOf(error)
+    const retryable = error.fate === 'retry'
+    return { ...titled(status), detail: detailOf(error, status, who), code: error.code, retryable }
+  }
+  if (error instanceof Unfit)
+    return {
+      ...titled(400),
+      detail: error.message,
+      code: 'USAGE',
+      retryable: false,
+      extensions: {
+        validationErrors: error.misfits.map(({ field, message }) => ({ code: 'USAGE', message, field })),
+      },
+    }
   const status = error.statusCode ?? 500
-  // What went wrong inside is for the log: nobody outside can act on it.
+  const code = codeOf(status)
   return {
     ...titled(status),
     detail: status < 500 ? error.message : 'Something went wrong here; the log says what.',
+    code,
+    retryable: faults[code].fate === 'retry',
   }
+}
+
+// -- what is said of a request
+
+function begun(request: FastifyRequest): Track {
+  const { method, headers, routeOptions, id } = request
+  const route = routeOptions.url ?? 'unknown'
+  const around = propagation.extract(context.active(), headers)
+  const span = tracer.startSpan(
+    `${method} ${route}`,
+    {
+      kind: SpanKind.SERVER,
+      attributes: { 'http.request.method': method, 'http.route': route, 'meterline.request.id': id },
+    },
+    around,
+  )
+  // Without an SDK nobody reads the header: the line of the log still belongs to the caller's trace (W3C Trace Context).
+  const said = /^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}$/.exec(String(headers.traceparent ?? ''))
+  const own = span.isRecording() ? span.spanContext().traceId : said?.[1]
+  return {
+    startedMs: performance.now(),
+    leave: new AbortController(),
+    span,
+    ...(own !== undefined && { traceId: own }),
+  }
+}
+
+function ended(request: FastifyRequest, status: number, log: Logger | undefined): void {
+  const { method, routeOptions, track, caller, id } = request
+  const tookMs = performance.now() - track.startedMs
+  const route = routeOptions.url ?? 'unknown'
+  requestSeconds.observe({ method, route, status: String(status) }, tookMs / secondMs)
+  track.span.setAttribute('http.response.status_code', status)
+  if (status >= 500) track.span.setStatus({ code: SpanStatusCode.ERROR })
+  track.span.end()
+  const level = status >= 500 ? 'warn' : method === 'GET' || method === 'HEAD' ? 'debug' : 'info'
+  log?.[level](
+    {
+      request_id: id,
+      ...(track.traceId !== undefined && { trace_id: track.traceId }),
+      method,
+      route,
+      status,
+      took_ms: Math.round(tookMs),
+      caller: caller?.name,
+    },
+    'request',
+  )
 }

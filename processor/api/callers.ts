@@ -2,7 +2,7 @@
 import type { IncomingMessage } from 'node:http'
 import { bearerOf, type Keyless, type Keys, mayComeKeyless } from '../../runtime/keys.ts'
 import { Fault } from '../../schemas/fault.ts'
-import type { Caller, RouteScope } from './api.ts'
+import type { Caller, RouteScope } from './route.ts'
 
 export interface Entrance {
   /** Without them no key is known. */

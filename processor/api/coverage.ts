@@ -1,11 +1,19 @@
 /** `GET /api/v1/coverage`: which windows were read. The command prints the same answer. */
+import Type from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { dayMs, parseInstant, showInstant, type Window } from '../../schemas/window.ts'
-import { type CoverageRow, countRows, coverageSpans, rowsOf, scopeTenants } from '../coverage.ts'
+import {
+  type CoverageRow,
+  countRows,
+  coverageSpans,
+  coverageStates,
+  rowsOf,
+  scopeTenants,
+} from '../coverage.ts'
 import { awaited, gateOf, type UnknownSource } from '../gate.ts'
 import type { Store } from '../store.ts'
-import type { Routes } from './api.ts'
+import { type Routes, route } from './route.ts'
 
 /** What may be asked, as text. */
 export interface CoverageAsked {
@@ -19,17 +27,47 @@ export interface CoverageAsked {
 /** Of one answer over HTTP: some ten megabytes. */
 export const rowsMax = 50_000
 
-const Query = {
-  type: 'object',
-  additionalProperties: false,
-  properties: {
-    from: { type: 'string', description: 'RFC 3339, inclusive; a week before `to` where it is not given.' },
-    to: { type: 'string', description: 'RFC 3339, exclusive; now where it is not given.' },
-    source: { type: 'string', description: 'Only this source: its name, or meterline/kind/name.' },
-    scope: { type: 'string', description: 'Only this scope.' },
-    account: { type: 'string', description: 'Only what this account waits for before a period closes.' },
+const Query = Type.Object(
+  {
+    from: Type.Optional(
+      Type.String({ description: 'RFC 3339, inclusive; a week before `to` where it is not given.' }),
+    ),
+    to: Type.Optional(Type.String({ description: 'RFC 3339, exclusive; now where it is not given.' })),
+    source: Type.Optional(
+      Type.String({ description: 'Only this source: its name, or meterline/kind/name.' }),
+    ),
+    scope: Type.Optional(Type.String({ description: 'Only this scope.' })),
+    account: Type.Optional(
+      Type.String({ description: 'Only what this account waits for before a period closes.' }),
+    ),
   },
-} as const
+  { additionalProperties: false },
+)
+
+const Row = Type.Object(
+  {
+    source: Type.String({ description: 'The `source` of its events.' }),
+    scope: Type.String({ description: 'The part of the source that was read.' }),
+    start: Type.String({ description: 'RFC 3339, inclusive.' }),
+    end: Type.String({ description: 'RFC 3339, exclusive.' }),
+    state: Type.Enum(coverageStates, {
+      description: 'What is known of the window; nothing is missing where it is read, settled or waived.',
+    }),
+    subject: Type.Optional(
+      Type.String({ description: 'Of a bad item: whose gap it is, where that can be read.' }),
+    ),
+    fault: Type.Optional(
+      Type.Object(
+        { code: Type.String(), message: Type.String() },
+        { additionalProperties: false, description: 'Why it is so.' },
+      ),
+    ),
+    partition: Type.Optional(
+      Type.Integer({ description: 'Of the log: where the mark of an incomplete read stands.' }),
+    ),
+  },
+  { additionalProperties: false, title: 'CoverageRow' },
+)
 
 export interface CoverageAnswer {
   readonly rows: readonly CoverageRow[]
@@ -90,9 +128,18 @@ export function coverageRoutes(parts: {
   readonly nowMs: () => number
 }): Routes {
   return app => {
-    app.get<{ Querystring: CoverageAsked }>(
-      '/api/v1/coverage',
-      { config: { scope: 'read' }, schema: { querystring: Query } },
+    route(
+      app,
+      {
+        method: 'GET',
+        url: '/api/v1/coverage',
+        scope: 'read',
+        tags: ['coverage'],
+        summary: 'Lists which windows were read',
+        description: 'In order of source, scope and start; a bad item of a window comes behind it.',
+        query: Query,
+        answers: { 200: { description: 'A row a window.', body: Type.Array(Row) } },
+      },
       async ({ query }) => {
         const accounts = query.account === undefined ? [] : await parts.accounts()
         const { rows } = await coverageAnswer(parts.store, query, { accounts, nowMs: parts.nowMs(), rowsMax })

@@ -1,6 +1,6 @@
 /** What who asks may see: the tenants that the account of their key pays for, or all. */
 import type { Account, AccountSubject } from '../../schemas/accounts.ts'
-import type { Caller } from './api.ts'
+import type { Caller } from './route.ts'
 
 /** The usage of a subject of a source, from and until an RFC 3339 time where these are given. */
 export type Tenant = AccountSubject

@@ -1,40 +1,46 @@
 /** The API as clients meet it: beside health on one server, its problems as RFC 9457 has them, and whom it answers. */
 import { request } from 'node:http'
 import { Registry } from 'prom-client'
+import Type from 'typebox'
 import { expect, test } from 'vitest'
-import { openApi, problem, type Routes } from '../../../processor/api/api.ts'
+import { openApi, problem } from '../../../processor/api/api.ts'
+import { type Routes, route } from '../../../processor/api/route.ts'
 import { Health, serveHealth } from '../../../runtime/health.ts'
 import { isFromHere } from '../../../runtime/problem.ts'
 import { Fault } from '../../../schemas/fault.ts'
 
+const strict = { additionalProperties: false }
+const any = { description: 'Something.', body: Type.Any() }
+const plain = { scope: 'read', tags: ['things'], summary: 'Tests', answers: { 200: any } } as const
+
 const routes: Routes = app => {
-  app.get(
-    '/api/v1/things',
+  const query = Type.Object(
     {
-      config: { scope: 'read' },
-      schema: {
-        querystring: {
-          type: 'object',
-          additionalProperties: false,
-          properties: { name: { type: 'string' } },
-        },
-      },
+      name: Type.Optional(Type.String({ pattern: '^[a-z]+$' })),
+      id: Type.Optional(Type.Array(Type.String(), { maxItems: 2 })),
+      where: Type.Optional(Type.Record(Type.String(), Type.String())),
     },
-    async () => [1],
+    strict,
   )
-  app.get('/api/v1/guarded', { config: { guarded: true } }, async () => [2])
-  app.get('/api/v1/busy', { config: { scope: 'read' } }, async () => {
+  route(app, { ...plain, method: 'GET', url: '/api/v1/things', query }, async asked => [asked.query])
+  route(app, { ...plain, method: 'GET', url: '/api/v1/guarded', guarded: true }, async () => [2])
+  route(app, { ...plain, method: 'GET', url: '/api/v1/busy' }, async () => {
     throw new Fault('STORE_UNREACHABLE', 'ClickHouse is away')
   })
-  app.get('/api/v1/wrong', { config: { scope: 'read' } }, async () => {
+  route(app, { ...plain, method: 'GET', url: '/api/v1/wrong' }, async () => {
     throw new Fault('USAGE', 'from is not before to')
   })
-  app.get('/api/v1/broken', { config: { scope: 'read' } }, async () => {
+  route(app, { ...plain, method: 'GET', url: '/api/v1/broken' }, async () => {
     throw new Error('a secret of the inside')
   })
-  app.post('/api/v1/things', { bodyLimit: 10, config: { scope: 'admin' } }, async () => {
-    throw problem(409, 'it is there already')
-  })
+  const body = Type.Object({ name: Type.String() }, strict)
+  route(
+    app,
+    { ...plain, scope: 'admin', method: 'POST', url: '/api/v1/things', bodyMaxBytes: 20, body },
+    async () => {
+      throw problem(409, 'it is there already')
+    },
+  )
 }
 
 async function serve(access: 'loopback' | 'anyone' = 'loopback') {
@@ -72,7 +78,7 @@ function statusAs(url: string, host: string): Promise<number | undefined> {
 
 test('answers beside health on one port, and leaves it when it is closed', async () => {
   await using server = await serve()
-  expect(await get(`${server.url}/api/v1/things`)).toMatchObject({ status: 200, body: [1] })
+  expect(await get(`${server.url}/api/v1/things`)).toMatchObject({ status: 200, body: [{}] })
   expect(await get(`${server.url}/healthz`)).toMatchObject({ status: 200 })
   await server.api[Symbol.asyncDispose]()
   expect((await fetch(`${server.url}/api/v1/things`)).status).toBe(404)
@@ -83,8 +89,9 @@ test('every failure is a problem as RFC 9457 has it', async () => {
   await using server = await serve()
   const answers = [
     ['/api/v1/nothing', 404, { title: 'Not Found', detail: 'there is no GET /api/v1/nothing' }],
-    ['/api/v1/things?nmae=x', 400, { title: 'Bad Request' }],
-    ['/api/v1/things?name=a&name=b', 400, { detail: 'querystring/name must be string' }],
+    ['/api/v1/things?nmae=x', 400, { title: 'Bad Request', detail: 'query nmae: is not known here' }],
+    ['/api/v1/things?name=a&name=b', 400, { detail: 'query name: must be string' }],
+    ['/api/v1/things?name=A', 400, { detail: 'query name: must match pattern "^[a-z]+$"' }],
     ['/api/v1/wrong', 400, { code: 'USAGE', retryable: false }],
     ['/api/v1/busy', 503, { title: 'Service Unavailable', code: 'STORE_UNREACHABLE', retryable: true }],
     ['/api/v1/broken', 500, { title: 'Internal Server Error' }],
@@ -104,12 +111,12 @@ test('every failure is a problem as RFC 9457 has it', async () => {
     'a secret of the inside',
   ])
   const headers = { 'content-type': 'application/json' }
-  expect(await get(`${server.url}/api/v1/things`, { method: 'POST', headers, body: '{}' })).toMatchObject({
+  expect(await get(`${server.url}/api/v1/things`, { method: 'POST', headers, body: '{"name":"a"}' })).toMatchObject({
     status: 409,
     body: { title: 'Conflict' },
   })
   expect(
-    await get(`${server.url}/api/v1/things`, { method: 'POST', headers, body: '"much too long"' }),
+    await get(`${server.url}/api/v1/things`, { method: 'POST', headers, body: '{"name":"much too long"}' }),
   ).toMatchObject({ status: 413 })
 })
 
