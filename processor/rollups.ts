@@ -5,8 +5,8 @@
 import { randomBytes } from 'node:crypto'
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { hourMs } from '../schemas/window.ts'
-import { familyKey, meterSql } from './meters.ts'
-import { currentReads } from './reads.ts'
+import { figuresOf, noFigure } from './cells.ts'
+import { dimNames, familyKey, ledgerRows } from './meters.ts'
 import type { Store } from './store.ts'
 
 const staleColumns = ['source', 'hour', 'token', 'subjects', 'done'] as const
@@ -132,54 +132,75 @@ export async function recompute(
  * gets none, since the ledger forgets nothing. What comes in between leaves a token of its own.
  */
 async function typesIn(store: Store, run: string): Promise<ReadonlySet<string>> {
+  const there = (
+    at: string,
+  ) => `toStartOfHour(${at}) in (select hour from recomputes where run = {run:UInt64})
+       and source in (select source from recomputes where run = {run:UInt64})`
   const rows = await store.rows<{ type: string }>(
-    `select distinct type from events
-     where toStartOfHour(start) in (select hour from recomputes where run = {run:UInt64})
-       and source in (select source from recomputes where run = {run:UInt64})`,
+    `select distinct type from events where ${there('start')}
+     union distinct select distinct type from pushed where ${there('time')}
+     union distinct select distinct type from amendments where ${there('time')}`,
     { run },
   )
   return new Set(rows.map(({ type }) => type))
 }
 
-/** One pass over the events of the cells for all meters of a family, and a row a meter and cell. */
+/** One pass over the rows of the cells for all meters of a family, and a row a meter and cell. */
 async function recomputeFamily(
   store: Store,
   run: string,
   family: readonly { readonly key: string; readonly meter: Meter }[],
 ): Promise<void> {
-  const parts = family.map(({ key, meter }, index) => ({
-    key,
-    index,
-    sql: meterSql(meter, `measure${index}`),
-  }))
-  const [first] = parts
+  const meters = family.map(({ meter }) => meter)
+  const [first] = meters
   if (!first) return
   const cells =
     'select source, subject, hour from recomputes array join subjects as subject where run = {run:UInt64}'
   const hours = 'select hour from recomputes where run = {run:UInt64}'
   const days = 'select toDate(hour) from recomputes where run = {run:UInt64}'
-  const each = (text: (part: { index: number; value: string; has: string }) => string) =>
-    parts.map(({ index, sql: { value, has } }) => text({ index, value, has })).join(',\n')
-  const dims = first.sql.dims.map((_, index) => `dim${index}`)
-  // The groups of a cell are (dims, then sum, count, min and max of each meter): a meter has those that it counted.
-  const groupsOf = (index: number) => `arrayFilter(g -> g.${4 * index + 3} > 0, groups)`
-  const columnsOf = (index: number) => [1, 2, 3, 4, 5].map(at => `g${index}.${at === 1 ? 1 : 4 * index + at}`)
-  const lists = ['dims', 'sums', 'counts', 'mins', 'maxs'].map(
-    (list, at) => `[${parts.map(({ index }) => columnsOf(index)[at]).join(', ')}] as ${list}`,
+  const ledger = ledgerRows(meters, {
+    range: at => `toStartOfHour(${at}) in (${hours})`,
+    and: at => `(source, subject, toStartOfHour(${at})) in (${cells})`,
+  })
+  const dims = dimNames(first).map((_, index) => `dim${index}`)
+  // The figures of all meters side by side, each meter's behind the number of its rows.
+  const figures = meters.flatMap((meter, index) => [
+    { of: index, as: `there${index}`, sql: `countIf(has${index})`, none: 'toUInt64(0)', column: 'there' },
+    ...figuresOf(meter).map(figure => ({
+      of: index,
+      as: `${figure.name}${index}`,
+      sql: figure.ofRows(index),
+      none: noFigure(figure),
+      column: figure.column as string,
+    })),
+  ])
+  const all = figures.map(({ as }) => as).join(', ')
+  // The groups of a cell are (dims, then these): a meter has those that it counted.
+  const placeOf = (of: number, column: string) =>
+    figures.findIndex(figure => figure.of === of && figure.column === column) + 2
+  const groups = meters
+    .map((_, index) => `arrayFilter(g -> g.${placeOf(index, 'there')} > 0, groups) as g${index}`)
+    .join(', ')
+  const types: ReadonlyMap<string, string> = new Map(
+    meters.flatMap(meter => figuresOf(meter).map(({ column, type }) => [column, type])),
   )
+  const columns = ['dims', ...types.keys()]
+  const lists = columns.map(column => {
+    const of = meters.map((_, index) => {
+      const place = column === 'dims' ? 1 : placeOf(index, column)
+      return place === 1 && column !== 'dims' ? `[]::Array(${types.get(column)})` : `g${index}.${place}`
+    })
+    return `[${of.join(', ')}] as ${column}`
+  })
   // One `group by` over three kinds of rows: the tokens seen, what the rollups have, and what the ledger has. The
   // defaults give the first two the columns of the third.
-  const none = each(
-    ({ index: i }) =>
-      `toDecimal256(0, 12) as sum${i}, toUInt64(0) as count${i}, toDecimal128(0, 12) as min${i}, toDecimal128(0, 12) as max${i}`,
-  )
-  const all = each(({ index: i }) => `sum${i}, count${i}, min${i}, max${i}`)
+  const none = figures.map(({ none, as }) => `${none} as ${as}`).join(', ')
   await store.run(
-    `insert into rollups (meter, source, subject, hour, version, dims, sums, counts, mins, maxs)
-     select meter, source, subject, hour, version, dims, sums, counts, mins, maxs
+    `insert into rollups (meter, source, subject, hour, version, ${columns.join(', ')})
+     select meter, source, subject, hour, version, ${columns.join(', ')}
      from (
        select source, subject, hour, max(previous) as before, before + uniqExactIf(token, kind = 1) as version,
-         groupArrayIf((dims, ${all}), kind = 3) as groups, ${each(({ index }) => `${groupsOf(index)} as g${index}`)}
+         groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
        from (
          select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
          from recomputes array join subjects as subject where run = {run:UInt64}
@@ -190,20 +211,12 @@ async function recomputeFamily(
          union all
          select source, subject, hour, 3, toUInt64(0), toUInt64(0), [${dims.join(', ')}]::Array(String), ${all}
          from (
-           select source, subject, toStartOfHour(start) as hour,
-             ${first.sql.dims.map((sql, index) => `${sql} as dim${index}, `).join('')}
-             ${each(
-               ({ index: i, value, has }) => `sumIf(toDecimal256(${value}, 12), ${has}) as sum${i},
-             countIf(${has}) as count${i}, minIf(${value}, ${has}) as min${i}, maxIf(${value}, ${has}) as max${i}`,
-             )}
-           from events final
-           where toStartOfHour(start) in (${hours}) and (source, subject, toStartOfHour(start)) in (${cells})
-             and ${first.sql.where}
-             and (source, scope, start, readat) in (${currentReads(`toStartOfHour(start) in (${hours})`)})
+           select ${['source', 'subject', 'hour', ...dims].join(', ')}, ${figures.map(({ sql, as }) => `${sql} as ${as}`).join(', ')}
+           from ${ledger.sql}
            group by ${['source', 'subject', 'hour', ...dims].join(', ')}))
        group by source, subject, hour)
      array join {keys:Array(String)} as meter, ${lists.join(', ')}
      where notEmpty(dims) or before > 0`,
-    { ...Object.assign({}, ...parts.map(({ sql }) => sql.params)), run, keys: parts.map(({ key }) => key) },
+    { ...ledger.params, run, keys: family.map(({ key }) => key) },
   )
 }

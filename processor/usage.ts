@@ -5,8 +5,9 @@ import { Fault } from '../schemas/fault.ts'
 import type { Meter, UsageRow } from '../schemas/meters.ts'
 import { parseStep, windowRuns, windowsIn } from '../schemas/step.ts'
 import { hourMs, showInstant, type Window } from '../schemas/window.ts'
-import { dimNames, meterSql } from './meters.ts'
-import { asOfEnd, currentReads, type Position, positionParams } from './reads.ts'
+import { answerOf, cellRows, figuresOf } from './cells.ts'
+import { dimNames, ledgerRows } from './meters.ts'
+import { type Position, positionParams } from './reads.ts'
 import { readyMeters, rollupKey } from './rollups.ts'
 import type { Store } from './store.ts'
 
@@ -44,10 +45,8 @@ interface Aggregate {
   readonly source: string
   readonly subject: string
   readonly dims: readonly string[]
-  readonly sum: string
-  readonly count: string
-  readonly min: string
-  readonly max: string
+  readonly amount: string
+  readonly divisor: string
 }
 
 /**
@@ -78,7 +77,7 @@ export async function quantities(store: Store, query: UsageQuery): Promise<reado
       source: row.source,
       subject: row.subject,
       dims: Object.fromEntries(query.groupBy.map((dim, index) => [dim, row.dims[index] ?? ''])),
-      quantity: aggregateOf(meter, row).div(per),
+      quantity: exact(row.amount).div(exact(row.divisor)).div(per),
     }
   })
 }
@@ -95,21 +94,6 @@ export async function usage(store: Store, query: UsageQuery): Promise<readonly U
     group_by: row.dims,
     value: showQuantity(row.quantity),
   }))
-}
-
-function aggregateOf(meter: Meter, row: Aggregate): Fraction {
-  switch (meter.aggregation) {
-    case 'COUNT':
-      return exact(row.count)
-    case 'AVG':
-      return exact(row.sum).div(exact(row.count))
-    case 'MIN':
-      return exact(row.min)
-    case 'MAX':
-      return exact(row.max)
-    default:
-      return exact(row.sum)
-  }
 }
 
 function windowsOf(query: UsageQuery): readonly Window[] {
@@ -138,10 +122,8 @@ async function aggregateSql(
   windows: readonly Window[],
 ): Promise<{ sql: string; params: Record<string, unknown> }> {
   const { meter, span } = query
-  const { dims, value, has, where, params: meterParams } = meterSql(meter)
   const names = dimNames(meter)
   const params: Record<string, unknown> = {
-    ...meterParams,
     key: rollupKey(meter),
     from: span.startMs / 1000,
     to: span.endMs / 1000,
@@ -159,36 +141,46 @@ async function aggregateSql(
   })
   // Rollups stand for now: what was before is in the ledger alone.
   const ready = query.asOf === undefined && (await readyMeters(store)).has(rollupKey(meter))
-  const fresh = ready ? await freshness(store, query, params) : { rollups: 'false', ledger: 'true' }
-  if (query.asOf) {
-    Object.assign(params, positionParams(query.asOf))
-    fresh.ledger = `offset < ${asOfEnd}`
-  }
-  const hourRange = 'hour >= fromUnixTimestamp({from:UInt32}) and hour < fromUnixTimestamp({to:UInt32})'
-  const startRange = 'start >= fromUnixTimestamp({from:UInt32}) and start < fromUnixTimestamp({to:UInt32})'
+  const fresh = ready
+    ? await freshness(store, query, params)
+    : { rollups: 'false', ledger: () => 'true', reads: true }
+  if (query.asOf) Object.assign(params, positionParams(query.asOf))
+  const range = (at: string) =>
+    `${at} >= fromUnixTimestamp({from:UInt32}) and ${at} < fromUnixTimestamp({to:UInt32})`
   const and = (conditions: readonly string[]) => conditions.map(condition => ` and ${condition}`).join('')
+  const cells = cellRows(
+    meter,
+    '{key:String}',
+    `toDate(hour) >= toDate(fromUnixTimestamp({from:UInt32}))
+       and toDate(hour) <= toDate(fromUnixTimestamp({to:UInt32})) and ${range('hour')}${and(filters)} and ${fresh.rollups}`,
+  )
+  const ledger = ledgerRows([meter], {
+    range,
+    and: at => ['true', ...filters, fresh.ledger(at)].join(' and '),
+    asOf: query.asOf ? 'position' : 'now',
+  })
+  Object.assign(params, ledger.params)
+  const figures = figuresOf(meter)
+  const kept = figures.map(({ name }) => name).join(', ')
+  const { amount, divisor } = answerOf(meter)
   const sql = `
+    select window_s, source, subject, dims, ${amount} as amount, ${divisor} as divisor from (
     select roundDown(toUnixTimestamp(hour), {starts:Array(UInt32)}) as window_s, source, subject,
-      arrayMap(i -> all_dims[i], {kept:Array(UInt8)}) as dims, sum(cell_sum) as sum, sum(cell_count) as count,
-      min(cell_min) as min, max(cell_max) as max
+      arrayMap(i -> all_dims[i], {kept:Array(UInt8)}) as dims,
+      ${figures.map(({ name, merge }) => `${merge(`cell.${name}`)} as ${name}`).join(', ')}
     from (
-      select source, subject, hour, g.1 as all_dims, g.2 as cell_sum, g.3 as cell_count, g.4 as cell_min, g.5 as cell_max
-      from (
-        select source, subject, hour, arrayJoin(arrayZip(dims, sums, counts, mins, maxs)) as g
-        from rollups final
-        where meter = {key:String} and toDate(hour) >= toDate(fromUnixTimestamp({from:UInt32}))
-          and toDate(hour) <= toDate(fromUnixTimestamp({to:UInt32})) and ${hourRange}${and(filters)}
-          and ${fresh.rollups})
-      union all
-      select source, subject, toStartOfHour(start) as hour, [${dims.join(', ')}]::Array(String) as all_dims, sum(toDecimal256(${value}, 12)),
-        count(), min(${value}), max(${value})
-      from events final
-      where ${startRange}${and(filters)} and ${where} and ${has} and ${fresh.ledger}
-        and (source, scope, start, readat) in (${currentReads(startRange, query.asOf ? 'position' : 'now')})
-      group by source, subject, hour, all_dims
-    )
+      select source, subject, hour, dims as all_dims, ${kept} from ${cells}
+      ${
+        fresh.reads
+          ? `union all
+      select source, subject, hour, dims as all_dims, ${figures.map(({ name, ofRows }) => `${ofRows(0)} as ${name}`).join(', ')}
+      from ${ledger.sql} where has0
+      group by source, subject, hour, dims`
+          : ''
+      }
+    ) as cell
     where true${and(dimFilters)}
-    group by window_s, source, subject, dims
+    group by window_s, source, subject, dims)
     order by window_s, source, subject, dims`
   return { sql, params }
 }
@@ -198,7 +190,7 @@ async function freshness(
   store: Store,
   query: UsageQuery,
   params: Record<string, unknown>,
-): Promise<{ rollups: string; ledger: string }> {
+): Promise<{ rollups: string; ledger: (at: string) => string; reads: boolean }> {
   const range = `not done and hour >= fromUnixTimestamp({from:UInt32}) and hour < fromUnixTimestamp({to:UInt32})${
     query.subjects ? ' and subject in ({subjects:Array(String)})' : ''
   }`
@@ -208,7 +200,7 @@ async function freshness(
      limit ${staleNamedMax + 1}`,
     params,
   )
-  if (cells.length === 0) return { rollups: 'true', ledger: 'false' }
+  if (cells.length === 0) return { rollups: 'true', ledger: () => 'false', reads: false }
   if (cells.length <= staleNamedMax) {
     params.staleSources = cells.map(cell => cell.source)
     params.staleSubjects = cells.map(cell => cell.subject)
@@ -217,7 +209,8 @@ async function freshness(
       {staleSources:Array(String)}, {staleSubjects:Array(String)}, {staleHours:Array(UInt32)})) as c))`
     return {
       rollups: `(source, subject, toUnixTimestamp(hour)) not in ${named}`,
-      ledger: `(source, subject, toUnixTimestamp(toStartOfHour(start))) in ${named}`,
+      ledger: at => `(source, subject, toUnixTimestamp(toStartOfHour(${at}))) in ${named}`,
+      reads: true,
     }
   }
   const hours = await store.rows<{ hour_s: number }>(
@@ -227,6 +220,7 @@ async function freshness(
   params.staleHours = hours.map(hour => Number(hour.hour_s))
   return {
     rollups: 'toUnixTimestamp(hour) not in ({staleHours:Array(UInt32)})',
-    ledger: 'toUnixTimestamp(toStartOfHour(start)) in ({staleHours:Array(UInt32)})',
+    ledger: at => `toUnixTimestamp(toStartOfHour(${at})) in ({staleHours:Array(UInt32)})`,
+    reads: true,
   }
 }

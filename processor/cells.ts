@@ -1,0 +1,148 @@
+/**
+ * What a cell of a rollup keeps of each kind of aggregation, how it is made of rows of the ledger, how several become one,
+ * and what the answer is of that. The same words serve rows, cells and answers, so that a figure is one thing whichever
+ * way it came. Pure: SQL only.
+ */
+import type { Meter } from '../schemas/meters.ts'
+
+/** One figure that is kept of a group: as a column of rows it has this name, in `rollups` it is a list of `column`. */
+export interface Figure {
+  readonly name: 'sum' | 'count' | 'least' | 'greatest' | 'latest' | 'uniques' | 'amounts'
+  readonly column: 'sums' | 'counts' | 'mins' | 'maxs' | 'latests' | 'uniques' | 'amounts'
+  readonly type: string
+  /** Aggregates rows of `ledgerRows`, of the meter of this number there. */
+  readonly ofRows: (meter: number) => string
+  /** Aggregates several of this figure, in the column of this name. */
+  readonly merge: (name: string) => string
+}
+
+const decimal = 'Decimal(38, 12)'
+
+const sum: Figure = {
+  name: 'sum',
+  column: 'sums',
+  type: 'Decimal(76, 12)',
+  // Wide before it is added: a sum of Decimal(38, 12) wraps silently.
+  ofRows: i => `sumIf(toDecimal256(value${i}, 12), has${i})`,
+  merge: name => `sum(${name})`,
+}
+const count: Figure = {
+  name: 'count',
+  column: 'counts',
+  type: 'UInt64',
+  ofRows: i => `countIf(has${i})`,
+  merge: name => `sum(${name})`,
+}
+const least: Figure = {
+  name: 'least',
+  column: 'mins',
+  type: decimal,
+  ofRows: i => `minIf(value${i}, has${i})`,
+  merge: name => `min(${name})`,
+}
+const greatest: Figure = {
+  name: 'greatest',
+  column: 'maxs',
+  type: decimal,
+  ofRows: i => `maxIf(value${i}, has${i})`,
+  merge: name => `max(${name})`,
+}
+/** When it happened, then its place in the log, then what it was: the greatest is the latest. */
+const latest: Figure = {
+  name: 'latest',
+  column: 'latests',
+  type: `Tuple(Int64, String, UInt32, UInt64, ${decimal})`,
+  ofRows: i => `maxIf((at_ms, toString(log), partition, offset, value${i}), has${i})`,
+  merge: name => `max(${name})`,
+}
+/** 128 bits of each text. */
+const uniques: Figure = {
+  name: 'uniques',
+  column: 'uniques',
+  type: 'Array(UInt128)',
+  ofRows: i => `groupUniqArrayIf(reinterpretAsUInt128(sipHash128(value${i})), has${i})`,
+  merge: name => `groupUniqArrayArray(${name})`,
+}
+/** Every value: a percentile of parts cannot be had from percentiles. */
+const amounts: Figure = {
+  name: 'amounts',
+  column: 'amounts',
+  type: `Array(${decimal})`,
+  ofRows: i => `groupArrayIf(value${i}, has${i})`,
+  merge: name => `groupArrayArray(${name})`,
+}
+
+const kept: Readonly<Record<Meter['aggregation'], readonly Figure[]>> = {
+  SUM: [sum],
+  COUNT: [count],
+  AVG: [sum, count],
+  MIN: [least],
+  MAX: [greatest],
+  LATEST: [latest],
+  UNIQUE_COUNT: [uniques],
+  PERCENTILE: [amounts],
+}
+
+/** What is kept of a meter; the other columns of its rollups are empty. */
+export function figuresOf({ aggregation }: Pick<Meter, 'aggregation'>): readonly Figure[] {
+  return kept[aggregation]
+}
+
+/** SQL of a figure that stands for nothing, where a row has to have one. */
+export function noFigure({ type }: Figure): string {
+  return `defaultValueOfTypeName('${type}')`
+}
+
+/**
+ * The answer, of columns named as the figures that were merged into one: it is amount ÷ divisor, both exact, before the
+ * meter's `per`. Of a group that has figures the divisor is never 0.
+ */
+export function answerOf(meter: Pick<Meter, 'aggregation' | 'percentile'>): {
+  readonly amount: string
+  readonly divisor: string
+} {
+  const one = 'toUInt64(1)'
+  switch (meter.aggregation) {
+    case 'SUM':
+      return { amount: 'sum', divisor: one }
+    case 'COUNT':
+      return { amount: 'count', divisor: one }
+    case 'AVG':
+      return { amount: 'sum', divisor: 'count' }
+    case 'MIN':
+      return { amount: 'least', divisor: one }
+    case 'MAX':
+      return { amount: 'greatest', divisor: one }
+    case 'LATEST':
+      return { amount: 'latest.5', divisor: one }
+    case 'UNIQUE_COUNT':
+      return { amount: 'length(uniques)', divisor: one }
+    case 'PERCENTILE': {
+      const { numerator, denominator } = percentile(meter.percentile ?? '95')
+      // Nearest rank: the smallest value that at least so many percent of the values do not exceed.
+      const rank = `greatest(1, intDiv(length(amounts) * ${numerator} + ${denominator - 1}, ${denominator}))`
+      return { amount: `arraySort(amounts)[${rank}]`, divisor: one }
+    }
+  }
+}
+
+/** Of a decimal that the schema of meters takes, in whole numbers: the part of all values. */
+function percentile(text: string): { readonly numerator: number; readonly denominator: number } {
+  const [whole = '', fraction = ''] = text.split('.')
+  return { numerator: Number(whole + fraction), denominator: 100 * 10 ** fraction.length }
+}
+
+/**
+ * The groups of a meter's cells, one a row, as a select in parentheses: `source`, `subject`, `hour`, `dims` and the
+ * figures by their names, as rows of the ledger would give them.
+ * @param key SQL of the rollup key
+ * @param where a condition on `source`, `subject` and `hour`, which should name days by `toDate(hour)`
+ */
+export function cellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: string): string {
+  const figures = figuresOf(meter)
+  const lists = ['dims', ...figures.map(({ column }) => column)]
+  const entries = figures.map(({ name }, index) => `g.${index + 2} as ${name}`)
+  return `(select source, subject, hour, g.1 as dims, ${entries.join(', ')}
+    from (select source, subject, hour, arrayJoin(arrayZip(${lists.join(', ')})) as g
+      from rollups final where meter = ${key} and ${where}))`
+}
