@@ -111,6 +111,50 @@ export function showQuantity(value: Fraction): DecimalText {
   return showRounded(value, decimalPlacesMax).replace(/\.?0+$/, '')
 }
 
+/**
+ * Prints quotients of one divisor as `showQuantity` does, of amounts in units of 1e-12. In whole numbers, with what the
+ * divisor decides worked out once: for hundreds of thousands of rows.
+ */
+export function quotientPrinter(divisor: bigint): (amount: bigint) => DecimalText {
+  assertPositive(divisor)
+  // divisor = odd × 2^twos × 5^fives: only `odd` keeps a quotient from being a finite decimal.
+  let odd = divisor
+  let twos = 0
+  let fives = 0
+  for (; odd % 2n === 0n; twos += 1) odd /= 2n
+  for (; odd % 5n === 0n; fives += 1) odd /= 5n
+  const places = Math.max(twos, fives)
+  const factor = 2n ** BigInt(places - twos) * 5n ** BigInt(places - fives)
+  return amount => {
+    if (odd === 1n || amount % odd === 0n)
+      return printTrimmed((amount / odd) * factor, decimalPlacesMax + places)
+    const twice = 2n * (amount < 0n ? -amount : amount)
+    const rounded = (twice + divisor) / (2n * divisor)
+    return printTrimmed(amount < 0n ? -rounded : rounded, decimalPlacesMax)
+  }
+}
+
+/** A decimal of at most 12 places, as ClickHouse prints it, in units of 1e-12. */
+export function trillionths(text: DecimalText): bigint {
+  const point = text.indexOf('.')
+  if (point < 0) return BigInt(text) * trillion
+  return BigInt(text.slice(0, point) + text.slice(point + 1).padEnd(decimalPlacesMax, '0'))
+}
+
+const trillion = 10n ** BigInt(decimalPlacesMax)
+
+function assertPositive(divisor: bigint): void {
+  if (divisor <= 0n) throw new Error(`a divisor is above 0, not ${divisor}`)
+}
+
+function printTrimmed(scaled: bigint, places: number): string {
+  const text = printScaled(scaled, places)
+  if (places === 0) return text
+  let end = text.length
+  while (text.charCodeAt(end - 1) === 48) end -= 1
+  return text.slice(0, text.charCodeAt(end - 1) === 46 ? end - 1 : end)
+}
+
 function scaledHalfAway(value: Fraction, places: number): bigint {
   const numerator = value.n * 10n ** BigInt(places)
   const rounded = (2n * numerator + value.d) / (2n * value.d)

@@ -7,10 +7,12 @@ import {
   exact,
   isBoundedDecimal,
   isTerminating,
+  quotientPrinter,
   roundHalfAway,
   show,
   showQuantity,
   showRounded,
+  trillionths,
 } from '../../schemas/decimal.ts'
 import { Fault } from '../../schemas/fault.ts'
 
@@ -212,5 +214,38 @@ describe('numbers of JSON', () => {
         expect(Number(text)).toBe(number === 0 ? 0 : number)
       }),
     )
+  })
+})
+
+describe('printing many quotients', () => {
+  const divisor = fc.oneof(
+    fc.constantFrom(1n, 2n, 3n, 7n, 1000n, 3600n, 3_600_000n, 3_865_470_566_400n),
+    fc.bigInt({ min: 1n, max: 10n ** 25n }),
+  )
+  // Amounts that the divisor goes into, and its neighbours, where ties and finite decimals are.
+  const amounts = fc.tuple(
+    fc.oneof(scaled, fc.bigInt({ min: -(10n ** 9n), max: 10n ** 9n })),
+    fc.boolean(),
+    divisor,
+  )
+
+  test('whole numbers print what rationals do', () => {
+    fc.assert(
+      fc.property(amounts, ([some, isMultiple, by]) => {
+        const amount = isMultiple ? (some * by) / 2n : some
+        const slow = showQuantity(new Fraction(amount, by * 10n ** BigInt(places)))
+        expect(quotientPrinter(by)(amount)).toBe(slow)
+      }),
+      { numRuns: 2000 },
+    )
+  })
+
+  test('a decimal of up to 12 places is so many trillionths', () => {
+    fc.assert(
+      fc.property(scaled, value => {
+        expect(trillionths(textOf(value))).toBe(value)
+      }),
+    )
+    expect(trillionths('-0.5')).toBe(-500_000_000_000n)
   })
 })
