@@ -8,7 +8,7 @@ import type { Store } from '../processor/store.ts'
 import { type ConfigRules, type ConfiguredSource, type LoadedConfig, loadConfig } from '../runtime/config.ts'
 import { Health, type HealthServer, serveHealth } from '../runtime/health.ts'
 import type { HttpOptions } from '../runtime/http.ts'
-import type { Door } from '../runtime/keys.ts'
+import type { Door, KeyRing } from '../runtime/keys.ts'
 import type { Ingest } from '../runtime/log/ingest.ts'
 import type { KafkaConfig } from '../runtime/log/kafka.ts'
 import type { EventLog, RejectLog } from '../runtime/log/log.ts'
@@ -380,8 +380,12 @@ async function serveApi(
     served,
     store,
     log,
+    keys,
     ingest,
-  }: Pick<Daemon, 'served' | 'log'> & { readonly store: Store; readonly ingest: Ingest | undefined },
+  }: Pick<Daemon, 'served' | 'log' | 'keys'> & {
+    readonly store: Store
+    readonly ingest: Ingest | undefined
+  },
 ): Promise<AsyncDisposable> {
   const { openApi } = await import('../processor/api/api.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
@@ -397,22 +401,34 @@ async function serveApi(
       rejectedRoutes({ store, nowMs: settings.nowMs }),
     ],
     access: config.listen.api,
+    keys,
+    nowMs: settings.nowMs,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
+}
+
+/** All keys that a daemon knows, before it has a store. */
+async function openKeys({ keys }: LoadedConfig, { env, nowMs }: Settings, health: Health): Promise<KeyRing> {
+  const { ConfiguredKeys, KeyRing } = await import('../runtime/keys.ts')
+  const configured = new ConfiguredKeys(keys, env, nowMs())
+  health.check('keys', () => configured.problem())
+  return new KeyRing(configured)
 }
 
 /** Who may push; undefined where nobody may. */
 async function openDoor(
   { keys: configured, listen }: LoadedConfig,
-  { env, nowMs }: Settings,
-  health: Health,
+  { nowMs }: Settings,
+  keys: KeyRing,
 ): Promise<Door | undefined> {
   if (listen.push === false) return undefined
-  const { ConfiguredKeys, Door } = await import('../runtime/keys.ts')
-  const keys = configured.length === 0 ? undefined : new ConfiguredKeys(configured, env, nowMs())
-  if (keys) health.check('keys', () => keys.problem())
-  // Where keys are configured, who pushes has one, wherever they are.
-  return new Door({ ...(keys && { keys }), open: keys ? 'keys' : listen.api, nowMs })
+  const { Door } = await import('../runtime/keys.ts')
+  // Where keys to push with are configured, who pushes has one, wherever they are.
+  return new Door({ keys, open: configured.some(pushes) ? 'keys' : listen.api, nowMs })
+}
+
+function pushes({ scopes }: LoadedConfig['keys'][number]): boolean {
+  return scopes.includes('ingest') || scopes.includes('amend')
 }
 
 interface PushParts extends Pick<Daemon, 'health'> {
@@ -452,6 +468,7 @@ interface Daemon extends AsyncDisposable {
   readonly log: Logger
   readonly health: Health
   readonly served: HealthServer
+  readonly keys: KeyRing
 }
 
 /** In health until all of a role runs. */
@@ -466,9 +483,19 @@ async function daemon(config: LoadedConfig, settings: Settings, role: string): P
   const health = new Health()
   health.report(startCheck, notStarted)
   collectProcessMetrics()
-  const served = await serveHealth({ health, registry, host: config.listen.host, port: config.listen.port })
+  const keys = await openKeys(config, settings, health)
+  const { mayNotSeeAll } = await import('../runtime/keys.ts')
+  const { host, port, tls, api, metrics: access = api } = config.listen
+  const served = await serveHealth({
+    health,
+    registry,
+    host,
+    port,
+    ...(tls && { tls }),
+    refusal: request => mayNotSeeAll(request, { keys, access, nowMs: settings.nowMs() }),
+  })
   log.info({ url: served.url, data: config.data }, `${role}: health and metrics at ${served.url}`)
-  return { log, health, served, [Symbol.asyncDispose]: () => served[Symbol.asyncDispose]() }
+  return { log, health, served, keys, [Symbol.asyncDispose]: () => served[Symbol.asyncDispose]() }
 }
 
 /** `meterline collect`: without --once the daemon, with it a bounded read of the past. */
@@ -536,7 +563,7 @@ async function runRoles(config: LoadedConfig, settings: Settings, roles: readonl
 
 /** Without sources a collector takes what is pushed, where the configuration says that this is meant. */
 function isSidecar({ sources, listen, keys }: LoadedConfig): boolean {
-  return sources.length === 0 && (listen.push ?? keys.length > 0)
+  return sources.length === 0 && (listen.push ?? keys.some(pushes))
 }
 
 const startAgainMsMax = 10 * secondMs
@@ -583,7 +610,7 @@ export async function startRoles(
   config: LoadedConfig,
   settings: Settings,
   roles: readonly Role[],
-  { log, health, served }: Pick<Daemon, 'log' | 'health'> & Partial<Daemon>,
+  { log, health, served, keys }: Pick<Daemon, 'log' | 'health'> & Partial<Daemon>,
 ): Promise<Running> {
   await using opening = new AsyncDisposableStack()
   const broken = new AbortController()
@@ -599,7 +626,8 @@ export async function startRoles(
       'CONFIG_INVALID',
       'no `sources` are configured: nothing to read. To only take what applications push, say `listen: {push: true}`, or configure `keys`',
     )
-  const door = served && !roles.includes('sender') ? await openDoor(config, settings, health) : undefined
+  const door =
+    served && keys && !roles.includes('sender') ? await openDoor(config, settings, keys) : undefined
   const parts: Promise<void>[] = []
   const pushing = Promise.withResolvers<void>()
   const onHalt = (fault: Fault) => pushing.reject(fault)
@@ -653,10 +681,12 @@ export async function startRoles(
     parts.push(processor.done)
     const { watchCoverage } = await import('../processor/watch-coverage.ts')
     parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
-    if (served) {
+    if (served && keys) {
+      const { StoredKeys } = await import('../processor/keys.ts')
+      opening.use(keys.add(opening.use(new StoredKeys(store))))
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
       const ingest = door && (await openIngest(settings, { door, sink, health, onHalt }))
-      opening.use(await serveApi(config, settings, { served, store, log, ingest }))
+      opening.use(await serveApi(config, settings, { served, store, log, keys, ingest }))
     }
   }
   opening.defer(endParts)

@@ -8,6 +8,7 @@ import { type Account, AccountsFile, accountMisfits } from '../schemas/accounts.
 import { type Misfit, misfits } from '../schemas/check.ts'
 import { Config, SourceFrame } from '../schemas/config.ts'
 import { Fault } from '../schemas/fault.ts'
+import { keyMisfit } from '../schemas/keys.ts'
 import { CatalogueFile, catalogueMisfits, defaultMeters, type Meter } from '../schemas/meters.ts'
 import type { Book } from '../schemas/pricebook.ts'
 import { instantMs } from '../schemas/window.ts'
@@ -200,11 +201,10 @@ function keyMisfits(keys: Config['keys']): readonly Misfit[] {
       found.push({ path: `${path}/name`, message: 'is also the name of another key' })
     if (before.some(other => other.sha256 !== undefined && other.sha256 === key.sha256))
       found.push({ path: `${path}/sha256`, message: 'is also the hash of another key: whose would it be?' })
-    if (key.scopes.includes('amend') && !key.subjects.includes('*'))
-      found.push({
-        path: `${path}/subjects`,
-        message: "must be ['*'] where a key may amend: only the ledger knows whose the event was",
-      })
+    const misfit = keyMisfit(key)
+    if (misfit) found.push({ path: `${path}/${misfit.part}`, message: misfit.message })
+    if (key.expires !== undefined && instantMs(key.expires) === undefined)
+      found.push({ path: `${path}/expires`, message: 'is no RFC 3339 time such as 2027-01-01T00:00:00Z' })
     return found
   })
 }

@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net'
 import type { Registry } from 'prom-client'
 import { asFault, Fault, faults } from '../schemas/fault.ts'
 import { statusOf } from './problem.ts'
-import { type ServedTls, servedTls } from './tls.ts'
+import { ServedTls, type TlsPaths, tlsOptions } from './tls.ts'
 
 /** What is wrong, in a sentence; undefined while all is well. */
 export type Problem = string | undefined
@@ -50,9 +50,20 @@ export class Health {
   }
 }
 
+/** What is wrong by its code alone: the words may name whose usage it is. */
+function inCodes(results: Readonly<Record<string, string>>): Readonly<Record<string, string>> {
+  return Object.fromEntries(
+    Object.entries(results).map(([name, result]) => {
+      const code = /^[A-Z_]+/.exec(result)?.[0] ?? ''
+      return [name, result === 'ok' ? result : Object.hasOwn(faults, code) ? code : 'not ok']
+    }),
+  )
+}
+
 /**
- * Hands requests whose path begins with the prefix to somebody else, until it is disposed of. The last one wins, and what
- * was there before it is there again after it.
+ * Hands requests whose path begins with the prefix to somebody else, until it is disposed of. The longest prefix wins, of
+ * two alike the last one, and what was there before it is there again after it. `/healthz`, `/readyz` and `/metrics` are
+ * never handed on.
  */
 export type Mount = (prefix: string, handle: RequestListener) => Disposable
 
@@ -70,7 +81,7 @@ export interface HealthServer extends AsyncDisposable {
 const headers: Readonly<Record<string, string>> = {
   'x-content-type-options': 'nosniff',
   'x-frame-options': 'DENY',
-  'content-security-policy': "default-src 'none'; frame-ancestors 'none'",
+  'content-security-policy': "frame-ancestors 'none'",
   'referrer-policy': 'no-referrer',
   'cross-origin-resource-policy': 'same-origin',
 }
@@ -85,8 +96,8 @@ export async function serveHealth(options: {
   readonly registry: Registry
   readonly host: string
   readonly port: number
-  /** PEM files. Without them it is served in the clear. */
-  readonly tls?: ServedTls
+  /** Without them it is served in the clear. */
+  readonly tls?: TlsPaths
   /**
    * Why who asks may not see metrics, nor in words what is wrong: they are told which check it is, and its code. Without
    * it everybody may.
@@ -94,7 +105,6 @@ export async function serveHealth(options: {
   readonly refusal?: (request: IncomingMessage) => Promise<Fault | undefined>
 }): Promise<HealthServer> {
   const { health, registry, refusal = async () => undefined } = options
-  await using opening = new AsyncDisposableStack()
   const mounts: { readonly prefix: string; readonly handle: RequestListener }[] = []
   const own = async (path: string, request: IncomingMessage, response: ServerResponse): Promise<void> => {
     const answer = (status: number, type: string, body: string) => {
@@ -115,13 +125,18 @@ export async function serveHealth(options: {
     const body = `${JSON.stringify({ ready, checks })}\n`
     answer(path === '/healthz' || ready ? 200 : 503, 'application/json', body)
   }
+  const mountedAt = (path: string) =>
+    mounts
+      .toReversed()
+      .filter(({ prefix }) => path.startsWith(prefix))
+      .reduce<(typeof mounts)[number] | undefined>(
+        (longest, one) => (longest && longest.prefix.length >= one.prefix.length ? longest : one),
+        undefined,
+      )
   const listener: RequestListener = (request, response) => {
     for (const [name, value] of Object.entries(headers)) response.setHeader(name, value)
     const path = request.url?.split('?')[0] ?? '/'
-    // Its own come first: what is mounted at `/` has all else.
-    const mounted = owned.includes(path)
-      ? undefined
-      : mounts.findLast(({ prefix }) => path.startsWith(prefix))
+    const mounted = owned.includes(path) ? undefined : mountedAt(path)
     if (mounted) return mounted.handle(request, response)
     own(path, request, response).catch(error => {
       if (!response.headersSent) response.writeHead(500, { 'content-type': 'text/plain' })
@@ -130,10 +145,9 @@ export async function serveHealth(options: {
   }
   // By itself it looks twice a minute for connections that say nothing.
   const bounds = { connectionsCheckingInterval: 1000 }
-  const { tls } = options
-  const server = tls
-    ? createTlsServer({ ...bounds, ...servedTls.options, ...tls.read() }, listener)
-    : createServer(bounds, listener)
+  const tls = options.tls && new ServedTls(options.tls)
+  const secure = tls && createTlsServer({ ...bounds, ...tlsOptions, ...tls.read() }, listener)
+  const server = secure ?? createServer(bounds, listener)
   server.requestTimeout = 10_000
   server.headersTimeout = 5_000
   server.maxConnections = connectionsMax
@@ -143,12 +157,14 @@ export async function serveHealth(options: {
   } catch (error) {
     throw new Fault('USAGE', `health: cannot listen on ${options.host}:${options.port}`, {}, { cause: error })
   }
+  const following = tls && secure && tls.follow(secure)
+  if (tls) health.check('tls', () => tls.problem())
   // Serving health is no reason to stay alive.
   server.unref()
   const { port } = server.address() as AddressInfo
   const host = options.host.includes(':') ? `[${options.host}]` : options.host
   return {
-    url: `http://${host}:${port}`,
+    url: `${tls ? 'https' : 'http'}://${host}:${port}`,
     mount(prefix, handle) {
       const mounted = { prefix, handle }
       mounts.push(mounted)
@@ -159,6 +175,7 @@ export async function serveHealth(options: {
       }
     },
     async [Symbol.asyncDispose]() {
+      following?.[Symbol.dispose]()
       server.closeAllConnections()
       await new Promise<void>(resolve => server.close(() => resolve()))
     },

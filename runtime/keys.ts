@@ -4,8 +4,8 @@ import type { IncomingMessage } from 'node:http'
 import { isDeepStrictEqual } from 'node:util'
 import type { KeyConfig } from '../schemas/config.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
-import { type Grant, keyless, type PushBounds } from '../schemas/keys.ts'
-import { secondMs } from '../schemas/window.ts'
+import { type Grant, keyless, type PushBounds, seesAll } from '../schemas/keys.ts'
+import { parseInstant, secondMs } from '../schemas/window.ts'
 import { isFromHere } from './problem.ts'
 import { type Environment, readSecret } from './secrets.ts'
 
@@ -67,9 +67,8 @@ export class ConfiguredKeys implements Keys {
     const digest = hash('sha256', token.slice(0, tokenLengthMax), 'buffer')
     // All of them, whichever it is: how long it takes tells nothing.
     for (const held of this.#held) if (timingSafeEqual(held.digest(nowMs), digest)) found ??= held.grant
-    return found !== undefined && token.length <= tokenLengthMax
-      ? found
-      : new Fault('KEY_UNKNOWN', 'this key is not known here')
+    if (found === undefined || token.length > tokenLengthMax) return unknownKey()
+    return isOver(found, nowMs) ? new Fault('KEY_UNKNOWN', 'this key has expired') : found
   }
 
   /** For health: keys that could be read before, and now cannot. */
@@ -102,8 +101,73 @@ export class ConfiguredKeys implements Keys {
   }
 }
 
-function grantOf({ name, scopes, sources, subjects, rate, bodyMaxBytes }: KeyConfig): Grant {
-  return { name, scopes, sources, subjects, bounds: { ...rate, bodyMaxBytes } }
+function grantOf(key: KeyConfig): Grant {
+  const { name, scopes, account, expires, sources = [], subjects = [], rate, bodyMaxBytes } = key
+  return {
+    name,
+    scopes,
+    ...(account !== undefined && { account }),
+    ...(expires !== undefined && { expiresMs: parseInstant(expires, `keys ${name}: expires`) }),
+    sources,
+    subjects,
+    bounds: { ...rate, bodyMaxBytes },
+    ...(key.requestsPerMinute !== undefined && { requestsPerMinute: key.requestsPerMinute }),
+  }
+}
+
+/** Said of every key that is nobody's, whatever is wrong with it. */
+export function unknownKey(): Fault {
+  return new Fault('KEY_UNKNOWN', 'this key is not known here')
+}
+
+export function isOver({ expiresMs }: Grant, nowMs: number): boolean {
+  return expiresMs !== undefined && nowMs >= expiresMs
+}
+
+/** All keys that a process knows: those of the configuration, and of the store while it has one. */
+export class KeyRing implements Keys {
+  readonly #configured: Keys
+  #stored: Keys | undefined
+
+  constructor(configured: Keys) {
+    this.#configured = configured
+  }
+
+  /** Asked of what the configuration does not know, until it is disposed of. */
+  add(stored: Keys): Disposable {
+    this.#stored = stored
+    return {
+      [Symbol.dispose]: () => {
+        if (this.#stored === stored) this.#stored = undefined
+      },
+    }
+  }
+
+  /** @returns a fault of the store where the key may be one of its own, and it cannot be asked */
+  async authorize(token: string, nowMs: number): Promise<Grant | Fault> {
+    const known = await this.#configured.authorize(token, nowMs)
+    return known instanceof Fault && this.#stored ? await this.#stored.authorize(token, nowMs) : known
+  }
+}
+
+/**
+ * May who sends this see what tells of all alike, metrics for instance?
+ * @returns why not: KEY_UNKNOWN, KEY_FORBIDS, or a fault of the store; undefined where they may
+ */
+export async function mayNotSeeAll(
+  request: Pick<IncomingMessage, 'headers' | 'socket'>,
+  { keys, access, nowMs }: { readonly keys: Keys; readonly access: Keyless; readonly nowMs: number },
+): Promise<Fault | undefined> {
+  const token = bearerOf(request)
+  if (token === undefined)
+    return mayComeKeyless(request, access)
+      ? undefined
+      : new Fault('KEY_UNKNOWN', 'a key is needed: Authorization: Bearer KEY')
+  const grant = await keys.authorize(token, nowMs)
+  if (grant instanceof Fault) return grant
+  return seesAll(grant)
+    ? undefined
+    : new Fault('KEY_FORBIDS', 'this asks for a key with the scope read or admin that is bound to no account')
 }
 
 /** Somebody who may push now. */

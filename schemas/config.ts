@@ -1,6 +1,6 @@
 /** What may stand in the configuration: each option with its meaning and its default. Reading it is runtime/config.ts. Pure. */
 import Type, { type Static, type TString } from 'typebox'
-import { keyScopes } from './keys.ts'
+import { keyNameShape, keyScopes, pushBoundsDefault } from './keys.ts'
 
 const strict = { additionalProperties: false }
 
@@ -190,11 +190,30 @@ const Listen = Type.Object(
           'true: events may be pushed, and a collector without sources is one that only takes them (a sidecar). false: none may. Without it they may, but having neither sources nor keys is a mistake.',
       }),
     ),
-    api: Type.Union([Type.Literal('loopback'), Type.Literal('anyone')], {
+    api: Type.Enum(['keys', 'loopback', 'anyone'] as const, {
       default: 'loopback',
       description:
-        'Whom the API answers: the machine it runs on, or anyone who reaches the port. Leave it at loopback unless something in front of it checks who asks. Where `keys` are configured it says nothing of pushed events: they need a key, wherever they come from.',
+        'Whom the API answers, and takes pushed events from, without a key: `keys` nobody; `loopback` programs of the machine it runs on; `anyone` who reaches the port, which is for where something in front of it checks who asks. A key that comes with a request is what counts, whichever this says. Where `keys` are configured pushed events need one, wherever they come from.',
     }),
+    metrics: Type.Optional(
+      Type.Enum(['keys', 'loopback', 'anyone'] as const, {
+        description:
+          'Whom `/metrics` answers without a key, and `/readyz` and `/healthz` tell what is wrong in words, not by its code alone. With a key it takes one with the scope read or admin that is bound to no account. Without this option it is as `api`.',
+      }),
+    ),
+    tls: Type.Optional(
+      Type.Object(
+        {
+          cert: FilePath('The certificate in PEM, and after it those between it and its authority.'),
+          key: FilePath('Its private key in PEM, without a passphrase.'),
+        },
+        {
+          ...strict,
+          description:
+            'Everything at the port is served over TLS, 1.2 or later. Files that are replaced count within seconds, for connections made after that.',
+        },
+      ),
+    ),
   },
   { ...strict, default: {}, description: 'Where health, metrics and the API are served.' },
 )
@@ -206,11 +225,11 @@ const patterns = (description: string) =>
     description,
   })
 
-/** The key of somebody who pushes events. */
+/** The key of somebody who pushes events, or asks. */
 export const KeyConfig = Type.Object(
   {
     name: Type.String({
-      pattern: '^[A-Za-z0-9._-]{1,128}$',
+      pattern: keyNameShape.source,
       description: 'Its name, in metrics and as the author of amendments. No secret.',
     }),
     sha256: Type.Optional(
@@ -221,20 +240,60 @@ export const KeyConfig = Type.Object(
       }),
     ),
     key: Type.Optional(Secret('The key itself, of 20 characters or more, in place of `sha256`.')),
-    scopes: Type.Array(Type.Enum(keyScopes, { description: 'ingest or amend' }), {
+    scopes: Type.Array(Type.Enum(keyScopes, { description: 'ingest, amend, read, bill or admin' }), {
       minItems: 1,
       uniqueItems: true,
       default: ['ingest'],
       description:
-        'ingest: it pushes events and marks. amend: it amends and voids events of its sources, of whatever subject.',
+        'ingest: it pushes events and marks. amend: it amends and voids events of its sources, of whatever subject. read: it asks for usage and coverage. bill: for what is charged. admin: it sees what went wrong, and changes meters and keys. None holds another.',
     }),
-    sources: patterns('The sources that it may write: `*` are all but those that begin with `meterline/`.'),
-    subjects: patterns('The subjects that it may write. Marks without a subject, and amendments, need `*`.'),
+    account: Type.Optional(
+      Type.String({
+        pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$',
+        description:
+          'The account whose usage it shows, and nothing of any other: the key of a customer. It may have the scopes read and bill. Without it a key shows all.',
+      }),
+    ),
+    expires: Type.Optional(
+      Type.String({ minLength: 1, description: 'An RFC 3339 time: from then on it is nobody’s key.' }),
+    ),
+    sources: Type.Optional(
+      patterns(
+        'The sources that it may write: `*` are all but those that begin with `meterline/`. Needed with ingest or amend.',
+      ),
+    ),
+    subjects: Type.Optional(
+      patterns(
+        'The subjects that it may write. Marks without a subject, and amendments, need `*`. Needed with ingest or amend.',
+      ),
+    ),
+    requestsPerMinute: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: 1_000_000,
+        description: 'How many requests a minute the API answers it, beside those that push.',
+      }),
+    ),
     rate: Type.Object(
       {
-        eventsPerSecond: Count('How many events a second it may push.', 1, 1_000_000, 2000),
-        bytesPerSecond: Count('How many bytes a second it may push.', 1024, 1024 ** 3, 4 * 1024 ** 2),
-        burstSeconds: Count('For how many seconds it may push all at once, after a rest.', 1, 3600, 30),
+        eventsPerSecond: Count(
+          'How many events a second it may push.',
+          1,
+          1_000_000,
+          pushBoundsDefault.eventsPerSecond,
+        ),
+        bytesPerSecond: Count(
+          'How many bytes a second it may push.',
+          1024,
+          1024 ** 3,
+          pushBoundsDefault.bytesPerSecond,
+        ),
+        burstSeconds: Count(
+          'For how many seconds it may push all at once, after a rest.',
+          1,
+          3600,
+          pushBoundsDefault.burstSeconds,
+        ),
       },
       {
         ...strict,
@@ -247,7 +306,7 @@ export const KeyConfig = Type.Object(
       'How large a request may be, in bytes; at most 10 MiB.',
       1024,
       10 * 1024 ** 2,
-      10 * 1024 ** 2,
+      pushBoundsDefault.bodyMaxBytes,
     ),
   },
   strict,
@@ -286,7 +345,7 @@ export const Config = Type.Object(
       maxItems: 1000,
       default: [],
       description:
-        'Who may push events to `POST /api/v1/events`, with `Authorization: Bearer KEY`. Without keys only those whom `listen.api` names may.',
+        'Who may push events and ask the API, with `Authorization: Bearer KEY`. A processor knows those of `meterline key create` as well; a collector only these.',
     }),
   },
   strict,

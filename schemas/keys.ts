@@ -21,10 +21,19 @@ export interface Grant {
   readonly scopes: readonly KeyScope[]
   /** The one account whose usage it shows; without it that of all. */
   readonly account?: string
+  /** From then on it is nobody's. */
+  readonly expiresMs?: number
   /** Patterns, see `matches`. None of them opens a source of Meterline's own. */
   readonly sources: readonly string[]
   readonly subjects: readonly string[]
   readonly bounds?: PushBounds
+  /** Of the API, beside what it pushes. */
+  readonly requestsPerMinute?: number
+}
+
+/** May it ask for what tells of all alike: metrics, and in words what is wrong? */
+export function seesAll({ scopes, account }: Grant): boolean {
+  return account === undefined && (scopes.includes('read') || scopes.includes('admin'))
 }
 
 /** How much may be pushed by a key, over time and at once. */
@@ -37,8 +46,48 @@ export interface PushBounds {
   readonly bodyMaxBytes: number
 }
 
-/** Where no keys are configured: whoever reaches the port pushes what is not Meterline's, and amends nothing. */
+export const pushBoundsDefault = {
+  eventsPerSecond: 2000,
+  bytesPerSecond: 4 * 1024 ** 2,
+  burstSeconds: 30,
+  bodyMaxBytes: 10 * 1024 ** 2,
+} as const satisfies PushBounds
+
+/** Of the name of a key. */
+export const keyNameShape = /^[A-Za-z0-9._-]{1,128}$/
+
+/** Of who is let in without a key: they push what is not Meterline's, and amends nothing. */
 export const keyless: Grant = { name: '', scopes: ['ingest'], sources: ['*'], subjects: ['*'] }
+
+/** What is wrong with a key whose parts fit by themselves, by the part; undefined where nothing is. */
+export function keyMisfit({
+  scopes,
+  account,
+  sources,
+  subjects,
+}: {
+  readonly scopes: readonly KeyScope[]
+  readonly account?: string | undefined
+  readonly sources?: readonly string[] | undefined
+  readonly subjects?: readonly string[] | undefined
+}): { readonly part: 'scopes' | 'sources' | 'subjects'; readonly message: string } | undefined {
+  const beyond = scopes.find(scope => !(accountScopes as readonly KeyScope[]).includes(scope))
+  if (account !== undefined && beyond !== undefined)
+    return {
+      part: 'scopes',
+      message: `may not hold ${beyond} where a key is bound to an account: only ${accountScopes.join(' and ')}. Make a key of its own for it`,
+    }
+  const writes = scopes.find(scope => scope === 'ingest' || scope === 'amend')
+  for (const [part, patterns] of Object.entries({ sources, subjects }) as ['sources', typeof sources][])
+    if (writes !== undefined && patterns === undefined)
+      return { part, message: `must say what a key with ${writes} may write; ['*'] is all` }
+  if (scopes.includes('amend') && !subjects?.includes('*'))
+    return {
+      part: 'subjects',
+      message: "must be ['*'] where a key may amend: only the ledger knows whose the event was",
+    }
+  return undefined
+}
 
 /**
  * May it write this event? Decided before anything else is said of the event, so that what is refused here is no
