@@ -221,6 +221,32 @@ program
   .description('the kinds of sources with their options')
   .action(runs(async kind => (await import('./deploy/sources.ts')).listSources({ ...settings(), kind })))
 
+const key = program.command('key').description('keys to the API: made, listed, taken back')
+key
+  .command('create')
+  .description('makes a key and prints it: it is shown this once')
+  .requiredOption('--name <name>', 'what it is called, in lists and logs')
+  .requiredOption('--scope <scope>', 'ingest, amend, read, bill or admin; once or more', collected)
+  .option('--account <id>', 'it shows what this account pays for, and nothing else (default: all)')
+  .option('--expires <when>', '90d, 12h or an RFC 3339 time (default: never)')
+  .option('--source <pattern>', 'with ingest or amend: what it may write, `*` is any text', collected)
+  .option('--subject <pattern>', 'with ingest or amend: what it may write, `*` is any text', collected)
+  .action(
+    runs(async options =>
+      (await import('./deploy/key-command.ts')).createKeyCommand({ ...settings(), ...options }),
+    ),
+  )
+key
+  .command('list')
+  .description('all keys of the store, without what they are')
+  .action(runs(async () => (await import('./deploy/key-command.ts')).listKeysCommand(settings())))
+key
+  .command('revoke <name>')
+  .description('it is nobody’s from now on; <name> may be what it begins with')
+  .action(
+    runs(async named => (await import('./deploy/key-command.ts')).revokeKeyCommand({ ...settings(), named })),
+  )
+
 program
   .command('check')
   .description(
