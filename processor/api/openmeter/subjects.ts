@@ -1,0 +1,210 @@
+/**
+ * `/api/v1/subjects` as OpenMeter has it: what its users note of a subject, under the key that is the `subject` of events.
+ * Usage counts whether its subject is noted here or not; deleting one takes the note away and no usage.
+ */
+import { hash } from 'node:crypto'
+import Type from 'typebox'
+import type { Account } from '../../../schemas/accounts.ts'
+import { showInstant } from '../../../schemas/window.ts'
+import type { Store } from '../../store.ts'
+import { problem } from '../api.ts'
+import { type Caller, type Routes, route } from '../route.ts'
+import { tenantsOf } from '../tenants.ts'
+import { momentOf } from './asked.ts'
+import { ulidPattern, WireSubject, WireSubjectUpsert } from './wire.ts'
+
+const subjectsMax = 1000
+const Params = Type.Object({
+  subjectIdOrKey: Type.String({ minLength: 1, maxLength: 1024, description: 'Its id, or its key.' }),
+})
+const tags = ['openmeter'] as const
+
+export interface SubjectParts {
+  readonly store: Store
+  readonly accounts: () => Promise<readonly Account[]>
+  readonly nowMs: () => number
+}
+
+export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes {
+  /** The keys that a caller may see; undefined where that is all of them. */
+  const keysOf = async (caller: Caller): Promise<ReadonlySet<string> | undefined> => {
+    const tenants = await tenantsOf(caller, accounts)
+    return tenants && new Set(tenants.map(({ subject }) => subject))
+  }
+  const find = async (idOrKey: string, seen?: ReadonlySet<string>): Promise<Row> => {
+    const found = (await rowsOf(store, { keys: [idOrKey] }))[0] ?? (await byId(store, idOrKey))
+    if (!found || found.deleted || seen?.has(found.key) === false)
+      throw problem(404, `there is no subject "${idOrKey}"`)
+    return found
+  }
+  return app => {
+    route(
+      app,
+      {
+        method: 'GET',
+        url: '/api/v1/subjects',
+        scope: 'read',
+        tags,
+        summary: 'Lists the subjects of which something is noted',
+        answers: { 200: { description: 'By key.', body: Type.Array(WireSubject) } },
+      },
+      async ({ caller }) => {
+        const seen = await keysOf(caller)
+        const rows = await rowsOf(store, seen && { keys: Array.from(seen) })
+        return rows.filter(({ deleted }) => !deleted).map(wireSubject)
+      },
+    )
+    route(
+      app,
+      {
+        method: 'POST',
+        url: '/api/v1/subjects',
+        scope: 'admin',
+        tags,
+        summary: 'Notes subjects, or notes them anew',
+        description: 'What is not said of one that is there stays as it was; null takes it away.',
+        body: Type.Array(WireSubjectUpsert, { maxItems: subjectsMax }),
+        answers: { 200: { description: 'As they are now.', body: Type.Array(WireSubject) } },
+      },
+      async ({ body }) => {
+        // Of a key that is named twice the last word counts, as if they had come one after the other.
+        const known = new Map(
+          (await rowsOf(store, { keys: body.map(({ key }) => key) })).map(row => [row.key, row]),
+        )
+        const atMs = nowMs()
+        for (const [index, { key, ...said }] of body.entries()) {
+          for (const name of ['currentPeriodStart', 'currentPeriodEnd'] as const)
+            momentOf(said[name], 'body', `${index}/${name}`)
+          const before = known.get(key)
+          const kept = before && !before.deleted ? before : undefined
+          known.set(key, {
+            key,
+            said: { ...kept?.said, ...said },
+            createdMs: kept?.createdMs ?? atMs,
+            updatedMs: atMs,
+            deleted: false,
+            version: Math.max(atMs, (before?.version ?? 0) + 1),
+          })
+        }
+        const named = Array.from(new Set(body.map(({ key }) => key)), key => known.get(key)!)
+        await put(store, named)
+        return named.map(wireSubject)
+      },
+    )
+    route(
+      app,
+      {
+        method: 'GET',
+        url: '/api/v1/subjects/:subjectIdOrKey',
+        scope: 'read',
+        tags,
+        summary: 'Gives what is noted of a subject',
+        params: Params,
+        answers: { 200: { description: 'The subject.', body: WireSubject } },
+        problems: [404],
+      },
+      async ({ params, caller }) => wireSubject(await find(params.subjectIdOrKey, await keysOf(caller))),
+    )
+    route(
+      app,
+      {
+        method: 'DELETE',
+        url: '/api/v1/subjects/:subjectIdOrKey',
+        scope: 'admin',
+        tags,
+        summary: 'Takes away what is noted of a subject; its usage stays',
+        params: Params,
+        answers: { 204: { description: 'It is gone.' } },
+        problems: [404],
+      },
+      async ({ params }) => {
+        const found = await find(params.subjectIdOrKey)
+        const atMs = nowMs()
+        await put(store, [
+          { ...found, updatedMs: atMs, deleted: true, version: Math.max(atMs, found.version + 1) },
+        ])
+        return undefined
+      },
+    )
+  }
+}
+
+type Said = Omit<WireSubjectUpsert, 'key'>
+
+interface Row {
+  readonly key: string
+  readonly said: Said
+  readonly createdMs: number
+  readonly updatedMs: number
+  readonly deleted: boolean
+  readonly version: number
+}
+
+/** Without keys all of them; by key. */
+async function rowsOf(store: Store, only?: { readonly keys: readonly string[] }): Promise<readonly Row[]> {
+  return await select(store, only ? 'has({keys:Array(String)}, key)' : 'true', { keys: only?.keys ?? [] })
+}
+
+async function byId(store: Store, id: string): Promise<Row | undefined> {
+  if (!new RegExp(ulidPattern).test(id)) return undefined
+  const [found] = await select(store, 'id = {id:String}', { id: id.toUpperCase() })
+  return found
+}
+
+async function select(store: Store, where: string, params: Record<string, unknown>): Promise<readonly Row[]> {
+  const rows = await store.rows<
+    Record<'key' | 'said' | 'createdMs' | 'updatedMs' | 'version', string> & { deleted: boolean }
+  >(
+    `select key, said, toUnixTimestamp64Milli(created) as createdMs, toUnixTimestamp64Milli(updated) as updatedMs,
+       deleted, version
+     from subjects final where ${where} order by key`,
+    params,
+  )
+  return rows.map(({ key, said, createdMs, updatedMs, deleted, version }) => ({
+    key,
+    said: JSON.parse(said),
+    createdMs: Number(createdMs),
+    updatedMs: Number(updatedMs),
+    deleted,
+    version: Number(version),
+  }))
+}
+
+async function put(store: Store, rows: readonly Row[]): Promise<void> {
+  await store.insert(
+    'subjects',
+    ['key', 'id', 'said', 'created', 'updated', 'deleted', 'version'],
+    rows.map(({ key, said, createdMs, updatedMs, deleted, version }) =>
+      JSON.stringify([
+        key,
+        subjectId(key),
+        JSON.stringify(said),
+        new Date(createdMs).toISOString(),
+        new Date(updatedMs).toISOString(),
+        deleted,
+        version,
+      ]),
+    ),
+  )
+}
+
+function wireSubject({ key, said, createdMs, updatedMs }: Row): WireSubject {
+  return {
+    id: subjectId(key),
+    key,
+    ...said,
+    createdAt: showInstant(createdMs),
+    updatedAt: showInstant(updatedMs),
+  }
+}
+
+const digits = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+
+/** Of the shape of a ULID, and the same for a key for ever: two that note it at once agree on it. */
+export function subjectId(key: string): string {
+  const bits = BigInt(`0x${hash('sha256', key, 'hex').slice(0, 32)}`)
+  return Array.from(
+    { length: 26 },
+    (_, index) => digits[Number((bits >> BigInt(5 * (25 - index))) & 31n)],
+  ).join('')
+}
