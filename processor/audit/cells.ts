@@ -1,19 +1,22 @@
 /**
- * Rollups are a pure function of the ledger: every fresh cell is computed again, in one pass over the events for all meters
+ * Rollups are a pure function of the ledger: every fresh cell is computed again, in one pass over the rows for all meters
  * of a family, and held against what is stored. Stale cells are answered from the ledger, and are not compared.
  *
- * Groups are compared by a sum that has one figure a cell: Σ hash(dims) × value mod 2^128 over the events equals
- * Σ hash(dims) × sum over the groups of the rollup, and the same with counts, so no group is built of the events. Only
- * where these differ, for least and greatest values, and in a deep audit all groups are compared one by one.
+ * What adds up is compared by a sum that has one figure a cell: Σ hash(dims) × value mod 2^128 over the rows equals
+ * Σ hash(dims) × sum over the groups of the rollup, and the same with counts, so no group is built of the rows. Only
+ * where these differ, for meters whose figures do not add up, and in a deep audit all groups are compared one by one: that
+ * alone sees a group of sum 0 that is there or not.
  */
 import type { Meter } from '../../schemas/meters.ts'
 import { showInstant } from '../../schemas/window.ts'
-import { familyKey, meterSql } from '../meters.ts'
-import { currentReads } from '../reads.ts'
+import { cellRows, type Figure, figuresOf } from '../cells.ts'
+import { familyKey, ledgerRows } from '../meters.ts'
 import type { Store } from '../store.ts'
 import { type Compared, type Difference, namedMax } from './report.ts'
-import { inSlice, type Slice, sliceParams } from './slices.ts'
+import { type Slice, sliceParams } from './slices.ts'
 
+const during = (at: string) =>
+  `toStartOfHour(${at}) >= fromUnixTimestamp({sliceFrom:UInt32}) and toStartOfHour(${at}) < fromUnixTimestamp({sliceTo:UInt32})`
 const hourInSlice =
   'hour >= fromUnixTimestamp({sliceFrom:UInt32}) and hour < fromUnixTimestamp({sliceTo:UInt32})'
 
@@ -23,10 +26,9 @@ interface CellRow {
   readonly subject: string
   readonly hour_s: number
   readonly dims: readonly string[]
+  /** As text; empty where there is nothing. */
   readonly held: string
   readonly wanted: string
-  readonly held_count: string
-  readonly wanted_count: string
 }
 
 export interface CellsFound {
@@ -55,7 +57,7 @@ export async function auditCells(
       const sums = await compareSums(store, family, slice)
       compared += sums.compared
       let found: GroupsFound = { differing: 0n, rows: [] }
-      if (how === 'by groups' || family.some(({ meter }) => isExtreme(meter)))
+      if (how === 'by groups' || family.some(({ meter }) => !addsUp(meter)))
         found = await compareGroups(store, family, slice)
       else if (sums.cells.length > 0) found = await compareGroups(store, family, slice, sums.cells)
       differing += found.differing === 0n ? sums.differing : found.differing
@@ -79,15 +81,16 @@ export async function auditCells(
 
 type Family = readonly { readonly key: string; readonly meter: Meter }[]
 
-function isExtreme({ aggregation }: Meter): boolean {
-  return aggregation === 'MIN' || aggregation === 'MAX'
+function addsUp(meter: Meter): boolean {
+  return figuresOf(meter).every(({ name }) => name === 'sum' || name === 'count')
 }
 
 /** Cells that nobody has touched since they were computed. Needs the parameters of the slice. */
 const fresh = `(source, subject, hour) not in (
   select source, subject, hour from stale final array join subjects as subject where not done and ${hourInSlice})`
-const rollupsInSlice = `meter in ({keys:Array(String)}) and toDate(hour) >= toDate(fromUnixTimestamp({sliceFrom:UInt32}))
-  and toDate(hour) <= toDate(fromUnixTimestamp({sliceTo:UInt32})) and ${hourInSlice}`
+const daysInSlice =
+  'toDate(hour) >= toDate(fromUnixTimestamp({sliceFrom:UInt32})) and toDate(hour) <= toDate(fromUnixTimestamp({sliceTo:UInt32}))'
+const rollupsInSlice = `meter in ({keys:Array(String)}) and ${daysInSlice} and ${hourInSlice}`
 
 interface SumsFound {
   readonly compared: bigint
@@ -108,57 +111,62 @@ async function compareSums(store: Store, family: Family, slice: Slice): Promise<
 }
 
 async function sumOnce(store: Store, family: Family, slice: Slice): Promise<SumsFound> {
-  const parts = family.map(({ key, meter }, index) => ({
-    key,
-    index,
-    sql: meterSql(meter, `measure${index}`),
-  }))
-  const [any] = parts
-  if (!any) return { compared: 0n, differing: 0n, cells: [] }
-  const each = (text: (part: (typeof parts)[number]) => string, between = ', ') =>
-    parts.map(text).join(between)
+  const ledger = ledgerRows(
+    family.map(({ meter }) => meter),
+    { range: during },
+  )
+  const each = (text: (part: { readonly index: number; readonly figures: readonly Figure[] }) => string) =>
+    family.map(({ meter }, index) => text({ index, figures: addsUp(meter) ? figuresOf(meter) : [] }))
+  const total = (name: string, index: number) =>
+    name === 'sum'
+      ? `sumIf(toUInt128(h) * reinterpretAsUInt128(value${index}), has${index})`
+      : `sumIf(toUInt128(h), has${index})`
+  const held = ({ name, column }: Figure) =>
+    name === 'sum'
+      ? `arrayReduce('sum', arrayMap((d, v) -> toUInt128(cityHash64(d)) * reinterpretAsUInt128(v), dims, ${column}))`
+      : `arrayReduce('sum', arrayMap((d, n) -> toUInt128(cityHash64(d)) * n, dims, ${column}))`
+  // Of each meter: is it there, and of each of its figures what the ledger wants and what the rollup holds.
+  const names = each(({ index, figures }) =>
+    [`there${index}`, ...figures.map(({ name }) => `${name}${index}`)].join(', '),
+  ).join(', ')
+  const differs = (index: number, figures: readonly Figure[]) =>
+    [
+      'false',
+      ...figures.map(({ name }) => `sumIf(${name}${index}, wanted) != sumIf(${name}${index}, not wanted)`),
+    ].join(' or ')
   const [row] = await store.rows<{ compared: string; differing: string; cells: readonly Cell[] }>(
-    `select sum(${each(({ index }) => `there${index}`, ' + ')}) as compared,
-       sum(${each(({ index }) => `differs${index}`, ' + ')}) as differing,
-       groupArrayIf(${namedMax})((toString(source), subject, toUnixTimestamp(hour)), ${each(({ index }) => `differs${index}`, ' or ')}) as cells
+    `select sum(${each(({ index }) => `is_there${index}`).join(' + ')}) as compared,
+       sum(${each(({ index }) => `differs${index}`).join(' + ')}) as differing,
+       groupArrayIf(${namedMax})((toString(source), subject, toUnixTimestamp(hour)), ${each(({ index }) => `differs${index}`).join(' or ')}) as cells
      from (
-       select source, subject, hour,
-         ${each(
-           ({ index: i }) => `sum(wanted_count${i}) > 0 or sum(held_count${i}) > 0 as there${i},
-         sum(wanted_value${i}) != sum(held_value${i}) or sum(wanted_count${i}) != sum(held_count${i}) as differs${i}`,
-         )}
+       select source, subject, hour, ${each(
+         ({ index, figures }) =>
+           `max(there${index}) as is_there${index}, ${differs(index, figures)} as differs${index}`,
+       ).join(', ')}
        from (
-         select source, subject, toStartOfHour(start) as hour,
-           ${each(
-             ({
-               index: i,
-               sql: { value, has },
-             }) => `sumIf(toUInt128(h) * reinterpretAsUInt128(${value}), ${has}) as wanted_value${i},
-           sumIf(h, ${has}) as wanted_count${i}, toUInt128(0) as held_value${i}, toUInt64(0) as held_count${i}`,
-           )}
-         from (
-           select source, subject, start, measures, cityHash64([${any.sql.dims.join(', ')}]::Array(String)) as h
-           from events final
-           where ${inSlice} and ${any.sql.where} and (source, scope, start, readat) in (${currentReads(inSlice)}))
+         select source, subject, hour, true as wanted, ${each(({ index, figures }) =>
+           [
+             `countIf(has${index}) > 0 as there${index}`,
+             ...figures.map(({ name }) => `${total(name, index)} as ${name}${index}`),
+           ].join(', '),
+         ).join(', ')}
+         from (select *, cityHash64(dims) as h from ${ledger.sql})
          group by source, subject, hour
          union all
-         select source, subject, hour,
-           ${each(
-             ({ index: i }) =>
-               `toUInt128(0), toUInt64(0), if(i = ${i + 1}, value, 0), if(i = ${i + 1}, number, 0)`,
-           )}
-         from (
-           select source, subject, hour, indexOf({keys:Array(String)}, toString(meter)) as i,
-             arrayReduce('sum', arrayMap((d, v) -> toUInt128(cityHash64(d)) * reinterpretAsUInt128(v), dims, sums)) as value,
-             arrayReduce('sum', arrayMap((d, n) -> cityHash64(d) * n, dims, counts)) as number
+         select source, subject, hour, false as wanted, ${names} from (
+           select source, subject, hour, indexOf({keys:Array(String)}, toString(meter)) as i, ${each(
+             ({ index, figures }) =>
+               [
+                 `i = ${index + 1} and notEmpty(dims) as there${index}`,
+                 ...figures.map(
+                   figure => `if(i = ${index + 1}, ${held(figure)}, toUInt128(0)) as ${figure.name}${index}`,
+                 ),
+               ].join(', '),
+           ).join(', ')}
            from rollups final where ${rollupsInSlice}))
        where ${fresh}
        group by source, subject, hour)`,
-    {
-      ...Object.assign({}, ...parts.map(({ sql }) => sql.params)),
-      ...sliceParams(slice),
-      keys: parts.map(({ key }) => key),
-    },
+    { ...ledger.params, ...sliceParams(slice), keys: family.map(({ key }) => key) },
   )
   return {
     compared: BigInt(row?.compared ?? 0),
@@ -189,59 +197,54 @@ async function groupOnce(
   slice: Slice,
   cells: readonly Cell[] | undefined,
 ): Promise<GroupsFound> {
-  const parts = family.map(({ key, meter }, index) => ({
-    key,
-    index,
-    sql: meterSql(meter, `measure${index}`),
-  }))
-  const [any] = parts
-  if (!any) return { differing: 0n, rows: [] }
-  const { dims, where } = any.sql
-  const each = (text: (part: { index: number; value: string; has: string }) => string) =>
-    parts.map(({ index, sql: { value, has } }) => text({ index, value, has })).join(',\n')
   const among = (hour: string) =>
     cells
       ? `(toString(source), subject, toUnixTimestamp(${hour})) in (select c.1, c.2, c.3 from (
            select arrayJoin(arrayZip({sources:Array(String)}, {subjects:Array(String)}, {hours:Array(UInt32)})) as c))`
       : 'true'
-  // As the events give them: a row a group of a cell, with the figures of every meter side by side.
-  const ledger = `
-    select source, subject, toStartOfHour(start) as hour, [${dims.join(', ')}]::Array(String) as dims,
-      ${each(
-        ({ index, value, has }) => `sumIf(toDecimal256(${value}, 12), ${has}) as sum${index},
-      countIf(${has}) as count${index}, minIf(${value}, ${has}) as min${index}, maxIf(${value}, ${has}) as max${index}`,
-      )}
-    from events final
-    where ${inSlice} and ${where} and (source, scope, start, readat) in (${currentReads(inSlice)})
-      and ${among('toStartOfHour(start)')}
-    group by source, subject, hour, dims`
-  // One behind the other, a row a meter: those that a meter counted nothing of have no group in its cells.
+  const meters = family.map(({ meter }) => meter)
+  const ledger = ledgerRows(meters, { range: during, and: at => among(`toStartOfHour(${at})`) })
+  // A group's figures as one text and one hash, those that are lists in order: a row a meter, of which it counted something.
+  const shown = (figures: readonly Figure[], name: (figure: Figure) => string) =>
+    `[${figures.map(figure => showFigure(figure, name(figure))).join(', ')}]`
   const wanted = `
-    select {keys:Array(String)}[i] as meter, source, subject, hour, dims, true as is_wanted,
-      [${each(({ index }) => `sum${index}`)}][i] as sum, [${each(({ index }) => `count${index}`)}][i] as count,
-      [${each(({ index }) => `min${index}`)}][i] as min, [${each(({ index }) => `max${index}`)}][i] as max
-    from (${ledger}) array join [${parts.map(({ index }) => index + 1).join(', ')}] as i where count > 0`
-  const held = `
-    select toString(meter) as meter, source, subject, hour, g.1 as dims, false as is_wanted, g.2 as sum, g.3 as count,
-      g.4 as min, g.5 as max
-    from (select meter, source, subject, hour, arrayJoin(arrayZip(dims, sums, counts, mins, maxs)) as g
-      from rollups final
-      where ${rollupsInSlice} and ${among('hour')})`
+    select {keys:Array(String)}[f.1] as meter, source, subject, hour, dims, true as is_wanted, f.3 as said
+    from (
+      select source, subject, hour, dims, ${meters
+        .map((meter, index) =>
+          [
+            `countIf(has${index}) as there${index}`,
+            ...figuresOf(meter).map(figure => `${figure.ofRows(index)} as ${figure.name}${index}`),
+          ].join(', '),
+        )
+        .join(', ')}
+      from ${ledger.sql} group by source, subject, hour, dims)
+    array join [${meters
+      .map(
+        (meter, index) =>
+          `(${index + 1}, there${index}, ${shown(figuresOf(meter), ({ name }) => `${name}${index}`)})`,
+      )
+      .join(', ')}] as f where f.2 > 0`
+  const held = family.map(
+    ({ meter }, index) => `
+    select {keys:Array(String)}[${index + 1}] as meter, source, subject, hour, dims, false as is_wanted,
+      ${shown(figuresOf(meter), ({ name }) => name)} as said
+    from ${cellRows(meter, `{keys:Array(String)}[${index + 1}]`, `${daysInSlice} and ${hourInSlice} and ${among('hour')}`)}`,
+  )
   const [row] = await store.rows<{ differing: string; found: readonly CellTuple[] }>(
     `select countIf(differs) as differing,
-       groupArrayIf(${namedMax})((meter, toString(source), subject, toUnixTimestamp(hour), dims, toString(held_sum),
-         toString(wanted_sum), toString(held_count), toString(wanted_count)), differs) as found
+       groupArrayIf(${namedMax})((meter, toString(source), subject, toUnixTimestamp(hour), dims, held_said, wanted_said), differs) as found
      from (
-       select meter, source, subject, hour, dims, sumIf(sum, is_wanted) as wanted_sum, sumIf(sum, not is_wanted) as held_sum,
-         sumIf(count, is_wanted) as wanted_count, sumIf(count, not is_wanted) as held_count,
-         countIf(is_wanted) != 1 or countIf(not is_wanted) != 1 or wanted_sum != held_sum or wanted_count != held_count
-           or min(min) != max(min) or min(max) != max(max) as differs
-       from (${wanted} union all ${held}) where ${fresh}
+       select meter, source, subject, hour, dims,
+         arrayStringConcat(groupArrayArrayIf(said, is_wanted), ' of ') as wanted_said,
+         arrayStringConcat(groupArrayArrayIf(said, not is_wanted), ' of ') as held_said,
+         countIf(is_wanted) != 1 or countIf(not is_wanted) != 1 or wanted_said != held_said as differs
+       from (${[wanted, ...held].join(' union all ')}) where ${fresh}
        group by meter, source, subject, hour, dims)`,
     {
-      ...Object.assign({}, ...parts.map(({ sql }) => sql.params)),
+      ...ledger.params,
       ...sliceParams(slice),
-      keys: parts.map(({ key }) => key),
+      keys: family.map(({ key }) => key),
       ...(cells && {
         sources: cells.map(([source]) => source),
         subjects: cells.map(([, subject]) => subject),
@@ -251,23 +254,37 @@ async function groupOnce(
   )
   return {
     differing: BigInt(row?.differing ?? 0),
-    rows: (row?.found ?? []).map(
-      ([meter, source, subject, hour_s, dims, held, wanted, held_count, wanted_count]) => ({
-        meter,
-        source,
-        subject,
-        hour_s,
-        dims,
-        held,
-        wanted,
-        held_count,
-        wanted_count,
-      }),
-    ),
+    rows: (row?.found ?? []).map(([meter, source, subject, hour_s, dims, held, wanted]) => ({
+      meter,
+      source,
+      subject,
+      hour_s,
+      dims,
+      held,
+      wanted,
+    })),
   }
 }
 
-type CellTuple = readonly [string, string, string, number, readonly string[], string, string, string, string]
+/** A figure as a text that is equal for what is equal; of a list how long it is, and a hash. */
+function showFigure({ name }: Figure, sql: string): string {
+  switch (name) {
+    case 'sum':
+    case 'least':
+    case 'greatest':
+      return `toString(${sql})`
+    case 'count':
+      return `concat(toString(${sql}), ' readings')`
+    case 'latest':
+      return `concat(toString(${sql}.5), ' at ', toString(${sql}.1), ' from ', ${sql}.2, '/', toString(${sql}.3), '/', toString(${sql}.4))`
+    case 'uniques':
+      return `concat(toString(length(${sql})), ' texts, hash ', hex(sipHash64(arraySort(${sql}))))`
+    case 'amounts':
+      return `concat(toString(length(${sql})), ' values, hash ', hex(sipHash64(arraySort(${sql}))))`
+  }
+}
+
+type CellTuple = readonly [string, string, string, number, readonly string[], string, string]
 
 async function countStale(store: Store): Promise<bigint> {
   const [row] = await store.rows<{ cells: string }>(
@@ -279,12 +296,11 @@ async function countStale(store: Store): Promise<bigint> {
 
 function cellDifference(row: CellRow): Difference {
   const slug = row.meter.slice(0, row.meter.indexOf(':'))
-  const says = (sum: string, count: string) =>
-    count === '0' ? 'has nothing' : `has ${sum} of ${count} readings`
+  const says = (what: string) => (what === '' ? 'has nothing' : `has ${what}`)
   return {
     check: 'cells',
     place: `${slug} ${row.source} ${row.subject} ${showInstant(Number(row.hour_s) * 1000)} (${row.dims.join(', ')})`,
-    message: `the rollup ${says(row.held, row.held_count)}, the ledger ${says(row.wanted, row.wanted_count)}`,
+    message: `the rollup ${says(row.held)}, the ledger ${says(row.wanted)}`,
     remedy:
       'Read the hour again with `meterline collect --once`: it is computed anew. Until then trust the ledger.',
   }
