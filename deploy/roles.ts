@@ -403,6 +403,7 @@ async function serveApi(
     access: config.listen.api,
     keys,
     nowMs: settings.nowMs,
+    log,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
 }

@@ -74,6 +74,11 @@ export function statusOf(fault: Fault): number {
   return statuses[fault.code] ?? (fault.fate === 'retry' ? 503 : 500)
 }
 
+/** The codes that a status stands for, of faults that are the asker's. */
+export function codesOf(status: number): readonly FaultCode[] {
+  return (Object.keys(faults) as FaultCode[]).filter(code => statuses[code] === status)
+}
+
 /** The code of a problem that comes from no fault: what HTTP itself has to say. */
 export function codeOf(status: number): FaultCode {
   const found = Object.entries(statuses).find(([, one]) => one === status)?.[0] as FaultCode | undefined

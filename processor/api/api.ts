@@ -9,11 +9,11 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import rateLimit from '@fastify/rate-limit'
 import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
 import fastify, {
-  type FastifyContextConfig,
   type FastifyError,
   type FastifyInstance,
   type FastifyReply,
   type FastifyRequest,
+  type RouteOptions,
 } from 'fastify'
 import { Histogram } from 'prom-client'
 import type { Mount } from '../../runtime/health.ts'
@@ -21,6 +21,7 @@ import type { Keyless, Keys } from '../../runtime/keys.ts'
 import type { Logger } from '../../runtime/logs.ts'
 import { registry } from '../../runtime/metrics.ts'
 import {
+  apiPrefix,
   codeOf,
   detailOf,
   type ProblemDetails,
@@ -28,11 +29,13 @@ import {
   requestIdOf,
   statusOf,
   titled,
+  type ValidationError,
 } from '../../runtime/problem.ts'
 import { asFault, Fault, faults } from '../../schemas/fault.ts'
 import { minuteMs, secondMs } from '../../schemas/window.ts'
 import { callerOf } from './callers.ts'
-import { partChecker, type Routes, Unfit } from './route.ts'
+import { serveDocument } from './openapi.ts'
+import { acceptedType, type Declared, offeredTypes, partChecker, type Routes, Unfit } from './route.ts'
 
 export interface ApiOptions {
   /** Where it is served. */
@@ -52,6 +55,11 @@ export interface ApiOptions {
   readonly onFault?: (fault: Fault) => void
   /** How long requests that are being answered may go on when the API ends. */
   readonly drainMs?: number
+}
+
+export interface Api extends AsyncDisposable {
+  /** All that is served, as it is declared; pages of people aside. */
+  readonly routes: readonly Declared[]
 }
 
 const requestSeconds = new Histogram({
@@ -87,7 +95,7 @@ declare module 'fastify' {
 }
 
 /** Serves the routes until it is disposed of: then those that are being answered may end, and no other is begun. */
-export async function openApi(options: ApiOptions): Promise<AsyncDisposable> {
+export async function openApi(options: ApiOptions): Promise<Api> {
   const { mount, routes, access, keys, nowMs = Date.now, drainMs = drainMsDefault } = options
   const app = fastify({
     genReqId: requestIdOf,
@@ -96,7 +104,7 @@ export async function openApi(options: ApiOptions): Promise<AsyncDisposable> {
     // Before a route is known: a path that is no text, for instance.
     frameworkErrors: (error, request, reply) => {
       const { status, headers, body } = problemOf(error, request as FastifyRequest)
-      void (reply as FastifyReply).code(status).headers(headers).send(body)
+      void (reply as FastifyReply).code(status).header('x-request-id', request.id).headers(headers).send(body)
     },
   })
   app.setValidatorCompiler(partChecker as unknown as Parameters<typeof app.setValidatorCompiler>[0])
@@ -113,18 +121,20 @@ export async function openApi(options: ApiOptions): Promise<AsyncDisposable> {
   app.addHook('onRequest', async (request, reply) => {
     request.track = begun(request)
     reply.header('x-request-id', request.id)
-    reply.header(
-      'cache-control',
-      request.routeOptions.config.declared?.etag ? 'private, no-cache' : 'no-store',
-    )
-    reply.header('x-content-type-options', 'nosniff')
     reply.raw.once('close', () => {
       if (!reply.raw.writableFinished) request.track.leave.abort()
     })
     const { declared, open } = request.routeOptions.config
+    reply.header('cache-control', declared?.etag ? 'private, no-cache' : 'no-store')
+    // What one key is shown is not for another.
+    if (declared?.etag) reply.header('vary', 'authorization, accept')
     const entrance = { access, nowMs, ...(keys && { keys }) }
     const scope = declared?.guarded || open ? 'nobody' : declared?.scope
     request.caller = await callerOf(request.raw, scope, entrance)
+    if (!declared || declared.guarded) return
+    const offered = offeredTypes(declared)
+    if (offered.length > 0 && acceptedType(request.headers.accept, offered) === undefined)
+      throw problem(406, `accept: this answers ${offered.join(' or ')}`)
   })
   await app.register(rateLimit, {
     enableDraftSpec: true,
@@ -157,16 +167,18 @@ export async function openApi(options: ApiOptions): Promise<AsyncDisposable> {
     if (status >= 500) request.track.span.recordException(error)
     return reply.code(status).headers(headers).send(body)
   })
+  serveDocument(app, known.declared)
   for (const add of routes) add(app)
   await app.ready()
 
   const answering = new Set<ServerResponse>()
-  const mounted = mount('/', (request, response) => {
+  const mounted = mount(apiPrefix, (request, response) => {
     answering.add(response)
     response.once('close', () => answering.delete(response))
     app.routing(request, response)
   })
   return {
+    routes: known.declared(),
     async [Symbol.asyncDispose]() {
       mounted[Symbol.dispose]()
       await drained(answering, drainMs)
@@ -199,32 +211,30 @@ function readBodies(app: FastifyInstance): void {
 }
 
 /** Refuses routes that are not declared, and knows what is declared, for those who ask by a wrong method. */
-function knownRoutes(app: FastifyInstance): { methodsOf(path: string): readonly string[] } {
-  const known: {
-    readonly url: string
-    readonly pattern: RegExp
-    readonly methods: readonly string[]
-    readonly config: FastifyContextConfig | undefined
-  }[] = []
-  app.addHook('onRoute', ({ method, url, config }) => {
-    known.push({
-      url,
-      config,
-      pattern: new RegExp(
-        `^${url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')}/?$`,
-      ),
-      methods: [method].flat(),
-    })
+function knownRoutes(app: FastifyInstance): {
+  methodsOf(path: string): readonly string[]
+  declared(): readonly Declared[]
+} {
+  const known: { readonly pattern: RegExp; readonly options: RouteOptions }[] = []
+  app.addHook('onRoute', options => {
+    const text = options.url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')
+    known.push({ pattern: new RegExp(`^${text}/?$`), options })
   })
   app.addHook('onReady', async () => {
-    for (const { methods, url, config } of known)
+    for (const { method, url, config } of known.map(({ options }) => options))
       if (config?.declared === undefined && config?.open !== true)
-        throw new Error(`${methods} ${url} does not say whom it answers: see route()`)
+        throw new Error(`${method} ${url} does not say whom it answers: see route()`)
   })
   return {
+    declared: () =>
+      known.flatMap(({ options: { method, config } }) =>
+        config?.declared && method !== 'HEAD' ? [config.declared] : [],
+      ),
     methodsOf: path =>
       Array.from(
-        new Set(known.filter(({ pattern }) => pattern.test(path)).flatMap(({ methods }) => methods)),
+        new Set(
+          known.filter(({ pattern }) => pattern.test(path)).flatMap(({ options: { method } }) => method),
+        ),
       ),
   }
 }
@@ -248,7 +258,8 @@ export function problem(status: number, detail: string): Error {
 interface ProblemAnswer {
   readonly status: number
   readonly headers: Readonly<Record<string, string>>
-  readonly body: string
+  /** Bytes: to text that is JSON Fastify adds a charset, and clients compare the media type as a whole. */
+  readonly body: Buffer
 }
 
 function problemOf(error: FastifyError, request: FastifyRequest): ProblemAnswer {
@@ -263,7 +274,7 @@ function problemOf(error: FastifyError, request: FastifyRequest): ProblemAnswer 
       ...(details.status === 401 && { 'www-authenticate': 'Bearer realm="meterline"' }),
       ...(details.status === 503 && { 'retry-after': String(seconds ?? 5) }),
     },
-    body: JSON.stringify(details),
+    body: Buffer.from(JSON.stringify(details)),
   }
 }
 
@@ -285,11 +296,13 @@ function detailsOf(error: FastifyError, who: 'operator' | 'asker'): ProblemDetai
     }
   const status = error.statusCode ?? 500
   const code = codeOf(status)
+  const { validationErrors } = error as { readonly validationErrors?: readonly ValidationError[] }
   return {
     ...titled(status),
     detail: status < 500 ? error.message : 'Something went wrong here; the log says what.',
     code,
     retryable: faults[code].fate === 'retry',
+    ...(validationErrors && { extensions: { validationErrors } }),
   }
 }
 

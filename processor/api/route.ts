@@ -50,6 +50,8 @@ export interface Declared {
   readonly body?: TSchema
   /** Of the body, where it is not only application/json. */
   readonly consumes?: readonly string[]
+  /** Of one that reads its body by itself: what it takes, for people. */
+  readonly reads?: Readonly<Record<`${string}/${string}`, TSchema>>
   readonly bodyMaxBytes?: number
   /** By status; the first is that of what the handler returns. */
   readonly answers: Readonly<Record<number, Answer>>
@@ -73,6 +75,8 @@ export interface Asked<D extends Declared> {
   readonly params: Of<D['params']>
   readonly body: Of<D['body']>
   readonly caller: Caller
+  /** The media type that who asks likes best of those that are offered. */
+  readonly accepts: string
   /** Aborted when the client goes away before it has the answer, or the API stops and waits no longer. */
   readonly signal: AbortSignal
   readonly request: FastifyRequest
@@ -110,6 +114,7 @@ declare module 'fastify' {
 export function route<const D extends Declared>(app: FastifyInstance, declared: D, handle: Handle<D>): void {
   const { method, url, query, params, body, bodyMaxBytes } = declared
   const status = Number(Object.keys(declared.answers)[0] ?? 200)
+  const offered = offeredTypes(declared)
   app.route({
     method,
     url,
@@ -127,6 +132,7 @@ export function route<const D extends Declared>(app: FastifyInstance, declared: 
         params: request.params,
         body: request.body,
         caller: request.caller,
+        accepts: acceptedType(request.headers.accept, offered) ?? '',
         signal: request.signal,
         request,
         reply,
@@ -135,6 +141,59 @@ export function route<const D extends Declared>(app: FastifyInstance, declared: 
       return given === undefined ? reply.send() : given
     },
   })
+}
+
+/** The statuses of its problems: those that follow from what it is, and those that it names. */
+export function problemStatuses(declared: Declared): readonly number[] {
+  const { scope, query, params, body, reads, problems = [], idempotent } = declared
+  const writes = body !== undefined || reads !== undefined
+  return Array.from(
+    new Set([
+      ...(query || params || writes || idempotent ? [400] : []),
+      ...(scope === 'nobody' ? [] : [401, 403]),
+      ...(params ? [404] : []),
+      406,
+      ...(idempotent ? [409, 422] : []),
+      ...(writes ? [413, 415] : []),
+      ...problems,
+      ...[429, 500, 503],
+    ]),
+  ).sort((a, b) => a - b)
+}
+
+/** The media types of what it answers where all is well, the first the one for who says nothing. */
+export function offeredTypes({ answers }: Declared): readonly string[] {
+  return Array.from(
+    new Set(Object.values(answers).flatMap(({ body }) => (body ? Object.keys(byType(body)) : []))),
+  )
+}
+
+/** By media type, whether it was written so or is JSON. */
+export function byType(body: AnswerBody): Readonly<Record<string, TSchema>> {
+  return Object.keys(body).some(name => name.includes('/'))
+    ? (body as Readonly<Record<string, TSchema>>)
+    : { 'application/json': body as TSchema }
+}
+
+/**
+ * Of the media types that are offered the one that `Accept` likes best, the first of those that it likes alike; undefined
+ * where it takes none (RFC 9110, 12.5.1). Parameters but `q` are not looked at.
+ */
+export function acceptedType(accept: string | undefined, offered: readonly string[]): string | undefined {
+  if (accept === undefined || accept.trim() === '') return offered[0]
+  const ranges = accept.split(',').map(part => {
+    const [range = '', ...parameters] = part.split(';').map(text => text.trim().toLowerCase())
+    const q = Number(parameters.find(text => text.startsWith('q='))?.slice(2) ?? 1)
+    return { range, q: q >= 0 && q <= 1 ? q : 0 }
+  })
+  const likings = offered.map(type => {
+    const [whole, kind] = [type.toLowerCase(), `${type.split('/')[0]?.toLowerCase()}/*`]
+    // The most exact range says how well it is liked.
+    const found = [whole, kind, '*/*'].map(one => ranges.find(({ range }) => range === one)).find(Boolean)
+    return { type, q: found?.q ?? 0 }
+  })
+  const best = Math.max(...likings.map(({ q }) => q))
+  return best > 0 ? likings.find(({ q }) => q === best)?.type : undefined
 }
 
 // -- what is asked, held against its schema
@@ -151,6 +210,11 @@ function takes(node: Node, type: string): boolean {
     (Array.isArray(node.type) && node.type.includes(type)) ||
     node.anyOf?.some(one => takes(one, type)) === true
   )
+}
+
+/** Is it written `name[key]=value` in a query? */
+export function isMap(schema: unknown): boolean {
+  return takes(schema as Node, 'object')
 }
 
 /**
