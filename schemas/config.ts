@@ -191,7 +191,7 @@ const Listen = Type.Object(
       }),
     ),
     api: Type.Enum(['keys', 'loopback', 'anyone'] as const, {
-      default: 'loopback',
+      default: 'keys',
       description:
         'Whom the API answers, and takes pushed events from, without a key: `keys` nobody; `loopback` programs of the machine it runs on; `anyone` who reaches the port, which is for where something in front of it checks who asks. A key that comes with a request is what counts, whichever this says. Where `keys` are configured pushed events need one, wherever they come from.',
     }),

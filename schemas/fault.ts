@@ -123,14 +123,14 @@ export const faults = {
   },
   KEY_UNKNOWN: {
     fate: 'reject',
-    meaning: 'A request to push events names no key, or one that is not configured.',
-    remedy: 'Send `Authorization: Bearer KEY` with a key of `keys`.',
+    meaning: 'A request names no key, or one that is not known, was revoked or has expired.',
+    remedy: 'Send `Authorization: Bearer KEY` with a key of `keys`, or one made by `meterline key create`.',
   },
   KEY_FORBIDS: {
     fate: 'reject',
     meaning:
-      'A key may not write the source or subject of this event, or may not amend. Nothing was taken of it.',
-    remedy: 'Send it with a key that may, or widen `scopes`, `sources` or `subjects` of this one.',
+      'A key lacks the scope that is asked for, or may not write the source or subject of this event. Nothing was taken of it.',
+    remedy: 'Use a key that may, or widen `scopes`, `sources` or `subjects` of this one.',
   },
   RATE_EXCEEDED: {
     fate: 'retry',
@@ -219,6 +219,18 @@ export const faults = {
     fate: 'halt',
     meaning: 'ClickHouse refuses a statement.',
     remedy: 'Read the message: rights, disk, or a newer schema.',
+  },
+  QUERY_TOO_LARGE: {
+    fate: 'reject',
+    meaning: 'A question takes more time or memory than `query` of the configuration lets one have.',
+    remedy:
+      'Ask for less time, wider windows, fewer groups or one subject; or raise `query.seconds` or `query.memoryBytes`.',
+  },
+  QUERY_BUSY: {
+    fate: 'retry',
+    meaning: 'More questions wait for their turn than `query.queued` lets.',
+    remedy:
+      'Ask again after the seconds that `Retry-After` says, or raise `query.concurrency` where there are cores for it.',
   },
   STORE_LOCKED: {
     fate: 'halt',

@@ -66,7 +66,7 @@ export async function benchCollect(args: readonly string[]): Promise<void> {
           replicationFactor: 1,
           minInSyncReplicas: 1,
         },
-        listen: { port: 0 },
+        listen: { port: 0, api: 'loopback' },
       }),
     )
     const span = ['--once', '--from', showInstant(hour), '--to', showInstant(hour + hours * hourMs)]

@@ -25,7 +25,7 @@ export async function readPush(): Promise<ReaderFigures> {
   const config = join(dir, 'meterline.yaml')
   writeFileSync(
     config,
-    `{data: data, kafka: {brokers: ['127.0.0.1:1']}, listen: {port: ${port}, push: true}}`,
+    `{data: data, kafka: {brokers: ['127.0.0.1:1']}, listen: {port: ${port}, push: true, api: loopback}}`,
   )
   const agent = new Agent({ connections: senders })
   const bodies = Array.from({ length: batches }, (_, batch) => JSON.stringify(eventsOf(batch)))

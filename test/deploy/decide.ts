@@ -56,7 +56,7 @@ export async function startConsole(): Promise<Console> {
         stringify({
           data: name,
           sources: [goldenSource(double, from)],
-          listen: { port: 0 },
+          listen: { port: 0, api: 'loopback' },
           ...files,
           ...more,
         }),

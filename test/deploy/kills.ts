@@ -163,7 +163,7 @@ function writeConfig(dir: string, url: string, span: Window, plan: KillPlan): st
           sessionTimeoutMs: 1500,
         },
       }),
-      listen: { port: 0 },
+      listen: { port: 0, api: 'loopback' },
     }),
   )
   return join(dir, 'meterline.yaml')

@@ -16,7 +16,7 @@ writeFileSync(
   stringify({
     data: 'data',
     sources: [{ kind: 'rafay', name: 'prod', url: 'http://127.0.0.1:1', apiKey: '${env:KEY}' }],
-    listen: { port: 0 },
+    listen: { port: 0, api: 'loopback' },
   }),
 )
 

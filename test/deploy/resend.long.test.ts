@@ -21,7 +21,7 @@ beforeAll(async () => {
   double = await startGolden(['zero', 'nvidia-h100-8gpu-vm', 'test-abc', 'i-001', 'i-002'])
   writeFileSync(
     join(dir, 'meterline.yaml'),
-    stringify({ data: 'data', sources: [goldenSource(double)], listen: { port: 0 } }),
+    stringify({ data: 'data', sources: [goldenSource(double)], listen: { port: 0, api: 'loopback' } }),
   )
 })
 afterAll(async () => {

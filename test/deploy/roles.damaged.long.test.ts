@@ -25,7 +25,7 @@ test('an outbox that breaks while `up` reads it is begun anew in the same proces
     stringify({
       data: dir,
       sources: [{ kind: 'rafay', name: 'prod', url: 'http://127.0.0.1:1', apiKey: '${env:KEY}' }],
-      listen: { port },
+      listen: { port, api: 'loopback' },
     }),
   )
   const get = (path: string) =>

@@ -35,7 +35,7 @@ async function startProcess(changes: Partial<KafkaConfig> = {}) {
   const { retentionMs: _, ...kafka } = freshConfig(rig, { partitions: 2, ...changes })
   const port = await freePort()
   const file = join(dir, `${kafka.topic}.yaml`)
-  writeFileSync(file, stringify({ data: join(dir, kafka.topic), kafka, listen: { port } }))
+  writeFileSync(file, stringify({ data: join(dir, kafka.topic), kafka, listen: { port, api: 'loopback' } }))
   const running = start(['--config', file, 'process'])
   const readyz = async (): Promise<Health> => {
     try {

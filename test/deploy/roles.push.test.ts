@@ -41,7 +41,7 @@ test.each([
   ],
 ])('%s: it does not start, and says what to do', async (name, more, says) => {
   const port = await freePort()
-  const listen = { port, ...('listen' in more ? more.listen : {}) }
+  const listen = { port, api: 'loopback', ...('listen' in more ? more.listen : {}) }
   const file = configured(name.replaceAll(' ', '-'), { ...more, listen })
   const settings = { config: file, signal: new AbortController().signal, env: {}, nowMs: Date.now }
   const said = { stdout: () => undefined, stderr: () => undefined }
@@ -51,7 +51,7 @@ test.each([
 
 test('a sidecar takes from its own machine what is pushed, while there is no Kafka, and answers nothing else', async () => {
   const port = await freePort()
-  const file = configured('sidecar', { listen: { port, push: true } })
+  const file = configured('sidecar', { listen: { port, push: true, api: 'loopback' } })
   await using running = start(['--config', file, 'collect'], { cwd: dir })
   const daemon = asDaemon(running, port)
   // While it starts it asks to come again, with 503, or cannot be reached.

@@ -76,7 +76,7 @@ registerHooks({ load(url, about, next) { appendFileSync(${JSON.stringify(list)},
       data: 'data',
       sources: [{ kind: 'rafay', name: 'prod', url: 'http://127.0.0.1:1', apiKey: '${env:NODE_OPTIONS}' }],
       kafka: { brokers: ['127.0.0.1:1'] },
-      listen: { port: 0 },
+      listen: { port: 0, api: 'loopback' },
     }),
   )
   const loaded = () =>

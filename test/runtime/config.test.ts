@@ -71,7 +71,7 @@ describe('what is not written', () => {
       outbox: { maxBytes: 2147483648, retentionDays: 7 },
       store: { database: 'meterline' },
       suspect: { percent: 10, confirmAfterMinutes: 60 },
-      listen: { host: '127.0.0.1', port: 8080, api: 'loopback' },
+      listen: { host: '127.0.0.1', port: 8080, api: 'keys' },
       meters: defaultMeters,
       accounts: [],
       books: [],
