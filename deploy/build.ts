@@ -15,13 +15,16 @@ const sourcePath = /['"`]([^'"`\n]*[\w-])\.ts['"`]/g
 export function build(root: string): void {
   const dist = join(root, 'dist')
   rmSync(dist, { recursive: true, force: true })
-  const compiled = spawnSync(
-    process.execPath,
-    [join(root, 'node_modules/typescript/bin/tsc'), '--project', join(root, 'tsconfig.build.json')],
-    { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] },
-  )
-  if (compiled.status !== 0) throw new Error('the sources do not compile')
-  for (const file of globSync(`{${layers.join(',')}}/**/*.*`, { cwd: root, exclude: ['**/*.ts'] })) {
+  compile(root, 'tsconfig.build.json')
+  // The page runs in a browser: other types, and nothing else of Meterline.
+  compile(root, 'processor/dashboard/tsconfig.json', [
+    ...['--noEmit', 'false', '--outDir', join(dist, 'processor/dashboard')],
+    ...['--rootDir', join(root, 'processor/dashboard')],
+  ])
+  for (const file of globSync(`{${layers.join(',')}}/**/*.*`, {
+    cwd: root,
+    exclude: ['**/*.ts', '**/tsconfig.json'],
+  })) {
     mkdirSync(dirname(join(dist, file)), { recursive: true })
     cpSync(join(root, file), join(dist, file))
   }
@@ -36,6 +39,15 @@ export function build(root: string): void {
         throw new Error(`${file} names ${path}.ts, which is ${path}.js in dist/`)
     }
   }
+}
+
+function compile(root: string, project: string, options: readonly string[] = []): void {
+  const compiled = spawnSync(
+    process.execPath,
+    [join(root, 'node_modules/typescript/bin/tsc'), '--project', join(root, project), ...options],
+    { cwd: root, stdio: ['ignore', process.stderr.fd, process.stderr.fd] },
+  )
+  if (compiled.status !== 0) throw new Error('the sources do not compile')
 }
 
 if (import.meta.main) build(join(import.meta.dirname, '..'))

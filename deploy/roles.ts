@@ -389,7 +389,10 @@ async function serveApi(
 ): Promise<AsyncDisposable> {
   const { openApi } = await import('../processor/api/api.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
+  const { coverageDayRoutes } = await import('../processor/api/coverage-days.ts')
+  const { dashboardRoutes } = await import('../processor/api/dashboard.ts')
   const { eventRoutes } = await import('../processor/api/events.ts')
+  const { meRoutes } = await import('../processor/api/me.ts')
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
   const accounts = async () => (await configured(settings, 'price')).accounts
@@ -397,6 +400,9 @@ async function serveApi(
     mount: served.mount,
     routes: [
       coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
+      coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
+      dashboardRoutes(),
+      meRoutes(),
       ...(ingest ? [eventRoutes({ ingest })] : []),
       rejectedRoutes({ store, nowMs: settings.nowMs }),
     ],

@@ -180,6 +180,13 @@ async function main(args: readonly string[]): Promise<number> {
     for (const [name, ...command] of [
       ['types', 'node_modules/typescript/bin/tsc', '--noEmit'],
       [
+        'types of the page',
+        'node_modules/typescript/bin/tsc',
+        '--noEmit',
+        '--project',
+        'processor/dashboard',
+      ],
+      [
         'lint and format',
         'node_modules/@biomejs/biome/bin/biome',
         'ci',

@@ -4,7 +4,7 @@
  * the API ends. Each noun has its routes in a file of its own, declared as route.ts says.
  */
 import { hash } from 'node:crypto'
-import type { ServerResponse } from 'node:http'
+import type { RequestListener, ServerResponse } from 'node:http'
 import { setTimeout as sleep } from 'node:timers/promises'
 import rateLimit from '@fastify/rate-limit'
 import { context, propagation, type Span, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api'
@@ -172,15 +172,17 @@ export async function openApi(options: ApiOptions): Promise<Api> {
   await app.ready()
 
   const answering = new Set<ServerResponse>()
-  const mounted = mount(apiPrefix, (request, response) => {
+  const handle: RequestListener = (request, response) => {
     answering.add(response)
     response.once('close', () => answering.delete(response))
     app.routing(request, response)
-  })
+  }
+  // The page has its own addresses; those of the API are somebody else's before and after.
+  const mounted = [mount('/', handle), mount(apiPrefix, handle)]
   return {
     routes: known.declared(),
     async [Symbol.asyncDispose]() {
-      mounted[Symbol.dispose]()
+      for (const each of mounted) each[Symbol.dispose]()
       await drained(answering, drainMs)
       await app.close()
     },
