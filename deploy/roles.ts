@@ -3,6 +3,8 @@ import { existsSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { OpenedSource } from '../collector/collect.ts'
+import type { Routes } from '../processor/api/route.ts'
+import type { StoredKeys } from '../processor/keys.ts'
 import type { Processor } from '../processor/process.ts'
 import type { Store } from '../processor/store.ts'
 import { type ConfigRules, type ConfiguredSource, type LoadedConfig, loadConfig } from '../runtime/config.ts'
@@ -372,46 +374,66 @@ async function runningProcessor(
   return processor
 }
 
-/** The API of the processor, beside health. A noun is a file in processor/api/ and a line here. */
+interface ApiParts {
+  readonly store: Store
+  readonly ingest: Ingest | undefined
+  readonly stored: StoredKeys
+}
+
+/** The API of the processor, beside health. */
 async function serveApi(
   config: LoadedConfig,
   settings: Settings,
-  {
-    served,
-    store,
-    log,
-    keys,
-    ingest,
-  }: Pick<Daemon, 'served' | 'log' | 'keys'> & {
-    readonly store: Store
-    readonly ingest: Ingest | undefined
-  },
+  { served, log, keys, ...parts }: Pick<Daemon, 'served' | 'log' | 'keys'> & ApiParts,
 ): Promise<AsyncDisposable> {
   const { openApi } = await import('../processor/api/api.ts')
-  const { coverageRoutes } = await import('../processor/api/coverage.ts')
-  const { coverageDayRoutes } = await import('../processor/api/coverage-days.ts')
-  const { dashboardRoutes } = await import('../processor/api/dashboard.ts')
-  const { eventRoutes } = await import('../processor/api/events.ts')
-  const { meRoutes } = await import('../processor/api/me.ts')
-  const { rejectedRoutes } = await import('../processor/api/rejected.ts')
-  // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
-  const accounts = async () => (await configured(settings, 'price')).accounts
   return await openApi({
     mount: served.mount,
-    routes: [
-      coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
-      coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
-      dashboardRoutes(),
-      meRoutes(),
-      ...(ingest ? [eventRoutes({ ingest })] : []),
-      rejectedRoutes({ store, nowMs: settings.nowMs }),
-    ],
+    routes: await apiRoutes(config, settings, parts),
     access: config.listen.api,
     keys,
     nowMs: settings.nowMs,
     log,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
+}
+
+/** All that the API answers. A noun is a file in processor/api/ and a line here. */
+export async function apiRoutes(
+  config: LoadedConfig,
+  settings: Settings,
+  { store, ingest, stored }: ApiParts,
+): Promise<readonly Routes[]> {
+  const { coverageRoutes } = await import('../processor/api/coverage.ts')
+  const { coverageDayRoutes } = await import('../processor/api/coverage-days.ts')
+  const { dashboardRoutes } = await import('../processor/api/dashboard.ts')
+  const { eventRoutes } = await import('../processor/api/events.ts')
+  const { meRoutes } = await import('../processor/api/me.ts')
+  const { rejectedRoutes } = await import('../processor/api/rejected.ts')
+  const { keyRoutes } = await import('../processor/api/keys.ts')
+  const { nowMs } = settings
+  const taken = config.keys.map(({ name }) => name)
+  // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
+  const accounts = readAnew(async () => (await configured(settings, 'price')).accounts)
+  return [
+    coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
+    coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
+    dashboardRoutes(),
+    meRoutes(),
+    ...(ingest ? [eventRoutes({ ingest })] : []),
+    rejectedRoutes({ store, nowMs: settings.nowMs }),
+    keyRoutes({ store, stored, taken, accounts, nowMs }),
+  ]
+}
+
+/** What was read a second ago or later, however many ask: the files are many, and are held against each other. */
+function readAnew<T>(read: () => Promise<T>): () => Promise<T> {
+  let last: { readonly answer: Promise<T>; readonly atMs: number } | undefined
+  return async () => {
+    const nowMs = performance.now()
+    if (!last || nowMs - last.atMs >= secondMs) last = { answer: read(), atMs: nowMs }
+    return await last.answer
+  }
 }
 
 /** All keys that a daemon knows, before it has a store. */
@@ -690,10 +712,11 @@ export async function startRoles(
     parts.push(watchCoverage({ store, signal, nowMs: settings.nowMs, say: line => log.warn(line) }))
     if (served && keys) {
       const { StoredKeys } = await import('../processor/keys.ts')
-      opening.use(keys.add(opening.use(new StoredKeys(store))))
+      const stored = opening.use(new StoredKeys(store))
+      opening.use(keys.add(stored))
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
       const ingest = door && (await openIngest(settings, { door, sink, health, onHalt }))
-      opening.use(await serveApi(config, settings, { served, store, log, keys, ingest }))
+      opening.use(await serveApi(config, settings, { served, store, stored, log, keys, ingest }))
     }
   }
   opening.defer(endParts)

@@ -137,7 +137,7 @@ export async function listKeys(store: Store, nowMs: number): Promise<readonly St
 /**
  * Takes back all keys of this name, or the one with this prefix. Those that are revoked already stay as they are.
  * @returns those that were revoked by this
- * @throws Fault USAGE where there is none of that name
+ * @throws Fault NOT_THERE where there is none of that name
  */
 export async function revokeKey(
   store: Store,
@@ -148,7 +148,7 @@ export async function revokeKey(
     `select ${selected} from api_keys as keys final where name = {named:String} or prefix = {named:String}`,
     { named: named.replace(/^mtl_/, '').slice(0, 1024) },
   )
-  if (rows.length === 0) throw new Fault('USAGE', `there is no key "${named}" in the store`)
+  if (rows.length === 0) throw new Fault('NOT_THERE', `there is no key "${named}" in the store`)
   const revoked = rows
     .filter(row => row.revoked_ms === null)
     .map(row => ({ ...row, revoked_ms: String(nowMs), revoked_by: by }))

@@ -118,7 +118,7 @@ describe('revoked', () => {
   })
 
   test('what is not there cannot be', async () => {
-    expect(await faultFrom(revokeKey(store, "no' such", made))).toMatchObject({ code: 'USAGE' })
+    expect(await faultFrom(revokeKey(store, "no' such", made))).toMatchObject({ code: 'NOT_THERE' })
   })
 })
 
