@@ -1,9 +1,15 @@
 /** The way to ClickHouse: one client over HTTP, faults instead of its errors, and the numbered migrations. */
-import { hash } from 'node:crypto'
+import { hash, randomUUID } from 'node:crypto'
 import { readdir, readFile } from 'node:fs/promises'
 import { Readable } from 'node:stream'
 import { finished } from 'node:stream/promises'
-import { type ClickHouseClient, ClickHouseError, ClickHouseLogLevel, createClient } from '@clickhouse/client'
+import {
+  type ClickHouseClient,
+  ClickHouseError,
+  ClickHouseLogLevel,
+  type ClickHouseSettings,
+  createClient,
+} from '@clickhouse/client'
 import { Fault, type FaultCode } from '../schemas/fault.ts'
 
 export interface StoreAddress {
@@ -69,15 +75,41 @@ export function isContentRefusal(error: unknown): error is Fault {
   )
 }
 
+/** What bounds a statement that somebody asked for. Without it a statement runs as those of Meterline itself do. */
+export interface Reading {
+  /** Aborted when nobody waits for the answer any longer: then the statement ends in ClickHouse too. */
+  readonly signal?: AbortSignal
+  readonly settings?: ClickHouseSettings
+}
+
+/** A statement went over the bounds of a `Reading`. */
+const beyondBounds = new Set([
+  '158', // TOO_MANY_ROWS
+  '159', // TIMEOUT_EXCEEDED
+  '160', // TOO_SLOW
+  '191', // SET_SIZE_LIMIT_EXCEEDED
+  '241', // MEMORY_LIMIT_EXCEEDED
+  '307', // TOO_MANY_BYTES
+  '396', // TOO_MANY_ROWS_OR_BYTES
+])
+/** All statements together went over the bound of the server: another one may pass. */
+const totalMemory = /\(total\)|OvercommitTracker/
+
+/** Answers that may be on their way to somebody who reads slowly, without keeping inserts from a connection. */
+const streamsMax = 64
+
 /** How long a server may take to say that it is there. */
 const firstAnswerMs = 30_000
 
 /** A connection to one database. Close it. */
 export class Store implements AsyncDisposable {
   readonly #client: ClickHouseClient
+  /** With connections of its own. */
+  readonly #streams: ClickHouseClient
 
-  private constructor(client: ClickHouseClient) {
+  private constructor(client: ClickHouseClient, streams: ClickHouseClient) {
     this.#client = client
+    this.#streams = streams
   }
 
   /**
@@ -106,23 +138,25 @@ export class Store implements AsyncDisposable {
     } finally {
       await first.close()
     }
+    const client = {
+      ...common,
+      database: address.database,
+      clickhouse_settings: {
+        // A day is a column prefix of every key, so parts of two months never hold the same identity.
+        do_not_merge_across_partitions_select_final: 1,
+        output_format_json_quote_64bit_integers: 1,
+        output_format_json_quote_decimals: 1,
+        date_time_output_format: 'iso',
+        date_time_input_format: 'best_effort',
+        // It costs more than it gains where inserts come beside each other.
+        input_format_parallel_parsing: 0,
+        // A batch may hold readings of as many months as a backfill spans; the default takes 100.
+        max_partitions_per_insert_block: '0',
+      },
+    } as const
     const store = new Store(
-      createClient({
-        ...common,
-        database: address.database,
-        clickhouse_settings: {
-          // A day is a column prefix of every key, so parts of two months never hold the same identity.
-          do_not_merge_across_partitions_select_final: 1,
-          output_format_json_quote_64bit_integers: 1,
-          output_format_json_quote_decimals: 1,
-          date_time_output_format: 'iso',
-          date_time_input_format: 'best_effort',
-          // It costs more than it gains where inserts come beside each other.
-          input_format_parallel_parsing: 0,
-          // A batch may hold readings of as many months as a backfill spans; the default takes 100.
-          max_partitions_per_insert_block: '0',
-        },
-      }),
+      createClient(client),
+      createClient({ ...client, max_open_connections: streamsMax }),
     )
     await migrate(store)
     return store
@@ -134,6 +168,45 @@ export class Store implements AsyncDisposable {
       this.#client.query({ query, query_params: { ...params }, format: 'JSONEachRow' }),
     )
     return await faulted(result.json<Row>())
+  }
+
+  /**
+   * Rows of a select as they come, each as a list of its columns, in memory that does not grow with the answer. Whoever
+   * stops reading, or aborts, ends the statement in ClickHouse as well.
+   * @throws Fault QUERY_TOO_LARGE beyond the bounds of `reading`, also in the middle; ABORTED
+   */
+  async *stream(
+    query: string,
+    params: Params = {},
+    { signal, settings }: Reading = {},
+  ): AsyncGenerator<readonly (readonly unknown[])[]> {
+    const id = randomUUID()
+    const left = new AbortController()
+    const gone = signal ? AbortSignal.any([signal, left.signal]) : left.signal
+    let isWhole = false
+    try {
+      if (gone.aborted) throw new Fault('ABORTED', 'nobody waits for the answer any longer')
+      const result = await this.#streams.query({
+        query,
+        query_id: id,
+        query_params: { ...params },
+        format: 'JSONCompactEachRow',
+        abort_signal: gone,
+        ...(settings && { clickhouse_settings: settings }),
+      })
+      for await (const rows of result.stream<unknown[]>()) yield rows.map(row => row.json())
+      isWhole = true
+    } catch (error) {
+      if (gone.aborted)
+        throw new Fault('ABORTED', 'nobody waits for the answer any longer', {}, { cause: error })
+      throw refused(error, settings)
+    } finally {
+      if (!isWhole) {
+        left.abort()
+        // A server goes on with a statement whose client is gone, unless it is told.
+        void this.run(`kill query where query_id = {id:String} async`, { id }).catch(() => undefined)
+      }
+    }
   }
 
   /** A statement without an answer. */
@@ -175,7 +248,7 @@ export class Store implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#client.close()
+    await Promise.all([this.#client.close(), this.#streams.close()])
   }
 }
 
@@ -184,17 +257,30 @@ async function faulted<T>(answer: Promise<T>): Promise<T> {
   try {
     return await answer
   } catch (error) {
-    if (error instanceof Fault) throw error
-    if (error instanceof ClickHouseError)
-      throw new Fault(
-        refusalOf(error),
-        error.message.split('\n')[0]?.slice(0, 800) ?? 'refused',
-        { clickhouse_code: error.code, clickhouse_type: error.type },
-        { cause: error },
-      )
-    const message = error instanceof Error ? error.message : String(error)
-    throw new Fault('STORE_UNREACHABLE', `ClickHouse: ${message.slice(0, 300)}`, {}, { cause: error })
+    throw refused(error)
   }
+}
+
+function refused(error: unknown, bounds?: ClickHouseSettings): Fault {
+  if (error instanceof Fault) return error
+  if (!(error instanceof ClickHouseError)) {
+    const message = error instanceof Error ? error.message : String(error)
+    return new Fault('STORE_UNREACHABLE', `ClickHouse: ${message.slice(0, 300)}`, {}, { cause: error })
+  }
+  const facts = { clickhouse_code: error.code, clickhouse_type: error.type }
+  if (bounds && beyondBounds.has(error.code) && !totalMemory.test(error.message))
+    return new Fault('QUERY_TOO_LARGE', `${boundOf(error, bounds)}: ask for less at once`, facts, {
+      cause: error,
+    })
+  const message = error.message.split('\n')[0]?.slice(0, 800) ?? 'refused'
+  return new Fault(refusalOf(error), message, facts, { cause: error })
+}
+
+function boundOf({ code, type }: ClickHouseError, bounds: ClickHouseSettings): string {
+  if (code === '241') return `the answer takes more than ${bounds.max_memory_usage} bytes of memory to make`
+  if (code === '159' || code === '160')
+    return `the answer takes longer than ${bounds.max_execution_time} s to make`
+  return `the answer is too large (${type ?? code})`
 }
 
 function refusalOf({ code, message }: ClickHouseError): FaultCode {

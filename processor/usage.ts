@@ -1,226 +1,258 @@
 /** Answers for a meter: from rollups where they are fresh, from the ledger where they are not, exact either way. */
-import type Fraction from 'fraction.js'
-import { exact, showQuantity } from '../schemas/decimal.ts'
-import { Fault } from '../schemas/fault.ts'
-import type { Meter, UsageRow } from '../schemas/meters.ts'
-import { parseStep, windowRuns, windowsIn } from '../schemas/step.ts'
-import { hourMs, showInstant, type Window } from '../schemas/window.ts'
-import { answerOf, cellRows, figuresOf } from './cells.ts'
-import { dimNames, ledgerRows } from './meters.ts'
-import { type Position, positionParams } from './reads.ts'
-import { readyMeters, rollupKey } from './rollups.ts'
-import type { Store } from './store.ts'
+import Fraction from 'fraction.js'
+import { exact, quotientPrinter, showQuantity, trillionths } from '../schemas/decimal.ts'
+import type { UsageRow } from '../schemas/meters.ts'
+import { windowHolding } from '../schemas/step.ts'
+import { showInstant, type Window } from '../schemas/window.ts'
+import { rollupKey } from './rollups.ts'
+import type { Reading, Store } from './store.ts'
+import {
+  type Freshness,
+  planUsage,
+  type RowKey,
+  type StaleCell,
+  staleHoursSql,
+  staleSql,
+  type UsagePlan,
+  type UsageQuery,
+  usageSql,
+} from './usage-plan.ts'
 
-export interface UsageQuery {
-  readonly meter: Meter
-  /** Both on the hour. */
-  readonly span: Window
-  /** A name of a step or an ISO 8601 duration (schemas/step.ts); without it the span is one window. */
-  readonly step?: string
-  /** An IANA zone, for the step: days of 23 and 25 hours come out right. */
-  readonly zone: string
-  /** Dims to keep; the others are summed over. */
-  readonly groupBy: readonly string[]
-  /** Dims that must equal a value. */
-  readonly where: Readonly<Record<string, string>>
-  readonly subjects?: readonly string[]
-  /** As the ledger stood there; now without it. */
-  readonly asOf?: Position
-}
+export type { RowKey, UsageQuery } from './usage-plan.ts'
 
-/** One group of one window, with its exact quantity. */
+/** One group of one window, with its exact quantity. Of what is not told apart, source or subject, it has ''. */
 export interface Quantity {
   readonly window: Window
   readonly source: string
   readonly subject: string
   readonly dims: Readonly<Record<string, string>>
   readonly quantity: Fraction
+  /** Readings reach over an edge of the window: they were split by the time really used. */
+  readonly isSplit: boolean
 }
 
 /** Stale cells that are named one by one; beyond that, all of their hours come from the ledger. */
 const staleNamedMax = 1000
 
-interface Aggregate {
-  readonly window_s: number
-  readonly source: string
-  readonly subject: string
-  readonly dims: readonly string[]
-  readonly amount: string
-  readonly divisor: string
-}
-
 /**
  * The quantities of a meter, ordered by window, source, subject and dims; groups without usage are not there.
- * @throws Fault METER_UNKNOWN for a dim the meter does not have, USAGE for a span or zone that cuts an hour.
+ * @throws Fault METER_UNKNOWN for a dim the meter does not have; USAGE for a step or zone that is none
  */
 export async function quantities(store: Store, query: UsageQuery): Promise<readonly Quantity[]> {
-  const { meter } = query
-  const names = dimNames(meter)
-  for (const dim of [...query.groupBy, ...Object.keys(query.where)])
-    if (!names.includes(dim))
-      throw new Fault(
-        'METER_UNKNOWN',
-        `meter ${meter.slug} has no dim "${dim}"; it has ${names.join(', ')}`,
-        { meter: meter.slug },
-      )
-  const windows = windowsOf(query)
-  if (windows.length === 0) return []
-  const statement = await aggregateSql(store, query, windows)
-  const rows = await store.rows<Aggregate>(statement.sql, statement.params)
-  const byStart = new Map(windows.map(window => [window.startMs / 1000, window]))
-  const per = exact(meter.per ?? '1')
-  return rows.map(row => {
-    const window = byStart.get(Number(row.window_s))
-    if (!window) throw new Error(`no window starts at ${row.window_s}`)
-    return {
-      window,
-      source: row.source,
-      subject: row.subject,
-      dims: Object.fromEntries(query.groupBy.map((dim, index) => [dim, row.dims[index] ?? ''])),
-      quantity: exact(row.amount).div(exact(row.divisor)).div(per),
-    }
-  })
+  const found: Quantity[] = []
+  for await (const rows of amounts(store, query)) for (const row of rows) found.push(quantityOf(query, row))
+  return found
 }
 
 /** As `quantities`, in the words of design.md's `usage`. */
-export async function usage(store: Store, query: UsageQuery): Promise<readonly UsageRow[]> {
-  return (await quantities(store, query)).map(row => ({
-    meter: query.meter.slug,
-    unit: query.meter.unit,
-    window_start: showInstant(row.window.startMs),
-    window_end: showInstant(row.window.endMs),
-    source: row.source,
-    subject: row.subject,
-    group_by: row.dims,
-    value: showQuantity(row.quantity),
-  }))
+export async function usage(
+  store: Store,
+  query: UsageQuery,
+  reading?: Reading,
+): Promise<readonly UsageRow[]> {
+  const found: UsageRow[] = []
+  for await (const rows of usageRows(store, query, reading)) found.push(...rows)
+  return found
 }
 
-function windowsOf(query: UsageQuery): readonly Window[] {
-  const { span, step, zone } = query
-  const windows = Array.from(
-    windowsIn(windowRuns(span, step === undefined ? undefined : parseStep(step), zone)),
+/** As `usage`, in the order of the rows, as they come. */
+export async function* usageRows(
+  store: Store,
+  query: UsageQuery,
+  reading?: Reading,
+): AsyncGenerator<readonly UsageRow[]> {
+  const { meter, groupBy } = query
+  const print = valuePrinter(query)
+  for await (const rows of amounts(store, query, reading))
+    yield rows.map(row => ({
+      meter: meter.slug,
+      unit: meter.unit,
+      window_start: showInstant(row.window.startMs),
+      window_end: showInstant(row.window.endMs),
+      source: row.source,
+      subject: row.subject,
+      group_by: Object.fromEntries(groupBy.map((dim, index) => [dim, row.dims[index] ?? ''])),
+      value: print(row),
+      ...(row.parts.length > 0 && { split: true as const }),
+    }))
+}
+
+/** The key of a row, from which the page behind it is asked. */
+export function keyOf(row: Amount, { keep = { source: true, subject: true } }: UsageQuery): RowKey {
+  return [
+    row.window.startMs,
+    ...(keep.source ? [row.source] : []),
+    ...(keep.subject ? [row.subject] : []),
+    ...row.dims,
+  ]
+}
+
+/** One row as the store has it: its value is (amount + Σ sum ÷ length of the parts) ÷ divisor ÷ the meter's `per`. */
+export interface Amount {
+  readonly window: Window
+  readonly source: string
+  readonly subject: string
+  /** In the order of the query's `groupBy`. */
+  readonly dims: readonly string[]
+  readonly amount: string
+  readonly divisor: string
+  /** Of readings that an edge splits: sums of value × time, by the time over which the value was used, in milliseconds. */
+  readonly parts: readonly (readonly [lengthMs: string, sum: string])[]
+}
+
+/** The rows of an answer in their order, as they come. */
+export async function* amounts(
+  store: Store,
+  query: UsageQuery,
+  reading?: Reading,
+): AsyncGenerator<readonly Amount[]> {
+  const plan = planUsage(query)
+  if (plan.tenures?.length === 0 || query.subjects?.length === 0 || query.sources?.length === 0) return
+  const fresh = await freshness(store, plan, reading)
+  const { sql, params, hasParts, isTopped } = usageSql(plan, fresh)
+  const read = rowReader(plan, hasParts)
+  const rows = store.stream(sql, params, reading)
+  if (query.top === undefined || isTopped) for await (const some of rows) yield some.map(read)
+  else yield* topOf(rows, read, query)
+}
+
+function rowReader(plan: UsagePlan, hasParts: boolean): (row: readonly unknown[]) => Amount {
+  const { runs, query, keys } = plan
+  const hasSource = keys.includes('source')
+  const hasSubject = keys.includes('subject')
+  const firstDim = 1 + Number(hasSource) + Number(hasSubject)
+  const end = 1 + keys.length
+  let lastText: unknown
+  let window: Window = query.span
+  return row => {
+    if (row[0] !== lastText) {
+      const found = windowHolding(runs, Number(row[0]))
+      if (found === undefined) throw new Error(`no window starts at ${row[0]}`)
+      window = found
+      lastText = row[0]
+    }
+    return {
+      window,
+      source: hasSource ? (row[1] as string) : '',
+      subject: hasSubject ? (row[firstDim - 1] as string) : '',
+      dims: row.slice(firstDim, end) as string[],
+      amount: row[end] as string,
+      divisor: row[end + 1] as string,
+      parts: hasParts ? (row[end + 2] as Amount['parts']) : none,
+    }
+  }
+}
+
+const none: Amount['parts'] = []
+
+/** Where only rationals can tell which value is larger: the largest of each window are kept while its rows go by. */
+async function* topOf(
+  rows: AsyncIterable<readonly (readonly unknown[])[]>,
+  read: (row: readonly unknown[]) => Amount,
+  query: UsageQuery,
+): AsyncGenerator<readonly Amount[]> {
+  const { top = 0 } = query
+  let kept: { readonly row: Amount; readonly value: Fraction }[] = []
+  const largest = () => kept.map(({ row }) => row)
+  for await (const some of rows)
+    for (const row of some.map(read)) {
+      if (kept[0] && kept[0].row.window.startMs !== row.window.startMs) {
+        yield largest()
+        kept = []
+      }
+      const value = undividedOf(row)
+      // Rows come in the order of their keys: of equal values the first stays in front.
+      let low = 0
+      let high = kept.length
+      while (low < high) {
+        const middle = (low + high) >>> 1
+        if (kept[middle]!.value.compare(value) >= 0) low = middle + 1
+        else high = middle
+      }
+      if (low >= top) continue
+      kept.splice(low, 0, { row, value })
+      if (kept.length > top) kept.pop()
+    }
+  yield largest()
+}
+
+/** Before the meter's `per`. */
+function undividedOf({ amount, divisor, parts }: Amount): Fraction {
+  const whole = parts.reduce(
+    (all, [lengthMs, sum]) => all.add(new Fraction(trillionths(sum), BigInt(lengthMs) * trillion)),
+    exact(amount),
   )
-  for (const { startMs, endMs } of windows)
-    if (startMs % hourMs !== 0 || endMs % hourMs !== 0)
-      throw new Fault(
-        'USAGE',
-        `${showInstant(startMs % hourMs === 0 ? endMs : startMs)} cuts an hour: from, to and the zone's offset must be whole hours`,
-        { zone },
-      )
-  return windows.filter(window => window.startMs < window.endMs)
+  return whole.div(exact(divisor))
+}
+
+const trillion = 10n ** 12n
+
+function quantityOf({ meter, groupBy }: UsageQuery, row: Amount): Quantity {
+  const { window, source, subject, parts } = row
+  return {
+    window,
+    source,
+    subject,
+    dims: Object.fromEntries(groupBy.map((dim, index) => [dim, row.dims[index] ?? ''])),
+    quantity: undividedOf(row).div(exact(meter.per ?? '1')),
+    isSplit: parts.length > 0,
+  }
+}
+
+/** Prints the value of a row. */
+export function valuePrinter({ meter: { per = '1' } }: Pick<UsageQuery, 'meter'>): (row: Amount) => string {
+  const undivided = quotientPrinter(BigInt(per))
+  return row => {
+    if (row.parts.length > 0) return showQuantity(undividedOf(row).div(per))
+    const amount = trillionths(row.amount)
+    return row.divisor === '1'
+      ? undivided(amount)
+      : quotientPrinter(BigInt(row.divisor) * BigInt(per))(amount)
+  }
 }
 
 /**
- * The stale cells are looked up first, then rollups and ledger are read: a cell that is recomputed in between is
- * answered from the ledger, which is right as well. The other way round a rollup read before, and a cell found fresh
- * after, would lack what was acknowledged long ago.
+ * What rollups are good for. The stale cells are looked up first, then rollups and ledger are read: a cell that is
+ * recomputed in between is answered from the ledger, which is right as well. The other way round a rollup read before, and
+ * a cell found fresh after, would lack what was acknowledged long ago.
  */
-async function aggregateSql(
-  store: Store,
-  query: UsageQuery,
-  windows: readonly Window[],
-): Promise<{ sql: string; params: Record<string, unknown> }> {
-  const { meter, span } = query
-  const names = dimNames(meter)
-  const params: Record<string, unknown> = {
-    key: rollupKey(meter),
-    from: span.startMs / 1000,
-    to: span.endMs / 1000,
-    starts: windows.map(window => window.startMs / 1000),
-    kept: query.groupBy.map(dim => names.indexOf(dim) + 1),
+async function freshness(store: Store, plan: UsagePlan, reading?: Reading): Promise<Freshness> {
+  // Rollups stand for now: what was before is in the ledger alone. And they know whole hours.
+  if (plan.query.asOf || plan.cut === 'all') return 'ledger only'
+  const rollups = rollupKey(plan.query.meter)
+  let found = await staleCells(store, plan, rollups, reading)
+  if (found === 'not ready') return 'ledger only'
+  // A statement looks at its tables one after the other. Of a meter that became ready meanwhile it may have looked for
+  // stale cells before they were marked.
+  const known = seenReady.get(store) ?? new Set()
+  if (!known.has(rollups)) {
+    seenReady.set(store, known.add(rollups))
+    found = await staleCells(store, plan, rollups, reading)
+    if (found === 'not ready') return 'ledger only'
   }
-  const filters: string[] = []
-  if (query.subjects) {
-    params.subjects = [...query.subjects]
-    filters.push('subject in ({subjects:Array(String)})')
-  }
-  const dimFilters = Object.entries(query.where).map(([dim, wanted], index) => {
-    params[`where${index}`] = wanted
-    return `all_dims[${names.indexOf(dim) + 1}] = {where${index}:String}`
-  })
-  // Rollups stand for now: what was before is in the ledger alone.
-  const ready = query.asOf === undefined && (await readyMeters(store)).has(rollupKey(meter))
-  const fresh = ready
-    ? await freshness(store, query, params)
-    : { rollups: 'false', ledger: () => 'true', reads: true }
-  if (query.asOf) Object.assign(params, positionParams(query.asOf))
-  const range = (at: string) =>
-    `${at} >= fromUnixTimestamp({from:UInt32}) and ${at} < fromUnixTimestamp({to:UInt32})`
-  const and = (conditions: readonly string[]) => conditions.map(condition => ` and ${condition}`).join('')
-  const cells = cellRows(
-    meter,
-    '{key:String}',
-    `toDate(hour) >= toDate(fromUnixTimestamp({from:UInt32}))
-       and toDate(hour) <= toDate(fromUnixTimestamp({to:UInt32})) and ${range('hour')}${and(filters)} and ${fresh.rollups}`,
-  )
-  const ledger = ledgerRows([meter], {
-    range,
-    and: at => ['true', ...filters, fresh.ledger(at)].join(' and '),
-    asOf: query.asOf ? 'position' : 'now',
-  })
-  Object.assign(params, ledger.params)
-  const figures = figuresOf(meter)
-  const kept = figures.map(({ name }) => name).join(', ')
-  const { amount, divisor } = answerOf(meter)
-  const sql = `
-    select window_s, source, subject, dims, ${amount} as amount, ${divisor} as divisor from (
-    select roundDown(toUnixTimestamp(hour), {starts:Array(UInt32)}) as window_s, source, subject,
-      arrayMap(i -> all_dims[i], {kept:Array(UInt8)}) as dims,
-      ${figures.map(({ name, merge }) => `${merge(`cell.${name}`)} as ${name}`).join(', ')}
-    from (
-      select source, subject, hour, dims as all_dims, ${kept} from ${cells}
-      ${
-        fresh.reads
-          ? `union all
-      select source, subject, hour, dims as all_dims, ${figures.map(({ name, ofRows }) => `${ofRows(0)} as ${name}`).join(', ')}
-      from ${ledger.sql} where has0
-      group by source, subject, hour, dims`
-          : ''
-      }
-    ) as cell
-    where true${and(dimFilters)}
-    group by window_s, source, subject, dims)
-    order by window_s, source, subject, dims`
-  return { sql, params }
+  if (found.length <= staleNamedMax) return { rollups, stale: { cells: found } }
+  const hours: number[] = []
+  const all = staleHoursSql(plan)
+  for await (const rows of store.stream(all.sql, all.params, reading))
+    for (const [hourS] of rows as [number][]) hours.push(hourS)
+  return { rollups, stale: { hours } }
 }
 
-/** Conditions that say which cells the rollups answer and which the ledger; nothing is in both or in neither. */
-async function freshness(
+/** The rollups that an earlier statement found ready. */
+const seenReady = new WeakMap<Store, Set<string>>()
+
+async function staleCells(
   store: Store,
-  query: UsageQuery,
-  params: Record<string, unknown>,
-): Promise<{ rollups: string; ledger: (at: string) => string; reads: boolean }> {
-  const range = `not done and hour >= fromUnixTimestamp({from:UInt32}) and hour < fromUnixTimestamp({to:UInt32})${
-    query.subjects ? ' and subject in ({subjects:Array(String)})' : ''
-  }`
-  const cells = await store.rows<{ source: string; subject: string; hour_s: number }>(
-    `select distinct source, subject, toUnixTimestamp(hour) as hour_s
-     from stale final array join subjects as subject where ${range}
-     limit ${staleNamedMax + 1}`,
-    params,
-  )
-  if (cells.length === 0) return { rollups: 'true', ledger: () => 'false', reads: false }
-  if (cells.length <= staleNamedMax) {
-    params.staleSources = cells.map(cell => cell.source)
-    params.staleSubjects = cells.map(cell => cell.subject)
-    params.staleHours = cells.map(cell => Number(cell.hour_s))
-    const named = `(select c.1, c.2, c.3 from (select arrayJoin(arrayZip(
-      {staleSources:Array(String)}, {staleSubjects:Array(String)}, {staleHours:Array(UInt32)})) as c))`
-    return {
-      rollups: `(source, subject, toUnixTimestamp(hour)) not in ${named}`,
-      ledger: at => `(source, subject, toUnixTimestamp(toStartOfHour(${at}))) in ${named}`,
-      reads: true,
-    }
-  }
-  const hours = await store.rows<{ hour_s: number }>(
-    `select distinct toUnixTimestamp(hour) as hour_s from stale final array join subjects as subject where ${range}`,
-    params,
-  )
-  params.staleHours = hours.map(hour => Number(hour.hour_s))
-  return {
-    rollups: 'toUnixTimestamp(hour) not in ({staleHours:Array(UInt32)})',
-    ledger: at => `toUnixTimestamp(toStartOfHour(${at})) in ({staleHours:Array(UInt32)})`,
-    reads: true,
-  }
+  plan: UsagePlan,
+  rollups: string,
+  reading?: Reading,
+): Promise<readonly StaleCell[] | 'not ready'> {
+  const cells: StaleCell[] = []
+  let isReady = false
+  const { sql, params } = staleSql(plan, rollups, staleNamedMax)
+  for await (const rows of store.stream(sql, params, reading))
+    for (const [kind, source, subject, hourS] of rows as [string, string, string, number][])
+      if (kind === 'ready') isReady = true
+      else cells.push({ source, subject, hourS })
+  return isReady ? cells : 'not ready'
 }

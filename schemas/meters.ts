@@ -317,4 +317,6 @@ export interface UsageRow {
   readonly subject: string
   readonly group_by: Readonly<Record<string, string>>
   readonly value: string
+  /** Readings that reach over an edge of the window were split by the time really used. */
+  readonly split?: true
 }

@@ -299,17 +299,25 @@ describe('rollups', () => {
     }
   })
 
-  test('an hour that a zone would cut is refused, and an unknown dim is named', async () => {
+  test('a zone off the hour splits its hours, and an unknown dim is named', async () => {
     await using at = await world()
     const ask = {
       meter: hours,
       span: day,
       zone: 'Asia/Kathmandu',
       step: 'DAY',
-      groupBy: [],
+      groupBy: ['gpu_type'],
       where: {},
     } as const
-    await expect(usage(at.store, ask)).rejects.toMatchObject({ code: 'USAGE' })
+    await at.read('compute', 18, 1000, [instance('a', 'i1', '3600')])
+    for (const fresh of [false, true]) {
+      if (fresh) await at.freshen()
+      // Local midnight is 18:15 in UTC.
+      expect(await usage(at.store, ask)).toEqual([
+        { ...usageRow('2025-06-01T00:00:00Z', '2025-06-01T18:15:00Z', 'a', 'L40', '0.25'), split: true },
+        { ...usageRow('2025-06-01T18:15:00Z', '2025-06-02T00:00:00Z', 'a', 'L40', '0.75'), split: true },
+      ])
+    }
     await expect(usage(at.store, { ...ask, zone: 'UTC', groupBy: ['colour'] })).rejects.toMatchObject({
       code: 'METER_UNKNOWN',
     })
