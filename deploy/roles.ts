@@ -378,6 +378,9 @@ interface ApiParts {
   readonly store: Store
   readonly ingest: Ingest | undefined
   readonly stored: StoredKeys
+  readonly health: Health
+  readonly eventLog: EventLog
+  readonly outbox: SqliteOutbox | undefined
 }
 
 /** The API of the processor, beside health. */
@@ -402,27 +405,40 @@ async function serveApi(
 export async function apiRoutes(
   config: LoadedConfig,
   settings: Settings,
-  { store, ingest, stored }: ApiParts,
+  { store, ingest, stored, health, eventLog, outbox }: ApiParts,
 ): Promise<readonly Routes[]> {
+  const { accountRoutes } = await import('../processor/api/accounts.ts')
   const { coverageRoutes } = await import('../processor/api/coverage.ts')
   const { coverageDayRoutes } = await import('../processor/api/coverage-days.ts')
   const { dashboardRoutes } = await import('../processor/api/dashboard.ts')
   const { eventRoutes } = await import('../processor/api/events.ts')
+  const { lineItemRoutes } = await import('../processor/api/line-items.ts')
   const { meRoutes } = await import('../processor/api/me.ts')
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   const { keyRoutes } = await import('../processor/api/keys.ts')
+  const { statusRoutes } = await import('../processor/api/status.ts')
   const { nowMs } = settings
   const taken = config.keys.map(({ name }) => name)
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
-  const accounts = readAnew(async () => (await configured(settings, 'price')).accounts)
+  const billing = readAnew(async () => await configured(settings, 'price'))
+  const accounts = async () => (await billing()).accounts
   return [
+    accountRoutes({ accounts }),
     coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
     coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
     dashboardRoutes(),
+    lineItemRoutes({ store, billing, nowMs }),
     meRoutes(),
     ...(ingest ? [eventRoutes({ ingest })] : []),
     rejectedRoutes({ store, nowMs: settings.nowMs }),
     keyRoutes({ store, stored, taken, accounts, nowMs }),
+    statusRoutes({
+      store,
+      nowMs,
+      checks: () => health.results(),
+      logState: () => eventLog.state(),
+      ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
+    }),
   ]
 }
 
@@ -571,7 +587,13 @@ export async function up(settings: Settings): Promise<number> {
 export type Role = 'collector' | 'sender' | 'processor'
 
 /** Runs the roles until the signal. What halts one of them ends them all and is thrown: a supervisor starts anew. */
-async function runRoles(config: LoadedConfig, settings: Settings, roles: readonly Role[]): Promise<void> {
+export async function runRoles(
+  config: LoadedConfig,
+  settings: Settings,
+  roles: readonly Role[],
+  /** Told where it is served, each time that all of it runs. */
+  onRunning?: (url: string) => void,
+): Promise<void> {
   await using part = await daemon(config, settings, roles.length > 1 ? 'up' : (roles[0] ?? 'up'))
   // Whenever nobody else answers: before the roles run, between two of their starts, and while they end.
   const hasApi = roles.includes('processor') || config.listen.push !== false
@@ -579,6 +601,7 @@ async function runRoles(config: LoadedConfig, settings: Settings, roles: readonl
   for (let damagedMs = Number.NEGATIVE_INFINITY; ; damagedMs = performance.now())
     try {
       await using running = await started(config, settings, roles, part)
+      if (running) onRunning?.(part.served.url)
       await running?.done
       break
     } catch (error) {
@@ -716,7 +739,19 @@ export async function startRoles(
       opening.use(keys.add(stored))
       const sink = opening.use(await openSink(config, settings, { signal, ...(outbox && { outbox }) }))
       const ingest = door && (await openIngest(settings, { door, sink, health, onHalt }))
-      opening.use(await serveApi(config, settings, { served, store, stored, log, keys, ingest }))
+      opening.use(
+        await serveApi(config, settings, {
+          served,
+          store,
+          stored,
+          log,
+          keys,
+          ingest,
+          health,
+          eventLog,
+          outbox,
+        }),
+      )
     }
   }
   opening.defer(endParts)

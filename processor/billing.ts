@@ -46,6 +46,8 @@ export async function bill(
         slug,
         period,
         byHour: splits(account, book, period),
+        // Of one account only its own is read: what others used is nothing to it, nor how long that takes.
+        ...(only !== undefined && { of: account.subjects }),
       })
       usage.push(...rows.filter(row => pays(account, row)).map(row => ({ meter: slug, ...row })))
     }
@@ -80,7 +82,12 @@ async function meteredOnce(
   store: Store,
   billing: Billing,
   metered: Map<string, readonly Quantity[]>,
-  ask: { readonly slug: string; readonly period: Window; readonly byHour: boolean },
+  ask: {
+    readonly slug: string
+    readonly period: Window
+    readonly byHour: boolean
+    readonly of?: Account['subjects']
+  },
 ): Promise<readonly Quantity[]> {
   const key = `${ask.slug}${ask.byHour ? ' by hour' : ''}`
   const held = metered.get(key)
@@ -98,6 +105,10 @@ async function meteredOnce(
     groupBy: dimNames(meter),
     where: {},
     ...(ask.byHour && { step: 'HOUR' as const }),
+    ...(ask.of && {
+      sources: Array.from(new Set(ask.of.map(({ source }) => source))),
+      subjects: Array.from(new Set(ask.of.map(({ subject }) => subject))),
+    }),
   })
   metered.set(key, rows)
   return rows
