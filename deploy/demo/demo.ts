@@ -7,7 +7,9 @@ import { stringify } from 'yaml'
 import { bill } from '../../processor/billing.ts'
 import { coverage as coverageOf, isGap } from '../../processor/coverage.ts'
 import { exportFormats } from '../../processor/exports/list.ts'
+import { createKey } from '../../processor/keys.ts'
 import { totalsByCurrency } from '../../processor/line-items.ts'
+import type { Store } from '../../processor/store.ts'
 import { usage as usageOf } from '../../processor/usage.ts'
 import type { LoadedConfig } from '../../runtime/config.ts'
 import { Health } from '../../runtime/health.ts'
@@ -16,10 +18,10 @@ import { printJson, printRows } from '../../runtime/print.ts'
 import { exact, showQuantity } from '../../schemas/decimal.ts'
 import { Fault } from '../../schemas/fault.ts'
 import type { UsageRow } from '../../schemas/meters.ts'
-import { secondMs, showInstant, type Window, windowAt } from '../../schemas/window.ts'
+import { dayMs, secondMs, showInstant, type Window, windowAt } from '../../schemas/window.ts'
 import { nameUnbilled, printUsage } from '../commands.ts'
 import { arrived, readSpan } from '../once.ts'
-import { configured, type Running, type Settings, startRoles } from '../roles.ts'
+import { configured, type Running, runRoles, type Settings, startRoles } from '../roles.ts'
 import { juneFixture, junePrices, rafayDemoKey, startRafayDouble } from './rafay.ts'
 
 const june: Window = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 6, 1) }
@@ -45,6 +47,7 @@ export async function demo(
 
   settings.stderr(`reading June 2025 from a Rafay double at ${double.url}, data in ${dir}`)
   let code: number
+  let keys: readonly DemoKey[] = []
   {
     await using running = await startRoles(config, demoed, ['sender', 'processor'], { log, health })
     const before = running.outbox?.bounds().nextSeq ?? 1
@@ -53,18 +56,40 @@ export async function demo(
     await arrived(running, { config, signal: settings.signal })
     await ingested(running, before, settings.signal)
     code = await report(running, config, dir, demoed)
+    if (settings.once !== true && running.store)
+      keys = await makeKeys(running.store, config, settings.nowMs())
   }
   if (settings.once === true || settings.signal.aborted) return code
   // From now on: between June and today the double has nothing to tell.
   const fromMs = windowAt(settings.nowMs(), 60).startMs
   const live = { ...config, sources: config.sources.map(source => ({ ...source, fromMs })) }
-  await using running = await startRoles(live, demoed, ['collector', 'processor'], { log, health })
-  settings.stderr('\nlive windows are being read now; Ctrl-C ends')
-  settings.stderr(
-    `ask it, in another terminal: meterline --config ${file} usage gpu_hours --from 2025-06-01T00:00:00Z --to 2025-07-01T00:00:00Z --group-by gpu_type`,
-  )
-  await running.done
+  const quiet = { ...demoed, env: { METERLINE_LOG_LEVEL: 'warn', ...demoed.env } }
+  await runRoles(live, quiet, ['collector', 'processor'], url => {
+    settings.stderr('\nlive windows are being read now; Ctrl-C ends')
+    settings.stderr(
+      `ask it, in another terminal: meterline --config ${file} usage gpu_hours --from 2025-06-01T00:00:00Z --to 2025-07-01T00:00:00Z --group-by gpu_type`,
+    )
+    for (const { whose, key } of keys) settings.stderr(`${whose}: ${url}/#key=${key}`)
+  })
   return code
+}
+
+interface DemoKey {
+  /** What the page shows with it. */
+  readonly whose: string
+  readonly key: string
+}
+
+/** Keys for the page, for as long as somebody may look at a demo: of the provider, and of one of its customers. */
+async function makeKeys(store: Store, config: LoadedConfig, nowMs: number): Promise<readonly DemoKey[]> {
+  const made = { by: 'demo', nowMs }
+  const expiresMs = nowMs + 7 * dayMs
+  const provider = { name: `demo-${nowMs}`, scopes: ['read', 'bill', 'admin'], expiresMs } as const
+  const keys = [{ whose: 'the page', key: (await createKey(store, provider, made)).key }]
+  const account = config.accounts[0]?.id
+  if (account === undefined) return keys
+  const customer = { name: `${account}-${nowMs}`, scopes: ['read', 'bill'], account, expiresMs } as const
+  return [...keys, { whose: `as ${account} sees it`, key: (await createKey(store, customer, made)).key }]
 }
 
 /** The files a real set-up has, so that every other command works on the demo's data. */
@@ -102,6 +127,7 @@ async function writeConfig(
           groupId: topic,
         },
       }),
+      listen: { port: 0 },
       accounts: 'accounts.yaml',
       priceBooks: ['prices.yaml'],
     },
