@@ -12,6 +12,7 @@ import { JsonNumber, parseExact } from '../../../schemas/json.ts'
 import type { FilterString, Meter } from '../../../schemas/meters.ts'
 import { parsePath, valueAt } from '../../../schemas/paths.ts'
 import { showInstant } from '../../../schemas/window.ts'
+import type { Queries } from '../../queries.ts'
 import type { Store } from '../../store.ts'
 import { type Routes, route } from '../route.ts'
 import { tenantsOf } from '../tenants.ts'
@@ -65,12 +66,21 @@ const PageQuery = Type.Object(
 
 export interface EventListParts {
   readonly store: Store
+  readonly queries: Queries
   /** Those that may count an event. */
   readonly meters: () => Promise<readonly Meter[]>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
-export function eventListRoutes({ store, meters, accounts }: EventListParts): Routes {
+export function eventListRoutes({ store, queries, meters, accounts }: EventListParts): Routes {
+  const list = async (asked: ListAsked, signal: AbortSignal): Promise<readonly ListedEvent[]> => {
+    const answers = queries.ask(signal, async function* (reading) {
+      yield await listEvents(store, asked, reading)
+    })
+    for await (const events of answers) return events
+    return []
+  }
+
   return app => {
     route(
       app,
@@ -83,9 +93,9 @@ export function eventListRoutes({ store, meters, accounts }: EventListParts): Ro
         query: ListQuery,
         answers: { 200: { description: 'Events.', body: Type.Array(WireIngestedEvent) } },
       },
-      async ({ query, caller, reply }) => {
+      async ({ query, caller, signal, reply }) => {
         const tenants = await tenantsOf(caller, accounts)
-        const listed = await listEvents(store, { ...listAsked(query), tenants })
+        const listed = await list({ ...listAsked(query), tenants }, signal)
         const known = await meters()
         const items = listed.map(event => itemText(event, known))
         return reply.type('application/json').send(`[${items.join(',')}]`)
@@ -102,11 +112,11 @@ export function eventListRoutes({ store, meters, accounts }: EventListParts): Ro
         query: PageQuery,
         answers: { 200: { description: 'A page of events.', body: WireEventPage } },
       },
-      async ({ query, caller, reply }) => {
+      async ({ query, caller, signal, reply }) => {
         const asked = pageAsked(query)
         const tenants = await tenantsOf(caller, accounts)
         // One more than is shown tells whether there is another page.
-        const listed = await listEvents(store, { ...asked, limit: asked.limit + 1, tenants })
+        const listed = await list({ ...asked, limit: asked.limit + 1, tenants }, signal)
         const shown = listed.slice(0, asked.limit)
         const known = await meters()
         const last = shown.at(-1)

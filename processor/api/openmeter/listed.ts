@@ -3,11 +3,11 @@
  * as they were sent or amended, and the readings of the reads that count.
  */
 import type { FilterString } from '../../../schemas/meters.ts'
-import { hourMs, instantMs } from '../../../schemas/window.ts'
+import { hourMs, instantMs, type Window } from '../../../schemas/window.ts'
 import { type Bind, binder, filterSql } from '../../filters.ts'
 import { currentPushed } from '../../pushed.ts'
 import { currentReads } from '../../reads.ts'
-import type { Store } from '../../store.ts'
+import type { Params, Reading, Store } from '../../store.ts'
 import type { Tenant } from '../tenants.ts'
 
 /** A place in the list: behind the event of this time, `key` and source. */
@@ -54,19 +54,46 @@ export interface ListedEvent extends ListPlace {
   readonly storedMs: number
 }
 
-interface Row extends Omit<ListedEvent, 'timeMs' | 'ingestedMs' | 'storedMs'> {
-  readonly timeMs: string
-  readonly ingestedMs: string
-  readonly storedMs: string
+type Row = readonly [
+  kind: ListedEvent['kind'],
+  source: string,
+  key: string,
+  id: string,
+  type: string,
+  subject: string,
+  timeMs: string,
+  timeText: string,
+  data: string,
+  attributes: string,
+  scope: string,
+  ingestedMs: string,
+  storedMs: string,
+]
+
+/** All rows of a select, each as the list of its columns, within the bounds of those who ask. */
+export async function readAll<Columns extends readonly unknown[]>(
+  store: Store,
+  sql: string,
+  params: Params,
+  reading?: Reading,
+): Promise<readonly Columns[]> {
+  const found: Columns[] = []
+  for await (const rows of store.stream(sql, params, reading))
+    found.push(...(rows as readonly unknown[] as readonly Columns[]))
+  return found
 }
 
 /** How much further back each look goes than the one before. */
 const growth = 8
 
 /** At most `limit` of them, in order of time, key and source, each falling. */
-export async function listEvents(store: Store, asked: ListAsked): Promise<readonly ListedEvent[]> {
+export async function listEvents(
+  store: Store,
+  asked: ListAsked,
+  reading?: Reading,
+): Promise<readonly ListedEvent[]> {
   const { after, limit } = asked
-  const extent = await extentOf(store)
+  const extent = await extentOf(store, reading)
   if (!extent) return []
   const bounds = boundsOf(asked.time)
   const startMs = Math.max(extent.startMs, bounds.startMs)
@@ -75,23 +102,30 @@ export async function listEvents(store: Store, asked: ListAsked): Promise<readon
   // Most lists end within the last hours: older months are not looked at before they are needed.
   for (let widthMs = hourMs; endMs > startMs && found.length < limit; widthMs *= growth) {
     const span = { startMs: Math.max(startMs, endMs - widthMs), endMs }
-    found.push(...(await listedWithin(store, asked, { ...span, limit: limit - found.length })))
+    found.push(...(await listedWithin(store, asked, { ...span, limit: limit - found.length, reading })))
     endMs = span.startMs
   }
   return found
 }
 
 /** Between which times there are events at all; undefined where there are none. */
-async function extentOf(store: Store): Promise<{ startMs: number; endMs: number } | undefined> {
-  const [row] = await store.rows<{ startMs: string; endMs: string; n: string }>(
-    `select toUnixTimestamp64Milli(min(first)) as startMs, toUnixTimestamp64Milli(max(last)) as endMs, sum(n) as n from (
+async function extentOf(
+  store: Store,
+  reading?: Reading,
+): Promise<{ startMs: number; endMs: number } | undefined> {
+  const rows = await readAll<readonly [first: string, last: string, count: string]>(
+    store,
+    `select toUnixTimestamp64Milli(min(first)), toUnixTimestamp64Milli(max(last)), sum(n) from (
        select min(time) as first, max(time) as last, count() as n from pushed having n > 0
        union all
        select min(time), max(time), count() as n from amendments where action = 'amend' having n > 0
        union all
        select toDateTime64(min(start), 3, 'UTC'), toDateTime64(max(start), 3, 'UTC'), count() as n from events having n > 0)`,
+    {},
+    reading,
   )
-  return row && row.n !== '0' ? { startMs: Number(row.startMs), endMs: Number(row.endMs) + 1 } : undefined
+  const [first, last, count] = rows[0] ?? ['0', '0', '0']
+  return count === '0' ? undefined : { startMs: Number(first), endMs: Number(last) + 1 }
 }
 
 /** What must hold of the times, as far as it is said outright; the rest is a condition. */
@@ -108,7 +142,12 @@ function boundsOf(filters: readonly FilterTime[]): { startMs: number; endMs: num
 async function listedWithin(
   store: Store,
   { texts, time, ingestedAt, tenants, after }: ListAsked,
-  { startMs, endMs, limit }: { readonly startMs: number; readonly endMs: number; readonly limit: number },
+  {
+    startMs,
+    endMs,
+    limit,
+    reading,
+  }: Window & { readonly limit: number; readonly reading: Reading | undefined },
 ): Promise<readonly ListedEvent[]> {
   const params: Record<string, unknown> = {}
   const bind = binder(params, 'asked')
@@ -127,7 +166,8 @@ async function listedWithin(
     conditions.push(
       `(timeMs, key, source) < (${bind('Int64', after.timeMs)}, ${bind('String', after.key)}, ${bind('String', after.source)})`,
     )
-  const rows = await store.rows<Row>(
+  const rows = await readAll<Row>(
+    store,
     `select kind, source, key, id, type, subject, timeMs, timeText, data, attributes, scope,
        if(kind = 'reading', readatMs, toUnixTimestamp64Milli(stored.at)) as ingestedMs, toUnixTimestamp64Milli(stored.at) as storedMs
      from (
@@ -149,13 +189,16 @@ async function listedWithin(
      where ${conditions.join(' and ')}
      order by timeMs desc, key desc, source desc limit ${bind('UInt32', limit)}`,
     params,
+    reading,
   )
-  return rows.map(row => ({
-    ...row,
-    timeMs: Number(row.timeMs),
-    ingestedMs: Number(row.ingestedMs),
-    storedMs: Number(row.storedMs),
-  }))
+  return rows.map(
+    ([kind, source, key, id, type, subject, at, timeText, data, attributes, scope, ingested, stored]) => ({
+      ...{ kind, source, key, id, type, subject, timeText, data, attributes, scope },
+      timeMs: Number(at),
+      ingestedMs: Number(ingested),
+      storedMs: Number(stored),
+    }),
+  )
 }
 
 const comparisons = { $gt: '>', $gte: '>=', $lt: '<', $lte: '<=' } as const
@@ -178,7 +221,8 @@ function timeSql(column: string, filter: FilterTime, bind: Bind): string {
 
 const forever = 1e15
 
-function tenantsSql(tenants: readonly Tenant[], bind: Bind): string {
+/** A condition on `source`, `subject` and `timeMs`. */
+export function tenantsSql(tenants: readonly Tenant[], bind: Bind): string {
   const list = (type: string, values: readonly unknown[]) => bind(`Array(${type})`, values)
   const pairs = [
     list(
