@@ -110,7 +110,7 @@ function daysOf(span: Window, zone: string): readonly Window[] {
  * What bears on these tenants: the scopes in which they were seen, while they are paid for, and their own bad items. A
  * scope that nobody was seen in may be anybody's, and its number of windows is nobody else's to know.
  */
-async function ofTenants(
+export async function ofTenants(
   store: Store,
   spans: readonly CoverageSpan[],
   tenants: readonly Tenant[],

@@ -1,5 +1,5 @@
 /** What a month costs so far: by account and charge, each amount as it was rated. */
-import { Refusal } from './ask.ts'
+import type { Params } from './ask.ts'
 import { element } from './elements.ts'
 import { added, compared, grouped } from './figures.ts'
 import { nothing } from './panel.ts'
@@ -22,35 +22,23 @@ export interface Line {
   readonly currency: string
 }
 
-export interface AccountCost {
+/** A row of `GET /api/v1/line-items/totals`. */
+export interface Total {
   readonly account: string
-  readonly lines: readonly Line[]
-  /** By currency: an account has one. */
-  readonly total: string
   readonly currency: string
+  readonly total: string
+  readonly lines: number
+  readonly unpriced: number
 }
 
-/** Accounts with their lines, the dearest first. Nothing is added up across currencies. */
-export function costsOf(lines: readonly Line[]): readonly AccountCost[] {
-  const byAccount = new Map<string, Line[]>()
-  for (const line of lines) {
-    const key = JSON.stringify([line.account, line.currency])
-    byAccount.set(key, [...(byAccount.get(key) ?? []), line])
-  }
-  return [...byAccount.values()]
-    .map(found => ({
-      account: found[0]!.account,
-      currency: found[0]!.currency,
-      lines: found,
-      total: money(found),
-    }))
-    .sort((a, b) => compared(b.total, a.total) || (a.account < b.account ? -1 : 1))
-}
+/** Beyond so many lines an account's are asked for when it is opened. */
+const linesMax = 500
+const openMax = 4
 
-/** The sum of amounts, with the places that they have: 12.50 stays 12.50. */
-export function money(lines: readonly Line[]): string {
-  const sum = added(lines.map(({ amount }) => amount))
-  const places = Math.max(0, ...lines.map(({ amount }) => amount.split('.')[1]?.length ?? 0))
+/** The sum of amounts of one currency, with the places that they have: 12.50 stays 12.50. */
+export function money(amounts: readonly string[]): string {
+  const sum = added(amounts)
+  const places = Math.max(0, ...amounts.map(amount => amount.split('.')[1]?.length ?? 0))
   if (places === 0) return sum
   const [whole = '', part = ''] = sum.split('.')
   return `${whole}.${part.padEnd(places, '0')}`
@@ -68,27 +56,67 @@ export function costMonth({ span, nowMs, caller, accounts }: Scene): {
 
 export async function loadCost(scene: Scene, signal: AbortSignal): Promise<UsageShown> {
   const { month, zone } = costMonth(scene)
+  const span: Params = {
+    from: new Date(month.fromMs).toISOString(),
+    to: new Date(month.toMs).toISOString(),
+  }
+  const totals = [...listOf<Total>(await scene.ask('line-items/totals', span, signal))].sort(
+    (a, b) => compared(b.total, a.total) || (a.account < b.account ? -1 : 1),
+  )
+  const isSmall = totals.reduce((sum, { lines }) => sum + lines, 0) <= linesMax
+  const lines = isSmall ? listOf<Line>(await scene.ask('line-items', span, signal)) : []
   const isOpen = month.toMs > scene.nowMs
   const heading = monthLabel(zone, month.fromMs + dayMs)
-  const lines = listOf<Line>(
-    await scene
-      .ask(
-        'line-items',
-        {
-          from: new Date(month.fromMs).toISOString(),
-          to: new Date(month.toMs).toISOString(),
-          account: scene.caller.account,
-        },
-        signal,
-      )
-      .catch(error => {
-        // Without accounts there is nothing to rate, and nothing wrong.
-        if (error instanceof Refusal && error.status === 404) return []
-        throw error
-      }),
+  const caption = `Cost of ${heading}${isOpen ? ' so far' : ''}`
+  const table = isSmall ? linesTable(caption, lines) : totalsTable(caption, totals)
+  const period = `${heading}${isOpen ? ', so far' : ''} (${zone})`
+  const charged = totals.filter(total => total.lines > 0 || total.unpriced > 0)
+  if (charged.length === 0)
+    return {
+      table,
+      said: '',
+      content: [
+        element('p', { class: 'muted' }, period),
+        nothing('Nothing is charged', 'No usage of this month has a price, or no account is configured.'),
+      ],
+    }
+  const sums = [...new Set(charged.map(({ currency }) => currency))].map(
+    currency =>
+      [currency, money(charged.filter(one => one.currency === currency).map(({ total }) => total))] as const,
   )
-  const table: Table = {
-    caption: `Cost of ${heading}${isOpen ? ' so far' : ''}`,
+  const accounts = new Map(scene.accounts.map(account => [account.id, account.name ?? account.id]))
+  const ofAccount = async (account: string) =>
+    isSmall
+      ? lines.filter(line => line.account === account)
+      : listOf<Line>(await scene.ask('line-items', { ...span, account }, signal))
+  const shown = await Promise.all(
+    charged.map(total =>
+      accountElement(total, accounts.get(total.account) ?? total.account, {
+        isOpen: isSmall && charged.length <= openMax,
+        lines: () => ofAccount(total.account),
+      }),
+    ),
+  )
+  return {
+    table,
+    said: `${caption}: ${sums.map(([currency, sum]) => `${sum} ${currency}`).join(', ')}`,
+    content: [
+      element('p', { class: 'muted' }, period),
+      element(
+        'p',
+        { class: 'figures', id: 'cost-total' },
+        ...sums.map(([currency, sum]) =>
+          element('span', { class: 'figure' }, grouped(sum), element('span', { class: 'unit' }, currency)),
+        ),
+      ),
+      ...shown,
+    ],
+  }
+}
+
+function linesTable(caption: string, lines: readonly Line[]): Table {
+  return {
+    caption,
     columns: [
       { heading: 'Account' },
       { heading: 'Charge' },
@@ -100,46 +128,17 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
       { heading: 'Currency' },
     ],
     rows: lines.map(line => [
-      line.account,
-      line.charge,
-      groupText(line.group),
-      line.quantity,
-      line.unit,
-      line.price,
-      line.amount,
-      line.currency,
+      ...[line.account, line.charge, groupText(line.group)],
+      ...[line.quantity, line.unit, line.price, line.amount, line.currency],
     ]),
   }
-  const period = `${heading}${isOpen ? ', so far' : ''} (${zone})`
-  if (lines.length === 0)
-    return {
-      table,
-      said: '',
-      content: [
-        element('p', { class: 'muted' }, period),
-        nothing('Nothing is charged', 'No usage of this month has a price, or no account is configured.'),
-      ],
-    }
-  const costs = costsOf(lines)
-  const currencies = [...new Set(costs.map(({ currency }) => currency))]
-  const totals = currencies.map(
-    currency => [currency, money(lines.filter(line => line.currency === currency))] as const,
-  )
+}
+
+function totalsTable(caption: string, totals: readonly Total[]): Table {
   return {
-    table,
-    said: `${table.caption}: ${totals.map(([currency, total]) => `${total} ${currency}`).join(', ')}`,
-    content: [
-      element('p', { class: 'muted' }, period),
-      ...totals.map(([currency, total]) =>
-        element(
-          'p',
-          { class: 'figure', id: 'cost-total' },
-          grouped(total),
-          element('span', { class: 'unit' }, currency),
-        ),
-      ),
-      ...costs.map(cost => accountElement(cost, costs.length <= 4)),
-    ],
+    caption,
+    columns: [{ heading: 'Account' }, { heading: 'Total', isNumber: true }, { heading: 'Currency' }],
+    rows: totals.map(({ account, total, currency }) => [account, total, currency]),
   }
 }
 
@@ -149,33 +148,64 @@ function groupText(group: Readonly<Record<string, string>>): string {
     .join(' ')
 }
 
-function accountElement(cost: AccountCost, isOpen: boolean): HTMLElement {
-  const hasGroups = cost.lines.some(({ group }) => Object.keys(group).length > 0)
+/** An account with its total; its charges when it is open. */
+async function accountElement(
+  { total, currency, unpriced, account }: Total,
+  name: string,
+  { isOpen, lines }: { readonly isOpen: boolean; readonly lines: () => Promise<readonly Line[]> },
+): Promise<HTMLElement> {
+  const charges = element('div')
+  const fill = async () => {
+    charges.replaceChildren(chargesElement(account, currency, await lines()))
+  }
+  if (isOpen) await fill()
   return element(
     'details',
-    { class: 'account', open: isOpen },
+    {
+      class: 'account',
+      open: isOpen,
+      ontoggle: () => {
+        if (charges.childElementCount === 0)
+          fill().catch((error: unknown) =>
+            charges.replaceChildren(error instanceof Error ? error.message : ''),
+          )
+      },
+    },
     element(
       'summary',
       {},
-      element('span', { class: 'account-name' }, cost.account),
-      element('span', { class: 'account-total' }, `${grouped(cost.total)} ${cost.currency}`),
+      element('span', { class: 'account-name' }, name),
+      element('span', { class: 'account-total' }, `${grouped(total)} ${currency}`),
     ),
-    tableElement({
-      caption: `Charges of ${cost.account}`,
-      columns: [
-        { heading: 'Charge' },
-        ...(hasGroups ? [{ heading: 'Group' }] : []),
-        { heading: 'Quantity', isNumber: true },
-        { heading: 'Price', isNumber: true },
-        { heading: cost.currency, isNumber: true },
-      ],
-      rows: cost.lines.map(line => [
-        line.charge,
-        ...(hasGroups ? [groupText(line.group)] : []),
-        line.quantity === '' ? '' : `${grouped(line.quantity)} ${line.unit}`,
-        line.price,
-        line.amount,
-      ]),
-    }),
+    charges,
+    unpriced > 0 &&
+      element(
+        'p',
+        { class: 'note warn' },
+        `${unpriced} ${unpriced === 1 ? 'group' : 'groups'} of usage have no price.`,
+      ),
   )
+}
+
+function chargesElement(account: string, currency: string, lines: readonly Line[]): HTMLElement {
+  const hasGroups = lines.some(({ group }) => Object.keys(group).length > 0)
+  return tableElement({
+    caption: `Charges of ${account}`,
+    columns: [
+      { heading: 'Charge' },
+      ...(hasGroups ? [{ heading: 'Group' }] : []),
+      { heading: 'Quantity', isNumber: true },
+      { heading: 'Unit' },
+      { heading: 'Price', isNumber: true },
+      { heading: currency, isNumber: true },
+    ],
+    rows: lines.map(line => [
+      line.charge,
+      ...(hasGroups ? [groupText(line.group)] : []),
+      line.quantity,
+      line.unit,
+      line.price,
+      line.amount,
+    ]),
+  })
 }
