@@ -65,6 +65,14 @@ export interface RejectedAsked {
   /** When it was rejected. */
   readonly span?: Window
   readonly limit?: number
+  readonly after?: Place
+}
+
+/** Where a message stands. */
+export interface Place {
+  readonly log: string
+  readonly partition: number
+  readonly offset: string
 }
 
 interface StoredReject {
@@ -88,7 +96,9 @@ const pageRows = 100
 
 /** Rejects, the oldest place first: those that were replays themselves are told with what they were a replay of. */
 export async function rejectedRows(store: Store, asked: RejectedAsked = {}): Promise<readonly RejectedRow[]> {
-  const rows = await rejectsFrom(store, asked, { limit: asked.limit ?? rowsMax, value: 'left out' })
+  const { after } = asked
+  const page = { limit: asked.limit ?? rowsMax, ...(after && { after }) }
+  const rows = await rejectsFrom(store, asked, { ...page, value: 'left out' })
   const fates = await fatesOf(store, rows)
   return rows.map(row => ({
     log: row.log,
@@ -111,7 +121,7 @@ async function rejectsFrom(
   page: {
     readonly limit: number
     readonly value: 'with' | 'left out'
-    readonly after?: Pick<StoredReject, 'log' | 'partition' | 'offset'>
+    readonly after?: Place
   },
 ): Promise<readonly StoredReject[]> {
   return await store.rows<StoredReject>(

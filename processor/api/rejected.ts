@@ -2,8 +2,9 @@
 import Type from 'typebox'
 import { Fault } from '../../schemas/fault.ts'
 import { parseInstant } from '../../schemas/window.ts'
-import { conflicts, rejectedRows } from '../replay.ts'
+import { type ConflictRow, conflicts, type Place, type RejectedRow, rejectedRows } from '../replay.ts'
 import type { Store } from '../store.ts'
+import { asAsked, type Columns, cutToPage, formatQuery, linkNext, listAnswer, pageQuery } from './lists.ts'
 import { type Routes, route } from './route.ts'
 
 const strict = { additionalProperties: false }
@@ -16,12 +17,23 @@ const RejectedQuery = Type.Object(
     to: Type.Optional(to),
     code: Type.Optional(Type.String({ description: 'Only those with this code.' })),
     limit: Type.Optional(
-      Type.String({ pattern: '^[1-9]\\d{0,4}$', description: 'So many at most; 1000 if not given.' }),
+      Type.String({
+        pattern: '^([1-9]\\d{0,3}|10000)$',
+        description: 'So many at most; 1000 if not given. The header Link leads to those behind them.',
+      }),
     ),
+    after: Type.Optional(
+      Type.String({
+        pattern: '^.{1,256}/[0-9]{1,10}/[0-9]{1,20}$',
+        description:
+          'Only those behind this place in the log: log/partition/offset, as the header Link has it.',
+      }),
+    ),
+    ...formatQuery,
   },
   strict,
 )
-const ConflictsQuery = Type.Object({ from, to }, strict)
+const ConflictsQuery = Type.Object({ from, to, ...pageQuery, ...formatQuery }, strict)
 
 const place = {
   log: Type.String({ description: 'Of the log: the topic, or the id of the outbox.' }),
@@ -90,17 +102,30 @@ export function rejectedRoutes({
         summary: 'Lists messages that were not accepted',
         description: 'In order of their place in the log, each with what became of it when it came again.',
         query: RejectedQuery,
-        answers: { 200: { description: 'A row a message.', body: Type.Array(Rejected) } },
+        answers: { 200: listAnswer(Rejected, 'A row a message.') },
       },
-      async ({ query }) =>
-        await rejectedRows(store, {
+      async asked => {
+        const { query, request, reply } = asked
+        const limit = Number(query.limit ?? limitDefault)
+        const rows = await rejectedRows(store, {
           span: {
             startMs: query.from === undefined ? 0 : parseInstant(query.from, 'from'),
             endMs: query.to === undefined ? nowMs() + 1 : parseInstant(query.to, 'to'),
           },
           ...(query.code !== undefined && { code: query.code }),
-          ...(query.limit !== undefined && { limit: Number(query.limit) }),
-        }),
+          ...(query.after !== undefined && { after: placeOf(query.after) }),
+          // One more tells whether there is a next page.
+          limit: limit + 1,
+        })
+        const page = rows.slice(0, limit)
+        const last = page.at(-1)
+        if (rows.length > limit && last)
+          linkNext(request, reply, {
+            limit: String(limit),
+            after: `${last.log}/${last.partition}/${last.offset}`,
+          })
+        return asAsked(page, rejectedColumns, { ...asked, name: 'rejected' })
+      },
     )
     route(
       app,
@@ -112,14 +137,51 @@ export function rejectedRoutes({
         summary: 'Lists events that came twice and differ',
         description: 'The first counts. In order of time, source and id.',
         query: ConflictsQuery,
-        answers: { 200: { description: 'A row a conflict.', body: Type.Array(Conflict) } },
+        answers: { 200: listAnswer(Conflict, 'A row a conflict.') },
       },
-      async ({ query }) => {
-        const asked = { startMs: parseInstant(query.from, 'from'), endMs: parseInstant(query.to, 'to') }
-        if (asked.startMs >= asked.endMs)
-          throw new Fault('USAGE', `from ${query.from} is not before to ${query.to}`)
-        return await conflicts(store, asked)
+      async asked => {
+        const { from, to } = asked.query
+        const span = { startMs: parseInstant(from, 'from'), endMs: parseInstant(to, 'to') }
+        if (span.startMs >= span.endMs) throw new Fault('USAGE', `from ${from} is not before to ${to}`)
+        const page = cutToPage(await conflicts(store, span), asked)
+        return asAsked(page, conflictColumns, { ...asked, name: 'conflicts' })
       },
     )
   }
+}
+
+const limitDefault = 1000
+
+const rejectedColumns: Columns<RejectedRow> = {
+  log: row => row.log,
+  partition: row => row.partition,
+  offset: row => row.offset,
+  at: row => row.at,
+  origin: row => row.origin,
+  code: row => row.code,
+  reason: row => row.reason,
+  bytes: row => row.bytes,
+  kept: row => row.kept,
+  sha256: row => row.sha256,
+  replays: row => row.replays.map(({ fate }) => fate).join(' '),
+}
+
+const conflictColumns: Columns<ConflictRow> = {
+  source: row => row.source,
+  id: row => row.id,
+  what: row => row.what,
+  log: row => row.log,
+  partition: row => row.partition,
+  offset: row => row.offset,
+  time: row => row.time,
+  first: row => row.first,
+  second: row => row.second,
+}
+
+/** @throws Fault USAGE where a number is beyond what the log can have */
+function placeOf(text: string): Place {
+  const [, log = '', partition = '', offset = ''] = /^(.*)\/(\d+)\/(\d+)$/s.exec(text) ?? []
+  if (Number(partition) > 2 ** 32 - 1 || BigInt(offset) > 2n ** 63n - 1n)
+    throw new Fault('USAGE', `after: there is no place ${text}`)
+  return { log, partition: Number(partition), offset }
 }

@@ -32,7 +32,9 @@ test('answers rows, of an account what it waits for, and refuses what is wrong o
     accounts: async () => [account('one', 'a'), account('two', 'b')],
     nowMs: () => june1Ms + 2 * hourMs + 2 * minuteMs,
   })
-  await using _api = await openApi({ mount: server.mount, routes: [routes], access: 'loopback' })
+  const grant = { name: 'k', scopes: ['read'], account: 'one', sources: [], subjects: [] } as const
+  const keys = { authorize: () => grant }
+  await using _api = await openApi({ mount: server.mount, routes: [routes], access: 'loopback', keys })
   const read = (scope: string, subject: string, startMs: number) => {
     const window = { startMs, endMs: startMs + minuteMs }
     return readEvents({ source: testSource, scope, window, readatMs: window.endMs }, [
@@ -68,6 +70,47 @@ test('answers rows, of an account what it waits for, and refuses what is wrong o
   const much = await get({ from: '2025-04-02T00:00:00Z', to })
   const detail = expect.stringMatching(new RegExp(`^these are 8\\d{4} rows, and ${rowsMax} is the most`))
   expect(much).toMatchObject({ status: 400, body: { code: 'USAGE', detail } })
-  for (const wrong of [{ from: to, to: from }, { from: 'June' }, { account: 'none' }, { form: from }])
+  for (const wrong of [{ from: to, to: from }, { from: 'June' }, { form: from }, { limit: '0' }])
     expect(await get(wrong)).toMatchObject({ status: 400 })
+  expect(await get({ account: 'none' })).toMatchObject({ status: 404, body: { code: 'NOT_THERE' } })
+
+  // In pages of any size the same rows, also more of them than one answer may have.
+  const all = (await get({ from, to })).body
+  const paged: unknown[] = []
+  let next: string | undefined = `/api/v1/coverage?${new URLSearchParams({ from, to, limit: '3' })}`
+  while (next !== undefined) {
+    const response: Response = await fetch(`${server.url}${next}`)
+    paged.push(...((await response.json()) as unknown[]))
+    next = /^<([^>]+)>; rel="next"$/.exec(response.headers.get('link') ?? '')?.[1]
+  }
+  expect(paged).toEqual(all)
+  const page = await get({ from: '2025-04-02T00:00:00Z', to, limit: '2', offset: '80000' })
+  expect(page).toMatchObject({ status: 200, body: [{ scope: 'b' }, { scope: 'b' }] })
+  const csv = await fetch(`${server.url}/api/v1/coverage?${new URLSearchParams({ from, to, format: 'csv' })}`)
+  expect(csv.headers.get('content-type')).toBe('text/csv; charset=utf-8')
+  expect((await csv.text()).split('\r\n').slice(0, 2)).toEqual([
+    'source,scope,start,end,state,subject,fault_code,fault_message,partition',
+    `${testSource},a,2025-06-01T00:00:00Z,2025-06-01T00:01:00Z,settled,,,,`,
+  ])
+
+  // Who is bound to an account sees where its own was read, not by which names, and nothing of another.
+  const own = async (query: Record<string, string>) => {
+    const url = `${server.url}/api/v1/coverage?${new URLSearchParams({ from, to, ...query })}`
+    const response = await fetch(url, { headers: { authorization: 'Bearer of-one' } })
+    const body = await response.json()
+    return {
+      status: response.status,
+      body: JSON.parse(JSON.stringify(body).replace(/urn:request:[^"]+/, '')),
+    }
+  }
+  const mine = [
+    { ...first, scope: '', state: 'settled' },
+    { source: testSource, scope: '', start: first.end, end: to, state: 'never' },
+  ]
+  expect(await own({})).toEqual({ status: 200, body: mine })
+  expect(await own({ account: 'one' })).toEqual({ status: 200, body: mine })
+  expect(await own({ scope: 'a' })).toEqual({ status: 200, body: [] })
+  const [theirs, nobodys] = [await own({ account: 'two' }), await own({ account: 'six' })]
+  expect(theirs.status).toBe(404)
+  expect(JSON.stringify(theirs).replaceAll('two', 'six')).toBe(JSON.stringify(nobodys))
 })
