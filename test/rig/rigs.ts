@@ -2,6 +2,7 @@
 import { execFile } from 'node:child_process'
 import { createRequire } from 'node:module'
 import { promisify } from 'node:util'
+import { findChromium } from './chromium.ts'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
 import { goVersion } from './kubernetes-go.ts'
 import { findPostgres } from './postgres.ts'
@@ -34,6 +35,7 @@ export async function findRigs(): Promise<readonly Rig[]> {
     await findSdks(),
     await findKubernetesCode(),
     await findPrometheus(),
+    await findBrowser(),
   ]
 }
 
@@ -96,6 +98,17 @@ async function findPrometheus(): Promise<Rig> {
     how: 'path' in found ? found.path : found.lacking,
     remedy: 'Install Prometheus (Debian: prometheus).',
     usedBy: /\/rig\/prometheus\.ts'/,
+  }
+}
+
+async function findBrowser(): Promise<Rig> {
+  const found = await findChromium()
+  return {
+    name: 'Chromium',
+    found: 'path' in found,
+    how: 'path' in found ? found.path : found.lacking,
+    remedy: 'Install Chromium (Debian: chromium), or set CHROMIUM.',
+    usedBy: /\/rig\/chromium\.ts'/,
   }
 }
 
