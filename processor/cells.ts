@@ -5,7 +5,7 @@
  */
 import type { Meter } from '../schemas/meters.ts'
 
-/** One figure that is kept of a group: as a column of rows it has this name, in `rollups` it is a list of `column`. */
+/** One figure that is kept of a group: in rows it is a column of this name, in `cells` a list of them is in `column`. */
 export interface Figure {
   readonly name: 'sum' | 'count' | 'least' | 'greatest' | 'latest' | 'uniques' | 'amounts'
   readonly column: 'sums' | 'counts' | 'mins' | 'maxs' | 'latests' | 'uniques' | 'amounts'
@@ -14,6 +14,8 @@ export interface Figure {
   readonly ofRows: (meter: number) => string
   /** Aggregates several of this figure, in the column of this name. */
   readonly merge: (name: string) => string
+  /** The aggregate function that makes one of a list of it; undefined where `cells` does not keep that for a cell. */
+  readonly whole: 'sum' | 'min' | 'max' | undefined
 }
 
 const decimal = 'Decimal(38, 12)'
@@ -25,6 +27,7 @@ const sum: Figure = {
   // Wide before it is added: a sum of Decimal(38, 12) wraps silently.
   ofRows: i => `sumIf(toDecimal256(value${i}, 12), has${i})`,
   merge: name => `sum(${name})`,
+  whole: 'sum',
 }
 const count: Figure = {
   name: 'count',
@@ -32,6 +35,7 @@ const count: Figure = {
   type: 'UInt64',
   ofRows: i => `countIf(has${i})`,
   merge: name => `sum(${name})`,
+  whole: 'sum',
 }
 const least: Figure = {
   name: 'least',
@@ -39,6 +43,7 @@ const least: Figure = {
   type: decimal,
   ofRows: i => `minIf(value${i}, has${i})`,
   merge: name => `min(${name})`,
+  whole: 'min',
 }
 const greatest: Figure = {
   name: 'greatest',
@@ -46,6 +51,7 @@ const greatest: Figure = {
   type: decimal,
   ofRows: i => `maxIf(value${i}, has${i})`,
   merge: name => `max(${name})`,
+  whole: 'max',
 }
 /** When it happened, then its place in the log, then what it was: the greatest is the latest. */
 const latest: Figure = {
@@ -54,6 +60,7 @@ const latest: Figure = {
   type: `Tuple(Int64, String, UInt32, UInt64, ${decimal})`,
   ofRows: i => `maxIf((at_ms, toString(log), partition, offset, value${i}), has${i})`,
   merge: name => `max(${name})`,
+  whole: 'max',
 }
 /** 128 bits of each text. */
 const uniques: Figure = {
@@ -62,6 +69,7 @@ const uniques: Figure = {
   type: 'Array(UInt128)',
   ofRows: i => `groupUniqArrayIf(reinterpretAsUInt128(sipHash128(value${i})), has${i})`,
   merge: name => `groupUniqArrayArray(${name})`,
+  whole: undefined,
 }
 /** Every value: a percentile of parts cannot be had from percentiles. */
 const amounts: Figure = {
@@ -70,6 +78,7 @@ const amounts: Figure = {
   type: `Array(${decimal})`,
   ofRows: i => `groupArrayIf(value${i}, has${i})`,
   merge: name => `groupArrayArray(${name})`,
+  whole: undefined,
 }
 
 const kept: Readonly<Record<Meter['aggregation'], readonly Figure[]>> = {
@@ -142,7 +151,19 @@ export function cellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: 
   const figures = figuresOf(meter)
   const lists = ['dims', ...figures.map(({ column }) => column)]
   const entries = figures.map(({ name }, index) => `g.${index + 2} as ${name}`)
-  return `(select source, subject, hour, g.1 as dims, ${entries.join(', ')}
+  return `(select source, subject, hour, g.1::Array(String) as dims, ${entries.join(', ')}
     from (select source, subject, hour, arrayJoin(arrayZip(${lists.join(', ')})) as g
-      from rollups final where meter = ${key} and ${where}))`
+      from cells final where meter = ${key} and ${where}))`
+}
+
+/** As `cellRows`, a row a cell with its groups in one, without `dims`: where nothing asks for these it is much cheaper. */
+export function wholeCellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: string): string {
+  const figures = figuresOf(meter).map(({ name, column, whole }) =>
+    whole === undefined ? `arrayFlatten(${column}) as ${name}` : name,
+  )
+  // Names of figures are names of columns too, so they are made outside of what is read.
+  return `(select source, subject, hour, ${figures.join(', ')}
+    from (select source, subject, hour, ${figuresOf(meter)
+      .map(({ name, column, whole }) => (whole === undefined ? column : name))
+      .join(', ')} from cells final where meter = ${key} and ${where} and notEmpty(dims)))`
 }

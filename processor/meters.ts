@@ -16,6 +16,8 @@ export interface MeterSql {
   readonly value: string
   /** Has an event this value at all? */
   readonly has: string
+  /** The text that stands where the value should be, and is no number within bounds; '' where there is none. */
+  readonly unusable: string
   /** Which events are looked at: the same for all meters of a family. */
   readonly where: string
   readonly params: Params
@@ -69,7 +71,7 @@ export interface LedgerRows {
  * (DateTime), `from_ms` and `to_ms` (Int64: when it was used inside its window, equal for what happened at an instant),
  * `at_ms` (Int64: by which LATEST orders, before `log`, `partition` and `offset`), `dims` (Array(String), in the order of
  * `dimNames`) and the same one by one as `dim0`…, and for meter number i `value<i>` (Decimal(38, 12); String for
- * UNIQUE_COUNT) and `has<i>`.
+ * UNIQUE_COUNT), `has<i>`, and `unusable<i>`: the text that stands for its value and is none, else ''.
  *
  * Readings are those of types `io.meterline.…`, which nobody may push; all other types are pushed events. A table that the
  * meters take no type of is not read.
@@ -94,7 +96,11 @@ function columnsOf(sql: readonly MeterSql[], more: Readonly<Record<string, strin
     ...Object.entries(more).map(([name, text]) => `${text} as ${name}`),
     `[${dims.join(', ')}]::Array(String) as dims`,
     ...dims.map((text, index) => `${text} as dim${index}`),
-    ...sql.flatMap(({ value, has }, index) => [`${value} as value${index}`, `${has} as has${index}`]),
+    ...sql.flatMap(({ value, has, unusable }, index) => [
+      `${value} as value${index}`,
+      `${has} as has${index}`,
+      `${unusable} as unusable${index}`,
+    ]),
   ].join(', ')
 }
 
@@ -141,12 +147,8 @@ export function meterSql(meter: Meter, name = 'measure'): MeterSql {
   return { dims, ...readingValue(meter, name, params), where: where.join(' and '), params }
 }
 
-function readingValue(
-  meter: Meter,
-  name: string,
-  params: Record<string, unknown>,
-): { readonly value: string; readonly has: string } {
-  if (meter.aggregation === 'COUNT') return { value: 'toDecimal128(1, 12)', has: 'true' }
+function readingValue(meter: Meter, name: string, params: Record<string, unknown>): Taken {
+  if (meter.aggregation === 'COUNT') return each
   const path = meter.value ?? ''
   const measure = /^\$\.measures\.([a-z_]+)$/.exec(path)?.[1] ?? path
   const isMeasure = (measureNames as readonly string[]).includes(measure)
@@ -157,11 +159,28 @@ function readingValue(
     const text = isMeasure
       ? `if(${there}, toString(${quantity}), '')`
       : readingText(meter, path, name, params)
-    return { value: text, has: `${text} != ''` }
+    return textTaken(text)
   }
-  if (isMeasure) return { value: quantity, has: there }
-  const value = decimalSql(readingText(meter, path, name, params))
-  return { value: `ifNull(${value}, toDecimal128(0, 12))`, has: `${value} is not null` }
+  if (isMeasure) return { value: quantity, has: there, unusable: "''" }
+  return decimalTaken(readingText(meter, path, name, params))
+}
+
+type Taken = Pick<MeterSql, 'value' | 'has' | 'unusable'>
+
+/** What COUNT takes of a row. */
+const each: Taken = { value: 'toDecimal128(1, 12)', has: 'true', unusable: "''" }
+
+function textTaken(text: string): Taken {
+  return { value: text, has: `${text} != ''`, unusable: "''" }
+}
+
+function decimalTaken(text: string): Taken {
+  const decimal = decimalSql(text)
+  return {
+    value: `ifNull(${decimal}, toDecimal128(0, 12))`,
+    has: `${decimal} is not null`,
+    unusable: `if(${decimal} is null, ${text}, '')`,
+  }
 }
 
 const attributes: Readonly<Record<string, string>> = {
@@ -219,11 +238,9 @@ function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: Ledg
     filterSql(textOf(first.groupBy[dim] ?? dim), filter, filterBind),
   )
   const values = meters.map(({ aggregation, value = '' }) => {
-    if (aggregation === 'COUNT') return { value: 'toDecimal128(1, 12)', has: 'true' }
+    if (aggregation === 'COUNT') return each
     const text = textOf(value)
-    if (aggregation === 'UNIQUE_COUNT') return { value: text, has: `${text} != ''` }
-    const decimal = decimalSql(text)
-    return { value: `ifNull(${decimal}, toDecimal128(0, 12))`, has: `${decimal} is not null` }
+    return aggregation === 'UNIQUE_COUNT' ? textTaken(text) : decimalTaken(text)
   })
   const columns = columnsOf(
     values.map(value => ({ ...value, dims, where: '', params: {} })),

@@ -4,9 +4,10 @@
  */
 import { randomBytes } from 'node:crypto'
 import { type Meter, meterHash } from '../schemas/meters.ts'
+import { isOwnType } from '../schemas/pushed.ts'
 import { hourMs } from '../schemas/window.ts'
 import { figuresOf, noFigure } from './cells.ts'
-import { dimNames, familyKey, ledgerRows } from './meters.ts'
+import { dimNames, familyKey, type LedgerRows, ledgerRows } from './meters.ts'
 import type { Store } from './store.ts'
 
 const staleColumns = ['source', 'hour', 'token', 'subjects', 'done'] as const
@@ -42,52 +43,305 @@ export async function touchCells(store: Store, cells: Cells, token: bigint): Pro
   await store.insert('stale', staleColumns, cells.lines(token))
 }
 
-/** The name of a meter's rollups: a changed definition is another meter to them. */
+// -- which meters have cells
+
+/** The key of a meter's cells, but where the same definition was retired before: a changed one is another meter to them. */
 export function rollupKey(meter: Meter): string {
   return `${meter.slug}:${meterHash(meter)}`
 }
 
+/** A definition of a meter under its key, and how far it is computed. */
+export interface Build {
+  readonly key: string
+  readonly meter: Meter
+  /** Of a slug the ready one with the highest answers. */
+  readonly ordinal: number
+  readonly state: 'building' | 'ready' | 'retired'
+  /** Since it is so. */
+  readonly ageSeconds: number
+}
+
+const buildColumns = ['meter', 'slug', 'definition', 'ordinal', 'state', 'rank'] as const
+/** A build never goes back: of two rows of a key the later state counts. */
+const ranks = { building: 0, ready: 1, retired: 2, gone: 3 } as const
+
+/** All of them, in the order in which they were asked for. */
+export async function buildsOf(store: Store): Promise<readonly Build[]> {
+  const rows = await store.rows<{
+    meter: string
+    definition: string
+    ordinal: string
+    state: Build['state']
+    age: string
+  }>(
+    `select meter, definition, ordinal, state, dateDiff('second', at, now64(3)) as age
+     from builds final where state != 'gone' order by ordinal, meter`,
+  )
+  return rows.map(({ meter, definition, ordinal, state, age }) => ({
+    key: meter,
+    meter: JSON.parse(definition) as Meter,
+    ordinal: Number(ordinal),
+    state,
+    ageSeconds: Number(age),
+  }))
+}
+
+async function enter(store: Store, builds: readonly Build[], state: keyof typeof ranks): Promise<void> {
+  const lines = builds.map(({ key, meter, ordinal }) =>
+    JSON.stringify([key, meter.slug, JSON.stringify(meter), ordinal, state, ranks[state]]),
+  )
+  await store.insert('builds', buildColumns, lines)
+}
+
 /**
- * Makes the store keep rollups of these meters. A new or changed one is computed from history: it is registered
- * first, so that every recompute from now on includes it, then every cell of the ledger is marked stale, then it is
- * ready; until then its answers come from the ledger.
+ * Makes the store keep cells of these meters. A new or changed one is registered, so that every recompute from now on
+ * includes it, and `recompute` goes through its history hour by hour; until that is done its answers come from the ledger.
+ * Where there is no history it is ready at once. Meters that are not named stay as they are.
  */
 export async function registerMeters(
   store: Store,
   meters: readonly Meter[],
-  newToken: () => bigint,
+  _newToken?: () => bigint,
 ): Promise<void> {
-  const ready = await readyMeters(store)
-  const added = meters.filter(meter => !ready.has(rollupKey(meter)))
+  const builds = await buildsOf(store)
+  const latest = builds.reduce((most, { ordinal }) => Math.max(most, ordinal), 0)
+  const added: Build[] = []
+  for (const meter of meters) {
+    const key = rollupKey(meter)
+    const same = builds.filter(build => rollupKey(build.meter) === key)
+    if (same.some(({ state }) => state !== 'retired')) continue
+    const newKey = await unusedKey(store, key, same.length > 0)
+    added.push({ key: newKey, meter, ordinal: latest + 1, state: 'building', ageSeconds: 0 })
+  }
   if (added.length === 0) return
-  const columns = ['meter', 'definition', 'ready']
-  const lines = (state: boolean) =>
-    added.map(meter => JSON.stringify([rollupKey(meter), JSON.stringify(meter), state]))
-  await store.insert('rollup_meters', columns, lines(false))
-  await store.run(
-    `insert into stale (source, hour, token, subjects, done)
-     select source, toStartOfHour(start) as hour, {token:UInt64}, groupUniqArray(subject), 0
-     from events group by source, hour`,
-    { token: newToken().toString() },
-  )
-  await store.insert('rollup_meters', columns, lines(true))
+  await enter(store, added, 'building')
+  await finishBuilds(store, added)
 }
 
-/** The rollup keys that queries may use. */
+/** Cells of a retired key stand for no time that is known: the same definition gets a new one. */
+async function unusedKey(store: Store, key: string, isUsed: boolean): Promise<string> {
+  const [row] = await store.rows<{ used: string }>(
+    'select count() as used from builds final where meter = {key:String} or startsWith(meter, {more:String})',
+    { key, more: `${key}:` },
+  )
+  const used = Number(row?.used ?? 0)
+  return used === 0 && !isUsed ? key : `${key}:${used}`
+}
+
+/** Stops computing the meters that are not of these slugs. */
+export async function retireOthers(store: Store, slugs: ReadonlySet<string>): Promise<void> {
+  const builds = await buildsOf(store)
+  await enter(
+    store,
+    builds.filter(({ state, meter }) => state !== 'retired' && !slugs.has(meter.slug)),
+    'retired',
+  )
+}
+
+/** The keys of `rollupKey` that queries may use. */
 export async function readyMeters(store: Store): Promise<ReadonlySet<string>> {
-  const rows = await store.rows<{ meter: string }>('select distinct meter from rollup_meters where ready')
+  const rows = await store.rows<{ meter: string }>("select meter from builds final where state = 'ready'")
   return new Set(rows.map(row => row.meter))
 }
 
+/** The key under which exactly this definition has cells for all of history; undefined where only the ledger has it. */
+export async function readyKey(store: Store, meter: Meter): Promise<string | undefined> {
+  const key = rollupKey(meter)
+  const [row] = await store.rows<{ meter: string }>(
+    `select meter from builds final where state = 'ready' and slug = {slug:String}
+       and (meter = {key:String} or startsWith(meter, {more:String})) order by ordinal desc limit 1`,
+    { slug: meter.slug, key, more: `${key}:` },
+  )
+  return row?.meter
+}
+
+/**
+ * How long a definition that was retired is still kept fresh, for queries that had begun to use it; then its cells go.
+ * No query takes so long.
+ */
+const retiredSeconds = 900
+
+function isKept({ state, ageSeconds }: Build): boolean {
+  return state !== 'retired' || ageSeconds < retiredSeconds
+}
+
+// -- cells of history
+
+/** So many rows of the ledger are computed in a statement, unless one hour has more. */
+const buildRowsMax = 500_000
+
+/** The hours of the ledger that have events of a meter's types, with how many rows; the newest first. */
+async function hoursOf(
+  store: Store,
+  { eventTypes }: Meter,
+  unbuilt?: string,
+): Promise<readonly { readonly hourS: number; readonly rows: number }[]> {
+  const of = (table: string, at: string, types: string) =>
+    `select toStartOfHour(${at}) as hour, count() as found from ${table} where type in (${types}) group by hour`
+  const kinds = [
+    ...(eventTypes.some(isOwnType) ? [of('events', 'start', '{types:Array(String)}')] : []),
+    ...(eventTypes.every(isOwnType)
+      ? []
+      : [of('pushed', 'time', '{types:Array(String)}'), of('amendments', 'time', '{types:Array(String)}')]),
+  ]
+  const rows = await store.rows<{ hour_s: number; found: string }>(
+    `select toUnixTimestamp(hour) as hour_s, sum(found) as found from (${kinds.join(' union all ')})
+     where ${unbuilt === undefined ? 'true' : 'hour not in (select hour from built where meter = {key:String})'}
+     group by hour order by hour desc`,
+    { types: [...eventTypes], key: unbuilt ?? '' },
+  )
+  return rows.map(({ hour_s, found }) => ({ hourS: Number(hour_s), rows: Number(found) }))
+}
+
+/** How far the build of a key is. */
+export interface BuildProgress {
+  readonly hoursDone: number
+  readonly hours: number
+  /** Events of history that have something where the value should be that is no number within bounds: they do not count. */
+  readonly unusable: number
+  /** One of them, as source, subject, time and what stands there; '' where there is none. */
+  readonly example: string
+}
+
+export async function progressOf(store: Store, { key, meter, state }: Build): Promise<BuildProgress> {
+  const [[row], left] = await Promise.all([
+    store.rows<{ done: string; unusable: string; example: string }>(
+      `select count() as done, sum(unusable) as unusable, argMax(example, (example != '', hour)) as example
+       from built final where meter = {key:String}`,
+      { key },
+    ),
+    state === 'building' ? hoursOf(store, meter, key) : [],
+  ])
+  const hoursDone = Number(row?.done ?? 0)
+  const unusable = Number(row?.unusable ?? 0)
+  return { hoursDone, hours: hoursDone + left.length, unusable, example: row?.example ?? '' }
+}
+
+/**
+ * Computes the next hours of a meter that is new or changed, the newest first, and resolves to how many that
+ * were; 0 where no meter has history left to compute.
+ *
+ * What is written has version 0: any recompute of the cell that knew the meter wins over it, whichever comes first. One
+ * that did not know it had begun before the meter was registered, and so before the ledger is read here.
+ */
+async function build(store: Store, builds: readonly Build[], rowsMax: number): Promise<number> {
+  for (const first of builds) {
+    if (first.state !== 'building') continue
+    const left = await hoursOf(store, first.meter, first.key)
+    if (left.length === 0) {
+      await finishBuild(store, first)
+      continue
+    }
+    let rows = 0
+    const hours: number[] = []
+    for (const hour of left) {
+      if (rows > 0 && rows + hour.rows > rowsMax) break
+      rows += hour.rows
+      hours.push(hour.hourS)
+    }
+    const family = familyKey(first.meter)
+    const alike = builds.filter(({ state, meter }) => state === 'building' && familyKey(meter) === family)
+    const done = await store.rows<{ meter: string }>(
+      'select distinct meter from built where meter in ({keys:Array(String)}) and toUnixTimestamp(hour) in ({hours:Array(UInt32)})',
+      { keys: alike.map(({ key }) => key), hours },
+    )
+    const isBegun = new Set(done.map(({ meter }) => meter))
+    await buildHours(
+      store,
+      alike.filter(({ key }) => !isBegun.has(key)),
+      hours,
+    )
+    return hours.length
+  }
+  return 0
+}
+
+async function buildHours(store: Store, family: readonly Build[], hours: readonly number[]): Promise<void> {
+  const range = (at: string) =>
+    `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
+  const meters = family.map(({ meter }) => meter)
+  const ledger = ledgerRows(meters, { range })
+  const keys = family.map(({ key }) => key)
+  const params = { ...ledger.params, keys, hours }
+  const { all, groups, columns, lists, select } = cellSql(meters, ledger)
+  await store.run(
+    `insert into cells (meter, source, subject, hour, version, ${columns.join(', ')})
+     select meter, source, subject, hour, 0, ${columns.join(', ')}
+     from (select source, subject, hour, groupArray((dims, ${all})) as groups, ${groups} from (${select})
+       group by source, subject, hour)
+     array join {keys:Array(String)} as meter, ${lists.join(', ')}
+     where notEmpty(dims)`,
+    params,
+  )
+  const counts = meters.map((_, index) => `countIf(unusable${index} != '')`)
+  const examples = meters.map(
+    (_, index) =>
+      `anyIf(concat(toString(source), ' ', subject, ' ', toString(fromUnixTimestamp64Milli(at_ms, 'UTC')), ' ', substringUTF8(unusable${index}, 1, 80)), unusable${index} != '')`,
+  )
+  await store.run(
+    `insert into built (meter, hour, unusable, example)
+     with found as (select hour, [${counts.join(', ')}] as unusables, [${examples.join(', ')}] as examples
+       from ${ledger.sql} group by hour)
+     select meter, fromUnixTimestamp(hour_s) as hour, number, text
+     from (select arrayJoin({hours:Array(UInt32)}) as hour_s) as asked
+     left join found on fromUnixTimestamp(asked.hour_s) = found.hour
+     array join {keys:Array(String)} as meter, arrayResize(unusables, ${meters.length}) as number, arrayResize(examples, ${meters.length}) as text`,
+    params,
+  )
+}
+
+/** Those without history left are ready. */
+async function finishBuilds(store: Store, builds: readonly Build[]): Promise<void> {
+  for (const family of Map.groupBy(builds, ({ meter }) => JSON.stringify(meter.eventTypes)).values()) {
+    const [first] = family
+    if (first && (await hoursOf(store, first.meter)).length === 0)
+      for (const one of family) await finishBuild(store, one)
+  }
+}
+
+/** Ready first, then those retired that it takes the place of: in between both would be right. */
+async function finishBuild(store: Store, done: Build): Promise<void> {
+  await enter(store, [done], 'ready')
+  const before = (await buildsOf(store)).filter(
+    ({ meter, state, ordinal }) =>
+      meter.slug === done.meter.slug && state !== 'retired' && ordinal < done.ordinal,
+  )
+  await enter(store, before, 'retired')
+}
+
+/** Deletes the cells of those that no query can be using any more. */
+async function clear(store: Store, builds: readonly Build[]): Promise<void> {
+  const left = builds.filter(build => !isKept(build) && build.ageSeconds > 2 * retiredSeconds)
+  if (left.length === 0) return
+  const params = { keys: left.map(({ key }) => key) }
+  await store.run('alter table cells delete where meter in ({keys:Array(String)})', params)
+  await store.run('alter table built delete where meter in ({keys:Array(String)})', params)
+  await enter(store, left, 'gone')
+}
+
+// -- cells that were touched
+
 /**
  * Recomputes stale cells of every registered meter, whole hours of a source, the oldest first, until they are
- * `cellsMax`. Resolves to how many it took on.
+ * `cellsMax`, and then goes on with what new meters lack of history. Resolves to how much there was to do: 0 where every
+ * cell is fresh and every meter is ready.
  *
  * The order matters: tokens are seen first, then the meters and the ledger are read, then the rows are written, and
  * only then are exactly those tokens finished. Whatever touches a cell in between leaves a token of its own. A row's
  * version is that of the row it replaces plus the tokens seen, so of two recomputes the one that knew more wins.
  */
 export async function recompute(
+  store: Store,
+  options: { readonly run: bigint; readonly cellsMax: number; readonly rowsMax?: number },
+): Promise<number> {
+  const cells = await recomputeStale(store, options)
+  const builds = await buildsOf(store)
+  const hours = await build(store, builds, options.rowsMax ?? buildRowsMax)
+  await clear(store, builds)
+  return cells + hours
+}
+
+async function recomputeStale(
   store: Store,
   options: { readonly run: bigint; readonly cellsMax: number },
 ): Promise<number> {
@@ -109,13 +363,7 @@ export async function recompute(
     { run },
   )
   if (!taken || taken.cells === '0') return 0
-  const meters = await store.rows<{ meter: string; definition: string }>(
-    'select distinct meter, definition from rollup_meters',
-  )
-  const families = Map.groupBy(
-    meters.map(({ meter: key, definition }) => ({ key, meter: JSON.parse(definition) as Meter })),
-    ({ meter }) => familyKey(meter),
-  )
+  const families = Map.groupBy((await buildsOf(store)).filter(isKept), ({ meter }) => familyKey(meter))
   const types = await typesIn(store, run)
   const touched = families.values().filter(([of]) => of?.meter.eventTypes.some(type => types.has(type)))
   for (const family of touched) await recomputeFamily(store, run, family)
@@ -146,14 +394,8 @@ async function typesIn(store: Store, run: string): Promise<ReadonlySet<string>> 
 }
 
 /** One pass over the rows of the cells for all meters of a family, and a row a meter and cell. */
-async function recomputeFamily(
-  store: Store,
-  run: string,
-  family: readonly { readonly key: string; readonly meter: Meter }[],
-): Promise<void> {
+async function recomputeFamily(store: Store, run: string, family: readonly Build[]): Promise<void> {
   const meters = family.map(({ meter }) => meter)
-  const [first] = meters
-  if (!first) return
   const cells =
     'select source, subject, hour from recomputes array join subjects as subject where run = {run:UInt64}'
   const hours = 'select hour from recomputes where run = {run:UInt64}'
@@ -162,7 +404,34 @@ async function recomputeFamily(
     range: at => `toStartOfHour(${at}) in (${hours})`,
     and: at => `(source, subject, toStartOfHour(${at})) in (${cells})`,
   })
-  const dims = dimNames(first).map((_, index) => `dim${index}`)
+  const { all, none, groups, columns, lists, select } = cellSql(meters, ledger)
+  // One `group by` over three kinds of rows: the tokens seen, what the cells have, and what the ledger has. The
+  // defaults give the first two the columns of the third.
+  await store.run(
+    `insert into cells (meter, source, subject, hour, version, ${columns.join(', ')})
+     select meter, source, subject, hour, version, ${columns.join(', ')}
+     from (
+       select source, subject, hour, max(previous) as before, before + uniqExactIf(token, kind = 1) as version,
+         groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
+       from (
+         select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
+         from recomputes array join subjects as subject where run = {run:UInt64}
+         union all
+         select source, subject, hour, 2, toUInt64(0), version, []::Array(String), ${none}
+         from (select source, subject, hour, version from cells final
+           where meter in ({keys:Array(String)}) and toDate(hour) in (${days}) and (source, subject, hour) in (${cells}))
+         union all
+         select source, subject, hour, 3, toUInt64(0), toUInt64(0), dims, ${all} from (${select}))
+       group by source, subject, hour)
+     array join {keys:Array(String)} as meter, ${lists.join(', ')}
+     where notEmpty(dims) or before > 0`,
+    { ...ledger.params, run, keys: family.map(({ key }) => key) },
+  )
+}
+
+/** The words of the statements that make cells of a family of meters. */
+function cellSql(meters: readonly Meter[], ledger: LedgerRows) {
+  const dims = meters[0] ? dimNames(meters[0]).map((_, index) => `dim${index}`) : []
   // The figures of all meters side by side, each meter's behind the number of its rows.
   const figures = meters.flatMap((meter, index) => [
     { of: index, as: `there${index}`, sql: `countIf(has${index})`, none: 'toUInt64(0)', column: 'there' },
@@ -174,49 +443,43 @@ async function recomputeFamily(
       column: figure.column as string,
     })),
   ])
-  const all = figures.map(({ as }) => as).join(', ')
   // The groups of a cell are (dims, then these): a meter has those that it counted.
-  const placeOf = (of: number, column: string) =>
-    figures.findIndex(figure => figure.of === of && figure.column === column) + 2
-  const groups = meters
-    .map((_, index) => `arrayFilter(g -> g.${placeOf(index, 'there')} > 0, groups) as g${index}`)
-    .join(', ')
-  const types: ReadonlyMap<string, string> = new Map(
-    meters.flatMap(meter => figuresOf(meter).map(({ column, type }) => [column, type])),
-  )
-  const columns = ['dims', ...types.keys()]
-  const lists = columns.map(column => {
-    const of = meters.map((_, index) => {
-      const place = column === 'dims' ? 1 : placeOf(index, column)
-      return place === 1 && column !== 'dims' ? `[]::Array(${types.get(column)})` : `g${index}.${place}`
-    })
-    return `[${of.join(', ')}] as ${column}`
-  })
-  // One `group by` over three kinds of rows: the tokens seen, what the rollups have, and what the ledger has. The
-  // defaults give the first two the columns of the third.
-  const none = figures.map(({ none, as }) => `${none} as ${as}`).join(', ')
-  await store.run(
-    `insert into rollups (meter, source, subject, hour, version, ${columns.join(', ')})
-     select meter, source, subject, hour, version, ${columns.join(', ')}
-     from (
-       select source, subject, hour, max(previous) as before, before + uniqExactIf(token, kind = 1) as version,
-         groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
-       from (
-         select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
-         from recomputes array join subjects as subject where run = {run:UInt64}
-         union all
-         select source, subject, hour, 2, toUInt64(0), version, []::Array(String), ${none}
-         from rollups final
-         where meter in ({keys:Array(String)}) and toDate(hour) in (${days}) and (source, subject, hour) in (${cells})
-         union all
-         select source, subject, hour, 3, toUInt64(0), toUInt64(0), [${dims.join(', ')}]::Array(String), ${all}
-         from (
-           select ${['source', 'subject', 'hour', ...dims].join(', ')}, ${figures.map(({ sql, as }) => `${sql} as ${as}`).join(', ')}
-           from ${ledger.sql}
-           group by ${['source', 'subject', 'hour', ...dims].join(', ')}))
-       group by source, subject, hour)
-     array join {keys:Array(String)} as meter, ${lists.join(', ')}
-     where notEmpty(dims) or before > 0`,
-    { ...ledger.params, run, keys: family.map(({ key }) => key) },
-  )
+  const listOf = (of: number, column: string) => {
+    const place = figures.findIndex(figure => figure.of === of && figure.column === column)
+    return place === -1 ? undefined : `g${of}.${place + 2}`
+  }
+  const each = (text: (index: number) => string) => `[${meters.map((_, index) => text(index)).join(', ')}]`
+  const kept = new Map(meters.flatMap(meter => figuresOf(meter).map(figure => [figure.name, figure])))
+  const lists = [`${each(index => `g${index}.1`)} as dims`]
+  const columns = ['dims']
+  for (const { name, column, type, whole } of kept.values()) {
+    columns.push(column)
+    lists.push(`${each(index => listOf(index, column) ?? `[]::Array(${type})`)} as ${column}`)
+    if (whole === undefined) continue
+    const one = (list: string | undefined) =>
+      list === undefined ? `defaultValueOfTypeName('${type}')` : `arrayReduce('${whole}', ${list})`
+    columns.push(name)
+    lists.push(`${each(index => one(listOf(index, column)))} as ${name}`)
+  }
+  const key = ['source', 'subject', 'hour', ...dims].join(', ')
+  return {
+    all: figures.map(({ as }) => as).join(', '),
+    none: figures.map(({ none, as }) => `${none} as ${as}`).join(', '),
+    groups: meters
+      .map((_, index) => `arrayFilter(g -> g.${placeOfThere(figures, index)} > 0, groups) as g${index}`)
+      .join(', '),
+    columns,
+    lists,
+    /** A row a group of a cell. */
+    select: `select source, subject, hour, [${dims.join(', ')}]::Array(String) as dims,
+        ${figures.map(({ sql, as }) => `${sql} as ${as}`).join(', ')}
+      from ${ledger.sql} group by ${key}`,
+  }
+}
+
+function placeOfThere(
+  figures: readonly { readonly of: number; readonly column: string }[],
+  meter: number,
+): number {
+  return figures.findIndex(({ of, column }) => of === meter && column === 'there') + 2
 }

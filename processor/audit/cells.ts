@@ -5,7 +5,7 @@
  * What adds up is compared by a sum that has one figure a cell: Σ hash(dims) × value mod 2^128 over the rows equals
  * Σ hash(dims) × sum over the groups of the rollup, and the same with counts, so no group is built of the rows. Only
  * where these differ, for meters whose figures do not add up, and in a deep audit all groups are compared one by one: that
- * alone sees a group of sum 0 that is there or not.
+ * alone sees a group of sum 0 that is there or not. What a cell says as a whole must be what its own groups come to.
  */
 import type { Meter } from '../../schemas/meters.ts'
 import { showInstant } from '../../schemas/window.ts'
@@ -43,7 +43,7 @@ export async function auditCells(
   how: 'by sums' | 'by groups' = 'by sums',
 ): Promise<CellsFound> {
   const meters = await store.rows<{ meter: string; definition: string }>(
-    'select meter, any(definition) as definition from rollup_meters where ready group by meter order by meter',
+    "select meter, definition from builds final where state = 'ready' order by meter",
   )
   const families = Map.groupBy(
     meters.map(({ meter: key, definition }) => ({ key, meter: JSON.parse(definition) as Meter })),
@@ -127,11 +127,11 @@ async function sumOnce(store: Store, family: Family, slice: Slice): Promise<Sums
       : `arrayReduce('sum', arrayMap((d, n) -> toUInt128(cityHash64(d)) * n, dims, ${column}))`
   // Of each meter: is it there, and of each of its figures what the ledger wants and what the rollup holds.
   const names = each(({ index, figures }) =>
-    [`there${index}`, ...figures.map(({ name }) => `${name}${index}`)].join(', '),
+    [`there${index}`, `torn${index}`, ...figures.map(({ name }) => `${name}${index}`)].join(', '),
   ).join(', ')
   const differs = (index: number, figures: readonly Figure[]) =>
     [
-      'false',
+      `max(torn${index})`,
       ...figures.map(({ name }) => `sumIf(${name}${index}, wanted) != sumIf(${name}${index}, not wanted)`),
     ].join(' or ')
   const [row] = await store.rows<{ compared: string; differing: string; cells: readonly Cell[] }>(
@@ -147,6 +147,7 @@ async function sumOnce(store: Store, family: Family, slice: Slice): Promise<Sums
          select source, subject, hour, true as wanted, ${each(({ index, figures }) =>
            [
              `countIf(has${index}) > 0 as there${index}`,
+             `false as torn${index}`,
              ...figures.map(({ name }) => `${total(name, index)} as ${name}${index}`),
            ].join(', '),
          ).join(', ')}
@@ -158,12 +159,13 @@ async function sumOnce(store: Store, family: Family, slice: Slice): Promise<Sums
              ({ index, figures }) =>
                [
                  `i = ${index + 1} and notEmpty(dims) as there${index}`,
+                 `i = ${index + 1} and (${torn(family[index]?.meter)}) as torn${index}`,
                  ...figures.map(
                    figure => `if(i = ${index + 1}, ${held(figure)}, toUInt128(0)) as ${figure.name}${index}`,
                  ),
                ].join(', '),
            ).join(', ')}
-           from rollups final where ${rollupsInSlice}))
+           from cells final where ${rollupsInSlice}))
        where ${fresh}
        group by source, subject, hour)`,
     { ...ledger.params, ...sliceParams(slice), keys: family.map(({ key }) => key) },
@@ -231,6 +233,18 @@ async function groupOnce(
       ${shown(figuresOf(meter), ({ name }) => name)} as said
     from ${cellRows(meter, `{keys:Array(String)}[${index + 1}]`, `${daysInSlice} and ${hourInSlice} and ${among('hour')}`)}`,
   )
+  // Where what a cell is as a whole is not what its groups come to, a group of that name says both.
+  const wholes = family.flatMap(({ meter }, index) =>
+    [true, false].map(isWanted => {
+      const kept = figuresOf(meter).filter(({ whole }) => whole !== undefined)
+      const said = shown(kept, ({ name, column, whole }) =>
+        isWanted ? `arrayReduce('${whole}', ${column})` : name,
+      )
+      return `select {keys:Array(String)}[${index + 1}], source, subject, hour, ['all groups'], ${isWanted}, ${said}::Array(String)
+        from cells final where meter = {keys:Array(String)}[${index + 1}] and ${daysInSlice} and ${hourInSlice}
+          and ${among('hour')} and (${torn(meter)})`
+    }),
+  )
   const [row] = await store.rows<{ differing: string; found: readonly CellTuple[] }>(
     `select countIf(differs) as differing,
        groupArrayIf(${namedMax})((meter, toString(source), subject, toUnixTimestamp(hour), dims, held_said, wanted_said), differs) as found
@@ -239,7 +253,7 @@ async function groupOnce(
          arrayStringConcat(groupArrayArrayIf(said, is_wanted), ' of ') as wanted_said,
          arrayStringConcat(groupArrayArrayIf(said, not is_wanted), ' of ') as held_said,
          countIf(is_wanted) != 1 or countIf(not is_wanted) != 1 or wanted_said != held_said as differs
-       from (${[wanted, ...held].join(' union all ')}) where ${fresh}
+       from (${[wanted, ...held, ...wholes].join(' union all ')}) where ${fresh}
        group by meter, source, subject, hour, dims)`,
     {
       ...ledger.params,
@@ -264,6 +278,14 @@ async function groupOnce(
       wanted,
     })),
   }
+}
+
+/** Is what a cell is as a whole something else than its groups come to? */
+function torn(meter: Meter | undefined): string {
+  const differ = (meter ? figuresOf(meter) : []).flatMap(({ name, column, whole }) =>
+    whole === undefined ? [] : [`${name} != arrayReduce('${whole}', ${column})`],
+  )
+  return differ.length === 0 ? 'false' : differ.join(' or ')
 }
 
 /** A figure as a text that is equal for what is equal; of a list how long it is, and a hash. */

@@ -279,8 +279,8 @@ export const plants: readonly Plant[] = [
     kind: 'a rollup that is off by 1e-12',
     always: true,
     plant: sql(
-      `insert into rollups select * replace (version + 1 as version, arrayMap(s -> s + toDecimal256('0.000000000001', 12), sums) as sums)
-       from rollups final where meter like 'gpu_hours%' and subject = 'a' and hour = '2025-06-01 02:00:00'`,
+      `insert into cells select * replace (version + 1 as version, arrayMap(s -> s + toDecimal256('0.000000000001', 12), sums) as sums)
+       from cells final where meter like 'gpu_hours%' and subject = 'a' and hour = '2025-06-01 02:00:00'`,
     ),
     seenBy: ['cells', 'lines'],
     names: [
