@@ -16,7 +16,14 @@ import { binder } from '../../filters.ts'
 import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
 import { type UsageQuery, usageRows } from '../../usage.ts'
-import { type Asked as AskedOf, type Caller, type Declared, type Routes, route } from '../route.ts'
+import {
+  type Asked as AskedOf,
+  type Caller,
+  type Declared,
+  partChecker,
+  type Routes,
+  route,
+} from '../route.ts'
 import { type Tenant, tenantsOf } from '../tenants.ts'
 import { type AddressQuery, type Asked, askedInAddress, askedInBody, momentOf } from './asked.ts'
 import { readAll, tenantsSql } from './listed.ts'
@@ -84,9 +91,9 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
       if (span) yield* usageRows(store, usageQuery(meter, asked, span, tenants), reading)
     })
 
-  type Who = Pick<AskedOf<Declared>, 'caller' | 'signal' | 'request' | 'reply'>
+  type Who = Pick<AskedOf<Declared>, 'caller' | 'accepts' | 'signal' | 'reply'>
 
-  const answer = async (slug: string, asked: Asked, part: Part, { caller, signal, request, reply }: Who) => {
+  const answer = async (slug: string, asked: Asked, part: Part, { caller, accepts, signal, reply }: Who) => {
     const meter = await find(slug)
     checkDims(meter, asked, part)
     const tenants = await tenantsOf(caller, accounts)
@@ -97,7 +104,7 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
       if (!first.done) yield first.value
       yield* rows
     })()
-    const isCsv = wantsCsv(request.headers.accept)
+    const isCsv = accepts === 'text/csv'
     if (isCsv) reply.header('content-disposition', `attachment; filename=${meter.slug}.csv`)
     return reply
       .type(isCsv ? 'text/csv' : 'application/json')
@@ -168,11 +175,11 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
         summary: 'Answers how much was used, asked by a body',
         description: 'As CSV where `Accept: text/csv` says so.',
         params: Params,
-        body: WireMeterQuery,
+        reads: { 'application/json': WireMeterQuery },
         answers,
         problems: [404],
       },
-      async who => await answer(who.params.meterIdOrSlug, askedInBody(who.body as WireQuery), 'body', who),
+      async who => await answer(who.params.meterIdOrSlug, askedInBody(bodyOf(who.request.body)), 'body', who),
     )
     route(
       app,
@@ -225,6 +232,15 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
       },
     )
   }
+}
+
+const checkBody = partChecker({ schema: WireMeterQuery })
+
+/** Python's client asks for CSV without a body: that is everything. */
+function bodyOf(body: unknown): WireQuery {
+  const checked = checkBody(body ?? {})
+  if ('error' in checked) throw checked.error
+  return checked.value as WireQuery
 }
 
 function checkDims(meter: Meter, { groupBy, where }: Pick<Asked, 'groupBy' | 'where'>, part: Part): void {
@@ -309,18 +325,6 @@ function windowAround(ms: number, windowSize: WireWindowSize, zone: string): Win
 }
 
 // -- what is answered
-
-/** Does the client prefer CSV? */
-export function wantsCsv(accept: string | undefined): boolean {
-  const weights = new Map<string, number>()
-  for (const range of (accept ?? '').toLowerCase().split(',')) {
-    const [type = '', ...rest] = range.split(';').map(part => part.trim())
-    const q = rest.find(part => part.startsWith('q='))
-    weights.set(type, q === undefined ? 1 : Number(q.slice(2)) || 0)
-  }
-  const csv = weights.get('text/csv') ?? 0
-  return csv > 0 && csv > (weights.get('application/json') ?? 0)
-}
 
 async function* jsonOf(
   { fromMs, toMs, windowSize, bySubject }: Asked,
