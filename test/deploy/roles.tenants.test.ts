@@ -200,21 +200,23 @@ describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => 
   })
 
   test('tells a customer nothing of another, and the same as if there were no other', async () => {
-    for (const who of ['aardvark read', 'aardvark bill'] as const)
-      for (const asked of asks) {
+    const who = scope === 'bill' ? 'aardvark bill' : 'aardvark read'
+    await Promise.all(
+      asks.map(async asked => {
         const about = `${who} ${JSON.stringify(asked)}`
         const path = typeof asked === 'string' ? asked : asked.path
         const [one, two] = await Promise.all([ask(world, who, route, asked), ask(alone, who, route, asked)])
         expect(one, about).toEqual(two)
         expect(one.status, about).toBeLessThan(500)
-        // What it names itself it may be told.
+        // What it names itself it may be told, as it is of one that is nobody.
         if (!/zebra/i.test(path)) expect(JSON.stringify(one), about).not.toMatch(/zebra/i)
         else {
           const unknown = path.replaceAll('Zebra', 'Hyena').replaceAll('zebra', 'hyena')
           const said = JSON.stringify(one).replaceAll('Zebra', 'Hyena').replaceAll('zebra', 'hyena')
           expect(said, about).toBe(JSON.stringify(await ask(world, who, route, unknown)))
         }
-      }
+      }),
+    )
   })
 })
 
