@@ -10,10 +10,11 @@ import { Fault } from '../schemas/fault.ts'
 import type { FilterString, Meter } from '../schemas/meters.ts'
 import { parseStep, type WindowRun, windowRuns, windowsIn } from '../schemas/step.ts'
 import { hourMs, instantMs, isZone, showInstant, type Window } from '../schemas/window.ts'
-import { answerOf, cellRows, type Figure, figuresOf } from './cells.ts'
+import { answerOf, cellRows, figuresOf, wholeCellRows } from './cells.ts'
 import { type Bind, binder, filterSql } from './filters.ts'
 import { dimNames, ledgerRows } from './meters.ts'
 import { type Position, positionParams } from './reads.ts'
+import { rollupKey } from './rollups.ts'
 
 export interface UsageQuery {
   readonly meter: Meter
@@ -105,6 +106,13 @@ export function planUsage(query: UsageQuery): UsagePlan {
     .filter(ms => ms > span.startMs && ms < span.endMs && ms % hourMs !== 0)
   const startMs = Math.max(span.startMs, after?.[0] ?? span.startMs)
   const keep = query.keep ?? { source: true, subject: true }
+  const keys = [
+    ...(keep.source ? ['source'] : []),
+    ...(keep.subject ? ['subject'] : []),
+    ...query.groupBy.map((_, index) => `kept${index}`),
+  ]
+  if (after && after.length !== 1 + keys.length)
+    throw new Fault('USAGE', 'the cursor is of another question: its rows are told apart by other names')
   return {
     query,
     runs,
@@ -115,11 +123,7 @@ export function planUsage(query: UsageQuery): UsagePlan {
     cut: cutOf(runs, edges, span),
     edges,
     tenures,
-    keys: [
-      ...(keep.source ? ['source'] : []),
-      ...(keep.subject ? ['subject'] : []),
-      ...query.groupBy.map((_, index) => `kept${index}`),
-    ],
+    keys,
   }
 }
 
@@ -170,20 +174,22 @@ function cutOf(runs: readonly WindowRun[], edges: readonly number[], span: Windo
   return cut.size === Math.ceil(span.endMs / hourMs) - Math.floor(span.startMs / hourMs) ? 'all' : 'some'
 }
 
-/** Which cells do not stand for the ledger, of those that the plan looks at; the first question of two. */
+/** Which cells do not stand for the ledger, of those that the plan looks at, and whose they are; the first question of two. */
 export function staleSql(
   plan: UsagePlan,
-  rollups: string,
   cellsMax: number,
 ): { readonly sql: string; readonly params: Record<string, unknown> } {
-  const params: Record<string, unknown> = { key: rollups }
+  const { meter } = plan.query
+  const key = rollupKey(meter)
+  const params: Record<string, unknown> = { slug: meter.slug, key, again: `${key}:` }
   const bind = binder(params, 'asked')
   const range = `not done and ${hourRange(plan, 'hour', bind)}`
   const whose = whoseSql(plan, bind).map(condition => ` and ${condition}`)
   return {
-    // Ready in the same statement: a store that was put back to an older copy of itself may not have this meter's cells.
-    sql: `select 'ready' as kind, '' as source, '' as subject, toUInt32(0) as hour_s
-      from rollup_meters where ready and meter = {key:String} group by kind
+    // As `readyKey` in rollups.ts: a definition may have been given up and taken again.
+    sql: `select 'ready' as kind, meter as source, '' as subject, toUInt32(0) as hour_s from (
+        select meter from builds final where state = 'ready' and slug = {slug:String}
+          and (meter = {key:String} or startsWith(meter, {again:String})) order by ordinal desc limit 1)
       union all
       select 'stale' as kind, source, subject, toUnixTimestamp(hour) as hour_s from (
         select distinct source, subject, hour from (
@@ -267,9 +273,11 @@ function afterSql([startMs, ...texts]: RowKey, bind: Bind): string {
 }
 
 /** Every row of the answer is a cell: nothing is left to be put together. */
-function isOneCellARow({ cut, runs, query: { groupBy, where, keep } }: UsagePlan): boolean {
+function isOneCellARow({ cut, runs, query: { meter, groupBy, where, keep } }: UsagePlan): boolean {
   return (
     cut === 'none' &&
+    // Groups of a cell may have texts in common.
+    meter.aggregation !== 'UNIQUE_COUNT' &&
     groupBy.length === 0 &&
     Object.keys(where).length === 0 &&
     (keep === undefined || (keep.source && keep.subject)) &&
@@ -342,17 +350,6 @@ function tenureSql(plan: UsagePlan, bind: Bind): string {
 
 const hourOfCellMs = 'toInt64(toUnixTimestamp(hour)) * 1000'
 
-/** How each figure of one cell's groups is put together, where its groups are not told apart. */
-const together: Readonly<Record<Figure['name'], (list: string) => string>> = {
-  sum: list => `arraySum(${list})`,
-  count: list => `arraySum(${list})`,
-  least: list => `arrayMin(${list})`,
-  greatest: list => `arrayMax(${list})`,
-  latest: list => `arrayReduce('max', ${list})`,
-  uniques: list => `arrayDistinct(arrayFlatten(${list}))`,
-  amounts: list => `arrayFlatten(${list})`,
-}
-
 interface Making {
   readonly bind: Bind
   readonly windowOf: (ms: string) => string
@@ -391,10 +388,7 @@ function cellsSql(
   ].join(', ')
   if (groupBy.length > 0 || Object.keys(where).length > 0)
     return `select ${columns} from ${cellRows(meter, key, conditions)}${whereSql(plan, bind)}`
-  const lists = figures.map(({ name, column }) => `${together[name](column)} as ${name}`)
-  return `select ${columns} from (
-      select source, subject, hour, ${lists.join(', ')} from rollups final
-      where meter = ${key} and ${conditions} and notEmpty(dims))`
+  return `select ${columns} from ${wholeCellRows(meter, key, conditions)}`
 }
 
 function keyColumns({ query: { meter, groupBy }, keys }: UsagePlan): readonly string[] {
@@ -473,8 +467,8 @@ function ledgerSql(
   // A row and a span in which it is seen: the windows that it reaches into, and for how long. A sum of whole rows stays
   // one; that of rows cut is kept by their length, since it is divided by it once at the end.
   return {
-    sql: `select ${by}, if(is_whole, 0, to_ms - from_ms) as length_ms,
-        sum(toDecimal256(value0, 12) * if(is_whole, 1, piece.2)) as sum
+    sql: `select ${by}, sum(toDecimal256(value0, 12) * if(is_whole, 1, piece.2)) as sum,
+        if(is_whole, 0, to_ms - from_ms) as length_ms
       from (
         select ${plan.keys.map(key => `${key}, `).join('')}value0, from_ms, to_ms, arrayJoin(${piecesSql(plan, windowOf, bind)}) as piece,
           piece.1 as window_ms, piece.2 = to_ms - from_ms as is_whole

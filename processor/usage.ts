@@ -4,7 +4,6 @@ import { exact, quotientPrinter, showQuantity, trillionths } from '../schemas/de
 import type { UsageRow } from '../schemas/meters.ts'
 import { windowHolding } from '../schemas/step.ts'
 import { showInstant, type Window } from '../schemas/window.ts'
-import { rollupKey } from './rollups.ts'
 import type { Reading, Store } from './store.ts'
 import {
   type Freshness,
@@ -219,40 +218,18 @@ export function valuePrinter({ meter: { per = '1' } }: Pick<UsageQuery, 'meter'>
 async function freshness(store: Store, plan: UsagePlan, reading?: Reading): Promise<Freshness> {
   // Rollups stand for now: what was before is in the ledger alone. And they know whole hours.
   if (plan.query.asOf || plan.cut === 'all') return 'ledger only'
-  const rollups = rollupKey(plan.query.meter)
-  let found = await staleCells(store, plan, rollups, reading)
-  if (found === 'not ready') return 'ledger only'
-  // A statement looks at its tables one after the other. Of a meter that became ready meanwhile it may have looked for
-  // stale cells before they were marked.
-  const known = seenReady.get(store) ?? new Set()
-  if (!known.has(rollups)) {
-    seenReady.set(store, known.add(rollups))
-    found = await staleCells(store, plan, rollups, reading)
-    if (found === 'not ready') return 'ledger only'
-  }
-  if (found.length <= staleNamedMax) return { rollups, stale: { cells: found } }
+  const cells: StaleCell[] = []
+  let rollups: string | undefined
+  const asked = staleSql(plan, staleNamedMax)
+  for await (const rows of store.stream(asked.sql, asked.params, reading))
+    for (const [kind, source, subject, hourS] of rows as [string, string, string, number][])
+      if (kind === 'ready') rollups = source
+      else cells.push({ source, subject, hourS })
+  if (rollups === undefined) return 'ledger only'
+  if (cells.length <= staleNamedMax) return { rollups, stale: { cells } }
   const hours: number[] = []
   const all = staleHoursSql(plan)
   for await (const rows of store.stream(all.sql, all.params, reading))
     for (const [hourS] of rows as [number][]) hours.push(hourS)
   return { rollups, stale: { hours } }
-}
-
-/** The rollups that an earlier statement found ready. */
-const seenReady = new WeakMap<Store, Set<string>>()
-
-async function staleCells(
-  store: Store,
-  plan: UsagePlan,
-  rollups: string,
-  reading?: Reading,
-): Promise<readonly StaleCell[] | 'not ready'> {
-  const cells: StaleCell[] = []
-  let isReady = false
-  const { sql, params } = staleSql(plan, rollups, staleNamedMax)
-  for await (const rows of store.stream(sql, params, reading))
-    for (const [kind, source, subject, hourS] of rows as [string, string, string, number][])
-      if (kind === 'ready') isReady = true
-      else cells.push({ source, subject, hourS })
-  return isReady ? cells : 'not ready'
 }
