@@ -148,6 +148,30 @@ const StoreConfig = Type.Object(
   { ...strict, default: {}, description: 'Where the ledger is.' },
 )
 
+const Query = Type.Object(
+  {
+    seconds: Count('How long ClickHouse may take for one answer, in seconds.', 1, 600, 60),
+    memoryBytes: Count(
+      'How much memory ClickHouse may take for one answer, in bytes. Groups and sorting beyond half of it go to its disk.',
+      16 * 1024 ** 2,
+      Number.MAX_SAFE_INTEGER,
+      1024 ** 3,
+    ),
+    concurrency: Count('How many questions are worked on at once, each on one core.', 1, 64, 3),
+    queued: Count(
+      'How many questions may wait for their turn. Beyond that the answer is 503, with when to come again.',
+      0,
+      100_000,
+      200,
+    ),
+  },
+  {
+    ...strict,
+    default: {},
+    description: 'What questions for usage may take of the store, so that recording it comes first.',
+  },
+)
+
 const Suspect = Type.Object(
   {
     percent: Count(
@@ -331,6 +355,7 @@ export const Config = Type.Object(
     outbox: Outbox,
     kafka: Type.Optional(Kafka),
     store: StoreConfig,
+    query: Query,
     suspect: Suspect,
     catalogue: Type.Optional(
       FilePath('A YAML file with `meters`. It replaces the meters that come with Meterline.'),
