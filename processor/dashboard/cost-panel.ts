@@ -75,6 +75,7 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
     return {
       table,
       said: '',
+      summary: { value: 'None', about: heading },
       content: [
         element('p', { class: 'muted' }, period),
         nothing('Nothing is charged', 'No usage of this month has a price, or no account is configured.'),
@@ -99,6 +100,10 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
   )
   return {
     table,
+    summary: {
+      value: sums.map(([currency, sum]) => `${grouped(sum)} ${currency}`).join(' + '),
+      about: `${heading}${isOpen ? ', so far' : ''}`,
+    },
     said: `${caption}: ${sums.map(([currency, sum]) => `${sum} ${currency}`).join(', ')}`,
     content: [
       element('p', { class: 'muted' }, period),
@@ -182,7 +187,7 @@ async function accountElement(
       element(
         'p',
         { class: 'note warn' },
-        `${unpriced} ${unpriced === 1 ? 'group' : 'groups'} of usage have no price.`,
+        `${unpriced} ${unpriced === 1 ? 'group of usage has' : 'groups of usage have'} no price.`,
       ),
   )
 }

@@ -1,6 +1,7 @@
 /** Which days were read, of each source: a map of days, gaps in red with their reason, walked by keyboard, and a list of the gaps. */
 import type { Params } from './ask.ts'
 import { announce, element } from './elements.ts'
+import { grouped } from './figures.ts'
 import { nothing } from './panel.ts'
 import { listOf, type Scene } from './scene.ts'
 import type { Table } from './table.ts'
@@ -111,10 +112,18 @@ export async function loadCoverage(scene: Scene, signal: AbortSignal): Promise<U
   const reason = element('p', { class: 'reason', id: 'coverage-reason' }, hintOf(absent))
   const summary =
     absent === 0
-      ? `All ${expected} windows were read.`
-      : `${absent} of ${expected} windows ${absent === 1 ? 'is' : 'are'} missing.`
+      ? `All ${grouped(String(expected))} windows were read.`
+      : `${grouped(String(absent))} of ${grouped(String(expected))} windows ${absent === 1 ? 'is' : 'are'} missing.`
   return {
     table,
+    summary:
+      absent === 0
+        ? { value: 'Complete', about: `${grouped(String(expected))} windows read`, mood: 'good' }
+        : {
+            value: `${grouped(String(absent))} missing`,
+            about: `of ${grouped(String(expected))} windows`,
+            mood: 'bad',
+          },
     said: `Coverage: ${summary}`,
     content: [
       element('p', { class: absent === 0 ? 'good' : 'bad', id: 'coverage-summary' }, summary),

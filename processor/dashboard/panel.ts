@@ -6,6 +6,14 @@ import { announce, byId, type Child, element } from './elements.ts'
 export interface Shown {
   readonly content: readonly Child[]
   readonly said: string
+  /** For the summary at the top of the page. */
+  readonly summary?: Summary
+}
+
+export interface Summary {
+  readonly value: string
+  readonly about: string
+  readonly mood?: 'good' | 'bad'
 }
 
 type Load = (signal: AbortSignal) => Promise<Shown>
@@ -35,6 +43,7 @@ export class Panel {
     this.#stop()
     this.#load = undefined
     this.#section.hidden = true
+    this.#summarize(undefined)
   }
 
   /** Shows what the load gives, and leaves what is there until then. */
@@ -63,8 +72,9 @@ export class Panel {
     this.#section.setAttribute('aria-busy', 'true')
     if (this.#body.childElementCount === 0) this.#body.replaceChildren(this.#skeleton())
     try {
-      const { content, said } = await load(signal)
+      const { content, said, summary } = await load(signal)
       if (signal.aborted) return
+      this.#summarize(summary)
       this.#body.replaceChildren(...content.filter(child => child !== undefined && child !== false))
       if (said !== this.#said) announce(said)
       this.#said = said
@@ -73,11 +83,24 @@ export class Panel {
       this.#said = ''
       if (error instanceof Refusal && error.status === 401) return this.#onSignIn(error)
       this.#body.replaceChildren(this.#trouble(error))
+      this.#summarize({ value: '–', about: 'not available' })
       if (error instanceof Refusal && error.retryAfterMs !== undefined)
         this.#again = setTimeout(() => this.reload(), error.retryAfterMs)
       else if (!(error instanceof Refusal)) console.error(error)
     }
     this.#section.setAttribute('aria-busy', 'false')
+  }
+
+  /** In its tile; without a summary there is no tile. */
+  #summarize(summary: Summary | undefined): void {
+    const tile = document.getElementById(`${this.#section.id}-summary`)
+    if (!tile) return
+    tile.hidden = summary === undefined
+    if (!summary) return
+    const { value, about, mood } = summary
+    tile
+      .querySelector('dd')
+      ?.replaceChildren(element('span', { class: mood }, value), ' ', element('small', {}, about))
   }
 
   #skeleton(): HTMLElement {

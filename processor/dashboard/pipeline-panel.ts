@@ -110,7 +110,12 @@ function tilesOf({ view }: Scene, status: Status): readonly Tile[] {
 export function statusShown(scene: Scene, status: Status): Shown {
   const wrong = Object.entries(status.checks).filter(([, result]) => result !== 'ok')
   const tiles = tilesOf(scene, status)
+  const late = status.log === undefined ? undefined : grouped(String(status.log.lag_messages))
   return {
+    summary:
+      wrong.length === 0
+        ? { value: 'All well', about: late === undefined ? '' : `${late} messages behind`, mood: 'good' }
+        : { value: `${wrong.length} wrong`, about: wrong[0]?.[0] ?? '', mood: 'bad' },
     said:
       wrong.length === 0 ? '' : `Pipeline: ${wrong.map(([name, result]) => `${name}: ${result}`).join('; ')}`,
     content: [

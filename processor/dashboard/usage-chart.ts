@@ -99,6 +99,7 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
           {
             ...axis,
             grid: { show: false },
+            size: 34,
             space: 64,
             incrs: [1, 2, 3, 6, 7, 12, 14, 24, 28, 48, 72, 96, 168, 336, 720, 1440],
             values: (_self, places) =>

@@ -44,6 +44,12 @@ async function rowsOf(scene: Scene, params: Params, signal: AbortSignal): Promis
   return listOf<UsageRow>(await scene.ask('usage', params, signal))
 }
 
+/** All of the view in one row: the total that the API gives, which a sum of rounded quotients may miss by a digit. */
+async function wholeOf(scene: Scene, signal: AbortSignal): Promise<readonly UsageRow[]> {
+  // Without any name rows are told apart by source and subject.
+  return await rowsOf(scene, asked(scene, [], { groupBy: ',' }), signal)
+}
+
 /** `Jun 1 to Jun 30`, as a heading says it. */
 export function spanLabel({ span, view }: Pick<Scene, 'span' | 'view'>): string {
   const [first, last] = [dayLabel(view.zone, span.fromMs), dayLabel(view.zone, span.toMs - 1)]
@@ -64,7 +70,7 @@ export async function loadUsage(scene: Scene, signal: AbortSignal): Promise<Usag
   const [rows, totals, whole] = await Promise.all([
     rowsOf(scene, asked(scene, dimsFor(by), { window: step }), signal),
     rowsOf(scene, asked(scene, dimsFor(by)), signal),
-    rowsOf(scene, asked(scene, []), signal),
+    wholeOf(scene, signal),
   ])
   const unit = unitName(rows[0]?.unit ?? '')
   const name = meterName(meter)
@@ -90,6 +96,7 @@ export async function loadUsage(scene: Scene, signal: AbortSignal): Promise<Usag
     return {
       table,
       said: `No usage of ${name} in this range`,
+      summary: { value: '0', about: name },
       content: [
         nothing(
           `No usage from ${spanLabel(scene)}`,
@@ -126,6 +133,7 @@ export async function loadUsage(scene: Scene, signal: AbortSignal): Promise<Usag
         })
   return {
     table,
+    ...(total !== undefined && { summary: { value: `${grouped(total)} ${unit}`, about: name } }),
     said: `${table.caption}: ${total === undefined ? '' : `${total} ${unit}, `}${series.groups.length} series`,
     content: [
       content,
@@ -153,6 +161,7 @@ export async function loadRanking(scene: Scene, signal: AbortSignal): Promise<Us
 }
 
 interface Ranked {
+  /** What stands in the first cell; the other cells of text stand below it in small. */
   readonly link: Node | string
   readonly cells: readonly string[]
   readonly value: string
@@ -179,24 +188,40 @@ function ranking(
   }
   if (ranked.length === 0)
     return { table, said: '', content: [nothing('Nobody used anything', 'There is no usage in this range.')] }
+  const seen: Table = {
+    ...table,
+    columns: [table.columns[0]!, ...table.columns.slice(headings.length)],
+    rows: table.rows.map(row => [row[0]!, ...row.slice(headings.length)]),
+  }
   return {
     table,
     said: '',
     content: [
-      tableElement(table, {
+      tableElement(seen, {
         cell: (row, column) => {
           const entry = ranked[row]!
-          if (column === 0) return typeof entry.link === 'string' ? undefined : entry.link
-          if (column !== headings.length) return undefined
-          const meter = element('meter', {
-            min: '0',
-            max: '1',
-            value: String(
-              largest === undefined || pixels(largest) <= 0 ? 0 : pixels(entry.value) / pixels(largest),
-            ),
-            'aria-hidden': 'true',
-          })
-          return element('span', { class: 'with-bar' }, meter, grouped(entry.value))
+          if (column === 0)
+            return element(
+              'span',
+              {},
+              entry.link,
+              headings.length > 1 &&
+                element(
+                  'small',
+                  {},
+                  entry.cells
+                    .slice(1)
+                    .filter(text => text !== noName)
+                    .join(' · '),
+                ),
+            )
+          if (column !== 1) return undefined
+          const length = element('span', { class: 'fill' })
+          const part =
+            largest === undefined || pixels(largest) <= 0 ? 0 : pixels(entry.value) / pixels(largest)
+          length.style.width = `${Math.max(0, part) * 100}%`
+          const track = element('span', { class: 'track', 'aria-hidden': 'true' }, length)
+          return element('span', { class: 'with-bar' }, track, grouped(entry.value))
         },
       }),
       ranked.length >= listedMax &&
@@ -210,7 +235,7 @@ async function loadTenants(scene: Scene, signal: AbortSignal): Promise<UsageShow
   const label = nameDim(meter)
   const [rows, whole] = await Promise.all([
     rowsOf(scene, asked(scene, ['source', 'subject', ...(label === undefined ? [] : [label])]), signal),
-    rowsOf(scene, asked(scene, []), signal),
+    wholeOf(scene, signal),
   ])
   for (const row of rows) {
     const called = label === undefined ? undefined : row.group_by[label]
@@ -234,10 +259,7 @@ async function loadResources(scene: Scene, signal: AbortSignal): Promise<UsageSh
   const label = nameDim(meter)
   const beside = ['gpu_type', 'profile'].filter(name => splitsOf(meter, true).includes(name) && name !== dim)
   const dims = [...(dim === undefined ? [] : [dim]), ...beside, ...(label === undefined ? [] : [label])]
-  const [rows, whole] = await Promise.all([
-    rowsOf(scene, asked(scene, dims), signal),
-    rowsOf(scene, asked(scene, []), signal),
-  ])
+  const [rows, whole] = await Promise.all([rowsOf(scene, asked(scene, dims), signal), wholeOf(scene, signal)])
   const called = label === undefined ? undefined : rows.at(-1)?.group_by[label]
   if (called) names.set(tenantKey(tenant.source, tenant.subject), called)
   const cellsOf = (row: UsageRow) => [
