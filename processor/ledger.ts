@@ -22,7 +22,7 @@ import {
 import { putPushed } from './pushed.ts'
 import { dropKnownRows, keptRows, OpenReads, type PuttingReadings, readsWithRows } from './readings.ts'
 import { chunksOf, namedReads, readParams } from './reads.ts'
-import { newToken, touchCells } from './rollups.ts'
+import { newToken, touchCells } from './stale.ts'
 import type { Store } from './store.ts'
 import type { Position } from './witness.ts'
 
@@ -236,7 +236,7 @@ export class Ledger {
     await dropKnownRows(this.#store, puttings, prior)
     this.#open.add(puttings)
     await this.#store.insertBytes('events', eventColumns, puttings.flatMap(keptRows))
-    await putPushed(this.#store, this.#log, puttings)
+    const pushedCells = await putPushed(this.#store, this.#log, puttings)
 
     // Readings count for nothing before their mark, so only now is anything marked stale.
     const log = this.#log
@@ -256,6 +256,7 @@ export class Ledger {
     await this.#confirm(outcome.confirmed)
     await Promise.all([
       touchCells(this.#store, outcome.cells, newToken()),
+      touchCells(this.#store, pushedCells, newToken()),
       this.#store.insert(
         'passed',
         passedColumns,

@@ -16,7 +16,7 @@ import {
 } from './accept.ts'
 import { currentOf, isSuspect, type JudgedRead, overlapped } from './judge.ts'
 import { chunksOf, readParams } from './reads.ts'
-import { Cells } from './rollups.ts'
+import { Cells } from './stale.ts'
 import type { Store } from './store.ts'
 
 /** `counts_from` of a read that does not count. */

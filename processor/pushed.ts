@@ -18,6 +18,7 @@ import {
 } from './accept.ts'
 import { markedHours, pushedMarkColumns, pushedMarkLine, showMark } from './pushed-marks.ts'
 import { asOfEnd } from './reads.ts'
+import { Cells, newToken, touchCells } from './stale.ts'
 import type { Store } from './store.ts'
 
 const firstColumns = ['id_hash', 'identity', 'content', 'log', 'partition', 'offset'] as const
@@ -87,13 +88,14 @@ interface Named {
 
 /**
  * Puts the pushed events, marks and amendments of batches in, notes those that the ledger has already in `passed`, and
- * marks whose window crosses the grid of their scope in `rejects`.
+ * marks whose window crosses the grid of their scope in `rejects`. Resolves to the cells that this changes: they were
+ * marked stale before anything went in, and the caller marks them once more when all is in.
  */
 export async function putPushed(
   store: Store,
   log: string,
   puttings: readonly PuttingPushed[],
-): Promise<void> {
+): Promise<Cells> {
   const named = puttings.flatMap(putting => {
     const { pushed, pushedMarks, amendments } = putting.batch
     const all = [
@@ -104,11 +106,13 @@ export async function putPushed(
     // An event and a mark may have one id: then the first of them in the log has it.
     return pushedMarks.length === 0 ? all : all.sort((a, b) => (a.message.offset < b.message.offset ? -1 : 1))
   })
-  if (named.length === 0) return
+  if (named.length === 0) return new Cells()
   const marks = puttings.flatMap(({ batch }) => batch.pushedMarks)
   const [firsts, hours] = await Promise.all([knownFirsts(store, named), markedHours(store, marks)])
   const taken: Named[] = []
   const displaced: LogPlace[] = []
+  // Those that stand at this very place already were begun before: what they displaced then is not known any more.
+  const isRepeated = new Set(firsts.keys())
   for (const one of named) {
     const { message, identity, putting } = one
     // A mark that is known was held against the grid when it first came.
@@ -124,6 +128,8 @@ export async function putPushed(
     taken.push(one)
     if ('scope' in message) hours.add(message)
   }
+  const cells = await changedCells(store, taken, isRepeated)
+  await touchCells(store, cells, newToken())
   await store.insert(
     'pushed_displaced',
     ['log', 'partition', 'offset'],
@@ -156,6 +162,69 @@ export async function putPushed(
     store.insert('pushed_marks', pushedMarkColumns, lines.marks),
     store.insert('amendments', amendmentColumns, lines.amendments),
   ])
+  return cells
+}
+
+/**
+ * The cells in which something changes: where each event that goes in counts, and where the same event counted before. Of
+ * an amended event those are all places that were ever said of it, for which amendment counts is known only to the log.
+ */
+async function changedCells(
+  store: Store,
+  taken: readonly Named[],
+  isRepeated: ReadonlySet<bigint>,
+): Promise<Cells> {
+  const cells = new Cells()
+  /** Events of which more may be in the ledger, by identity, and of those that may be there the hash of the id. */
+  const events = new Set<bigint>()
+  const there = new Set<bigint>()
+  for (const { message, source, identity, idHash: hash } of taken) {
+    if ('scope' in message) continue
+    if (!('event' in message)) {
+      cells.add(source, message.timeMs, [message.subject])
+      events.add(identity)
+      if (isRepeated.has(identity)) there.add(hash)
+      continue
+    }
+    const { data } = message.event
+    events.add(pushedIdentity(data.source, data.id))
+    there.add(idHash(data.source, data.id))
+    if (message.amended) cells.add(data.source, message.amended.timeMs, [message.amended.subject])
+  }
+  await addAmended(store, Array.from(events), cells)
+  await addPushed(store, Array.from(there), cells)
+  return cells
+}
+
+/** Identities in the text of a query, which are longer than hashes. */
+const identitiesMax = 4000
+
+/** The cells that amendments of these events name: one may be there before its event. */
+async function addAmended(store: Store, identities: readonly bigint[], cells: Cells): Promise<void> {
+  if (identities.length === 0) return
+  const some = await store.rows('select 1 from amendments limit 1')
+  if (some.length === 0) return
+  for (let at = 0; at < identities.length; at += identitiesMax) {
+    const named = identities.slice(at, at + identitiesMax).map(identity => `'${identity}'`)
+    await addRows(
+      store,
+      `amendments where action = 'amend' and identity in (select toUInt128(arrayJoin([${named.join(',')}])))`,
+      cells,
+    )
+  }
+}
+
+/** The cells in which rows of these events are. */
+async function addPushed(store: Store, hashes: readonly bigint[], cells: Cells): Promise<void> {
+  for (let at = 0; at < hashes.length; at += hashesMax)
+    await addRows(store, `pushed where id_hash in (${hashes.slice(at, at + hashesMax).join(',')})`, cells)
+}
+
+async function addRows(store: Store, from: string, cells: Cells): Promise<void> {
+  const rows = await store.rows<{ source: string; subject: string; hour_s: number }>(
+    `select distinct source, subject, toUnixTimestamp(toStartOfHour(time)) as hour_s from ${from}`,
+  )
+  for (const { source, subject, hour_s } of rows) cells.add(source, Number(hour_s) * 1000, [subject])
 }
 
 function name(
