@@ -194,23 +194,31 @@ async function accountElement(
 
 function chargesElement(account: string, currency: string, lines: readonly Line[]): HTMLElement {
   const hasGroups = lines.some(({ group }) => Object.keys(group).length > 0)
-  return tableElement({
-    caption: `Charges of ${account}`,
-    columns: [
-      { heading: 'Charge' },
-      ...(hasGroups ? [{ heading: 'Group' }] : []),
-      { heading: 'Quantity', isNumber: true },
-      { heading: 'Unit' },
-      { heading: 'Price', isNumber: true },
-      { heading: currency, isNumber: true },
-    ],
-    rows: lines.map(line => [
-      line.charge,
-      ...(hasGroups ? [groupText(line.group)] : []),
-      line.quantity,
-      line.unit,
-      line.price,
-      line.amount,
-    ]),
-  })
+  const quantityColumn = hasGroups ? 2 : 1
+  return tableElement(
+    {
+      caption: `Charges of ${account}`,
+      columns: [
+        { heading: 'Charge' },
+        ...(hasGroups ? [{ heading: 'Group' }] : []),
+        { heading: 'Quantity', isNumber: true },
+        { heading: 'Price', isNumber: true },
+        { heading: currency, isNumber: true },
+      ],
+      rows: lines.map(line => [
+        line.charge,
+        ...(hasGroups ? [groupText(line.group)] : []),
+        line.quantity,
+        line.price,
+        line.amount,
+      ]),
+    },
+    {
+      cell: (row, column) => {
+        const line = lines[row]
+        if (column !== quantityColumn || !line) return undefined
+        return element('span', {}, grouped(line.quantity), ' ', element('span', { class: 'unit' }, line.unit))
+      },
+    },
+  )
 }

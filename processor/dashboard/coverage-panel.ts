@@ -150,6 +150,7 @@ export async function loadCoverage(scene: Scene, signal: AbortSignal): Promise<U
             `Missing windows (${gaps.length}${more > 0 ? ` of ${gaps.length + more}` : ''})`,
           ),
           tableElement(table, {
+            isProse: true,
             cell: (row, column) =>
               column === 2 || column === 3
                 ? document.createTextNode(timeLabel(view.zone, Date.parse(table.rows[row]![column]!)))
@@ -249,9 +250,10 @@ function grid(
       ...inRow,
     )
   })
-  const first = cells.flat().find(cell => cell.classList.contains('gap')) ?? cells[0]?.[0]
+  const gap = cells.flat().find(cell => cell.classList.contains('gap'))
+  const first = gap ?? cells[0]?.[0]
   if (first) first.tabIndex = 0
-  return element(
+  const frame = element(
     'div',
     { class: 'table-frame' },
     element(
@@ -270,6 +272,12 @@ function grid(
       element('tbody', {}, ...rows),
     ),
   )
+  // Where there is no room for all days, the first that something is missing of.
+  if (gap)
+    requestAnimationFrame(() => {
+      frame.scrollLeft = Math.max(0, gap.offsetLeft - frame.clientWidth / 2)
+    })
+  return frame
 }
 
 function dayHeading(zone: string, start: string, column: number, starts: readonly string[]): HTMLElement {

@@ -3,12 +3,14 @@ import { download, element } from './elements.ts'
 import { grouped } from './figures.ts'
 import { csvOf, type Table } from './table.ts'
 
-/** `links` gives what stands in a cell instead of its text. */
+/** `cell` gives what stands in a cell instead of its text. */
 export function tableElement(
   table: Table,
   options: {
     readonly cell?: (row: number, column: number) => Node | undefined
     readonly showsCaption?: boolean
+    /** On a phone its rows are paragraphs. */
+    readonly isProse?: boolean
   } = {},
 ): HTMLElement {
   const { caption, columns, rows } = table
@@ -17,7 +19,7 @@ export function tableElement(
     { class: 'table-frame', tabindex: '0', role: 'region', 'aria-label': caption },
     element(
       'table',
-      {},
+      options.isProse === true ? { class: 'gaps' } : {},
       element('caption', options.showsCaption === true ? {} : { class: 'unseen' }, caption),
       element(
         'thead',
