@@ -23,6 +23,7 @@ import { answerNotYet, apiPrefix } from '../runtime/problem.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
+import type { Meter } from '../schemas/meters.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
 import { dayMs, hourMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
 import type { Resending } from './resend.ts'
@@ -395,10 +396,19 @@ async function serveApi(
     routes: await apiRoutes(config, settings, parts),
     access: config.listen.api,
     keys,
+    store: parts.store,
     nowMs: settings.nowMs,
     log,
     onFault: fault => log.error({ fault }, 'a request could not be answered'),
   })
+}
+
+/** @throws Fault METER_UNKNOWN */
+export function meterNamed(meters: readonly Meter[], slug: string): Meter {
+  const meter = meters.find(one => one.slug === slug)
+  if (meter) return meter
+  const slugs = meters.map(one => one.slug).join(', ')
+  throw new Fault('METER_UNKNOWN', `there is no meter "${slug}"; there are ${slugs}`)
 }
 
 /** All that the API answers. A noun is a file in processor/api/ and a line here. */
@@ -417,11 +427,15 @@ export async function apiRoutes(
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   const { keyRoutes } = await import('../processor/api/keys.ts')
   const { statusRoutes } = await import('../processor/api/status.ts')
+  const { usageRoutes } = await import('../processor/api/usage.ts')
+  const { Queries } = await import('../processor/queries.ts')
   const { nowMs } = settings
   const taken = config.keys.map(({ name }) => name)
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
   const billing = readAnew(async () => await configured(settings, 'price'))
   const accounts = async () => (await billing()).accounts
+  // All questions for usage take turns.
+  const queries = new Queries(config.query)
   return [
     accountRoutes({ accounts }),
     coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
@@ -439,6 +453,7 @@ export async function apiRoutes(
       logState: () => eventLog.state(),
       ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
     }),
+    usageRoutes({ store, queries, meterOf: async slug => meterNamed(config.meters, slug), accounts }),
   ]
 }
 

@@ -33,7 +33,9 @@ import {
 } from '../../runtime/problem.ts'
 import { asFault, Fault, faults } from '../../schemas/fault.ts'
 import { minuteMs, secondMs } from '../../schemas/window.ts'
+import type { Store } from '../store.ts'
 import { callerOf } from './callers.ts'
+import { rememberWrites } from './idempotency.ts'
 import { serveDocument } from './openapi.ts'
 import { acceptedType, type Declared, offeredTypes, partChecker, type Routes, Unfit } from './route.ts'
 
@@ -49,6 +51,8 @@ export interface ApiOptions {
   /** Those that are known; without them nobody has one. */
   readonly keys?: Keys
   readonly nowMs?: () => number
+  /** Where it is remembered what was done under an `Idempotency-Key`; without it nothing is. */
+  readonly store?: Store
   /** A line a request: of those that write or fail inside at `info` and above, of the rest at `debug`. */
   readonly log?: Logger
   /** Told of failures that are nobody's request's fault. */
@@ -96,7 +100,7 @@ declare module 'fastify' {
 
 /** Serves the routes until it is disposed of: then those that are being answered may end, and no other is begun. */
 export async function openApi(options: ApiOptions): Promise<Api> {
-  const { mount, routes, access, keys, nowMs = Date.now, drainMs = drainMsDefault } = options
+  const { mount, routes, access, keys, store, nowMs = Date.now, drainMs = drainMsDefault } = options
   const app = fastify({
     genReqId: requestIdOf,
     bodyLimit: bodyBytesDefault,
@@ -167,6 +171,7 @@ export async function openApi(options: ApiOptions): Promise<Api> {
     if (status >= 500) request.track.span.recordException(error)
     return reply.code(status).headers(headers).send(body)
   })
+  if (store) rememberWrites(app, { store, nowMs, onFault: fault => options.onFault?.(fault) })
   serveDocument(app, known.declared)
   for (const add of routes) add(app)
   await app.ready()
