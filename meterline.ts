@@ -27,10 +27,11 @@ const span = (command: Command) =>
     .requiredOption('--from <time>', 'RFC 3339, inclusive')
     .requiredOption('--to <time>', 'RFC 3339, exclusive')
 const collected = (value: string, before: readonly string[] = []) => [...before, value]
-const pairs = (value: string, before: Readonly<Record<string, string>> = {}) => {
+const pairs = (value: string, before: Readonly<Record<string, readonly string[]>> = {}) => {
   const at = value.indexOf('=')
   if (at < 1) throw new InvalidArgumentError('write name=value')
-  return { ...before, [value.slice(0, at)]: value.slice(at + 1) }
+  const name = value.slice(0, at)
+  return { ...before, [name]: [...(before[name] ?? []), value.slice(at + 1)] }
 }
 
 /** Runs a command; its exit code is what it resolves to, 0 if nothing. */
@@ -134,8 +135,14 @@ span(program.command('usage <meter>').description('the quantities of a meter'))
   )
   .option('--zone <zone>', 'IANA time zone of the windows', 'UTC')
   .option('--group-by <dims>', 'dims to keep, with commas between')
-  .option('--where <dim=value>', 'only this value of a dim', pairs)
-  .option('--subject <subject>', 'only this tenant', collected)
+  .option(
+    '--where <dim=value>',
+    'only this value of a dim; several times, any of them; a filter in JSON such as \'gpu_type={"$like":"H%"}\'',
+    pairs,
+  )
+  .option('--subject <subject>', 'only this tenant; several times, any of them', collected)
+  .option('--source <source>', 'only this source, meterline/kind/name; several times, any of them', collected)
+  .option('--top <rows>', 'so many rows of each window, those of the largest values')
   .option('--as-of <when>', 'as the ledger stood then: a time, or LOG/PARTITION:OFFSET with commas between')
   .addOption(new Option('--format <format>').choices(['table', 'csv', 'json']).default('table'))
   .action(

@@ -7,12 +7,14 @@ import type { bill } from '../processor/billing.ts'
 import { type CoverageRow, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
 import { unknownLine } from '../processor/gate.ts'
-import { usage as usageOf } from '../processor/usage.ts'
+import { amounts, type UsageQuery, usage as usageOf } from '../processor/usage.ts'
+import { usageText } from '../processor/usage-text.ts'
 import { type Format, printJson, printRows } from '../runtime/print.ts'
+import { misfits } from '../schemas/check.ts'
 import { Fault } from '../schemas/fault.ts'
-import type { UsageRow } from '../schemas/meters.ts'
+import { FilterString, type UsageRow } from '../schemas/meters.ts'
 import { dayMs } from '../schemas/window.ts'
-import { configured, openStore, type Settings, spanOf } from './roles.ts'
+import { configured, meterNamed, openStore, type Settings, spanOf } from './roles.ts'
 
 const done = 0
 const failed = 1
@@ -71,34 +73,61 @@ export async function usage(
     readonly window?: string
     readonly zone: string
     readonly groupBy?: string
-    readonly where?: Readonly<Record<string, string>>
+    readonly where?: Readonly<Record<string, readonly string[]>>
     readonly subject?: readonly string[]
+    readonly source?: readonly string[]
+    readonly top?: string
     readonly asOf?: string
     readonly format: Format
   },
 ): Promise<number> {
   const config = await configured(settings, 'meter')
-  const meter = config.meters.find(({ slug }) => slug === settings.meter)
-  if (!meter)
-    throw new Fault(
-      'METER_UNKNOWN',
-      `there is no meter "${settings.meter}"; there are ${config.meters.map(({ slug }) => slug).join(', ')}`,
-    )
+  const meter = meterNamed(config.meters, settings.meter)
   await using opened = await openStore(config, settings)
-  const rows = await usageOf(opened.store, {
+  const { store } = opened
+  const { signal, stdout, window, subject, source, top, asOf } = settings
+  const query: UsageQuery = {
     meter,
     span: spanOf(settings),
     zone: zoneOf(settings.zone),
     groupBy: (settings.groupBy ?? '').split(',').filter(dim => dim !== ''),
-    where: settings.where ?? {},
-    ...(settings.window !== undefined && { step: settings.window }),
-    ...(settings.subject && { subjects: settings.subject }),
-    ...(settings.asOf !== undefined && {
-      asOf: await positionAsOf(opened.store, settings.asOf, settings.nowMs()),
-    }),
-  })
-  settings.stdout(printUsage(rows, settings.json === true ? 'json' : settings.format))
+    where: filtersOf(settings.where ?? {}),
+    ...(window !== undefined && { step: window }),
+    ...(subject && { subjects: subject }),
+    ...(source && { sources: source }),
+    ...(top !== undefined && { top: topOf(top) }),
+    ...(asOf !== undefined && { asOf: await positionAsOf(store, asOf, settings.nowMs()) }),
+  }
+  const format = settings.json === true ? 'json' : settings.format
+  if (format === 'table') stdout(printUsage(await usageOf(store, query, { signal }), format))
+  else for await (const text of usageText(query, format, amounts(store, query, { signal }))) stdout(text)
   return done
+}
+
+const splitColumn = { heading: 'split', text: (row: UsageRow) => (row.split === true ? 'true' : '') }
+
+/** Several values of a dim are any of them; one that begins with a brace is a filter in JSON. */
+function filtersOf(where: Readonly<Record<string, readonly string[]>>): UsageQuery['where'] {
+  const filters = Object.entries(where).map(([dim, values]) => {
+    const [value = ''] = values
+    if (values.length > 1) return [dim, { $in: values }]
+    if (!value.startsWith('{')) return [dim, value]
+    let filter: unknown
+    try {
+      filter = JSON.parse(value)
+    } catch (error) {
+      throw new Fault('USAGE', `--where ${dim}: it is no JSON`, {}, { cause: error })
+    }
+    const [misfit] = misfits(FilterString, filter)
+    if (misfit) throw new Fault('USAGE', `--where ${dim}: ${misfit.path} ${misfit.message}`)
+    return [dim, filter]
+  })
+  return Object.fromEntries(filters)
+}
+
+function topOf(text: string): number {
+  if (!/^[1-9][0-9]{0,3}$/.test(text)) throw new Fault('USAGE', `--top ${text}: write a number up to 9999`)
+  return Number(text)
 }
 
 /** Usage as a table, CSV or JSON; the dims that were asked for have a column each. */
@@ -115,6 +144,7 @@ export function printUsage(rows: readonly UsageRow[], format: Format): string {
       ...dims.map(dim => ({ heading: dim, text: (row: UsageRow) => row.group_by[dim] ?? '' })),
       { heading: 'value', text: row => row.value, align: 'right' as const },
       { heading: 'unit', text: row => row.unit },
+      ...(format === 'csv' || rows.some(({ split }) => split) ? [splitColumn] : []),
     ],
     format,
   )
