@@ -424,6 +424,9 @@ export async function apiRoutes(
   const { eventRoutes } = await import('../processor/api/events.ts')
   const { lineItemRoutes } = await import('../processor/api/line-items.ts')
   const { meRoutes } = await import('../processor/api/me.ts')
+  const { eventListRoutes } = await import('../processor/api/openmeter/events.ts')
+  const { queryRoutes } = await import('../processor/api/openmeter/query.ts')
+  const { subjectRoutes } = await import('../processor/api/openmeter/subjects.ts')
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   const { keyRoutes } = await import('../processor/api/keys.ts')
   const { statusRoutes } = await import('../processor/api/status.ts')
@@ -454,6 +457,9 @@ export async function apiRoutes(
       ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
     }),
     usageRoutes({ store, queries, meterOf: async slug => meterNamed(config.meters, slug), accounts }),
+    eventListRoutes({ store, queries, meters: async () => config.meters, accounts }),
+    queryRoutes({ store, queries, find: async slug => meterNamed(config.meters, slug), accounts, nowMs }),
+    subjectRoutes({ store, accounts, nowMs }),
   ]
 }
 

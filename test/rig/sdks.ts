@@ -1,5 +1,5 @@
 /**
- * The CloudEvents SDKs of Go and Python for tests, pinned by test/interop/: built and installed once from their registries,
+ * The SDKs of others for tests, in Go and Python, pinned by test/interop/: built and installed once from their registries,
  * and kept between runs. They fail where they are not to be had; they never skip.
  */
 import { execFile, spawn } from 'node:child_process'
@@ -55,8 +55,18 @@ export async function goSdk(): Promise<Sdk> {
 
 /** @throws Error where there is no Python with pip, or a package cannot be had */
 export async function pythonSdk(): Promise<Sdk> {
-  const requirements = join(interop, 'python/requirements.txt')
-  const packages = await madeOnce(cached('python', 'python/requirements.txt'), draft =>
+  return { name: 'Python', ask: await pythonDriver('python') }
+}
+
+/** OpenMeter's published Python client: see test/interop/openmeter/driver.py. @throws Error as `pythonSdk` */
+export async function openMeterPython(): Promise<Sdk> {
+  return { name: 'Python', ask: await pythonDriver('openmeter') }
+}
+
+/** The driver of a folder of test/interop, with the packages that it requires. */
+async function pythonDriver(folder: string): Promise<Sdk['ask']> {
+  const requirements = join(interop, folder, 'requirements.txt')
+  const packages = await madeOnce(cached(folder, `${folder}/requirements.txt`), draft =>
     run(
       'python3',
       [
@@ -75,10 +85,7 @@ export async function pythonSdk(): Promise<Sdk> {
     ),
   )
   const env = { PYTHONPATH: packages, PYTHONDONTWRITEBYTECODE: '1' }
-  return {
-    name: 'Python',
-    ask: command => asked('python3', [join(interop, 'python/driver.py')], env, command),
-  }
+  return command => asked('python3', [join(interop, folder, 'driver.py')], env, command)
 }
 
 /** One process a command: JSON in, JSON out. */

@@ -1,6 +1,6 @@
 /**
  * What a query asks, from the ways in which OpenMeter's clients say it: the parameters of an address, as its JS and its
- * Python client write them, which differ, and a JSON body. Pure.
+ * Python client write them, which differ, and a JSON body.
  */
 import { misfits } from '../../../schemas/check.ts'
 import { asFault } from '../../../schemas/fault.ts'

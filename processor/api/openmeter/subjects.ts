@@ -26,10 +26,16 @@ export interface SubjectParts {
 }
 
 export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes {
-  /** The keys that a caller may see; undefined where that is all of them. */
+  /**
+   * The keys that a caller may see; undefined where that is all of them. A note says nothing of the source: of a subject
+   * that another account pays for as well, under another source, nobody knows whose it is, so neither sees it.
+   */
   const keysOf = async (caller: Caller): Promise<ReadonlySet<string> | undefined> => {
     const tenants = await tenantsOf(caller, accounts)
-    return tenants && new Set(tenants.map(({ subject }) => subject))
+    if (!tenants) return undefined
+    const others = (await accounts()).filter(({ id }) => id !== caller.account)
+    const theirs = new Set(others.flatMap(({ subjects }) => subjects.map(({ subject }) => subject)))
+    return new Set(tenants.map(({ subject }) => subject).filter(subject => !theirs.has(subject)))
   }
   const find = async (idOrKey: string, seen?: ReadonlySet<string>): Promise<Row> => {
     const found = (await rowsOf(store, { keys: [idOrKey] }))[0] ?? (await byId(store, idOrKey))

@@ -1,6 +1,6 @@
 /**
  * What travels between OpenMeter's clients and us: the shapes of its API v1 (events also v2), as far as they are answered
- * here. Times are RFC 3339 texts. Pure.
+ * here. Times are RFC 3339 texts.
  */
 import Type, { type Static, type TSchema } from 'typebox'
 import { Unfit } from '../route.ts'
