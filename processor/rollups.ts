@@ -93,12 +93,12 @@ async function unusedKey(store: Store, key: string, isUsed: boolean): Promise<st
   return used === 0 && !isUsed ? key : `${key}:${used}`
 }
 
-/** Stops computing the meters that are not of these slugs. */
-export async function retireOthers(store: Store, slugs: ReadonlySet<string>): Promise<void> {
+/** Stops computing the meters of these slugs. */
+export async function retire(store: Store, isGone: (slug: string) => boolean): Promise<void> {
   const builds = await buildsOf(store)
   await enter(
     store,
-    builds.filter(({ state, meter }) => state !== 'retired' && !slugs.has(meter.slug)),
+    builds.filter(({ state, meter }) => state !== 'retired' && isGone(meter.slug)),
     'retired',
   )
 }
@@ -136,7 +136,7 @@ function isKept({ state, ageSeconds }: Build): boolean {
 const buildRowsMax = 500_000
 
 /** The hours of the ledger that have events of a meter's types, with how many rows; the newest first. */
-async function hoursOf(
+export async function hoursOf(
   store: Store,
   { eventTypes }: Meter,
   unbuilt?: string,
@@ -158,7 +158,7 @@ async function hoursOf(
   return rows.map(({ hour_s, found }) => ({ hourS: Number(hour_s), rows: Number(found) }))
 }
 
-/** How far the build of a key is. */
+/** How far the build of a definition is. */
 export interface BuildProgress {
   readonly hoursDone: number
   readonly hours: number
@@ -168,18 +168,30 @@ export interface BuildProgress {
   readonly example: string
 }
 
-export async function progressOf(store: Store, { key, meter, state }: Build): Promise<BuildProgress> {
-  const [[row], left] = await Promise.all([
-    store.rows<{ done: string; unusable: string; example: string }>(
-      `select count() as done, sum(unusable) as unusable, argMax(example, (example != '', hour)) as example
-       from built final where meter = {key:String}`,
-      { key },
-    ),
-    state === 'building' ? hoursOf(store, meter, key) : [],
-  ])
-  const hoursDone = Number(row?.done ?? 0)
-  const unusable = Number(row?.unusable ?? 0)
-  return { hoursDone, hours: hoursDone + left.length, unusable, example: row?.example ?? '' }
+/** By key, of those that are not retired. */
+export async function progressOf(
+  store: Store,
+  builds: readonly Build[],
+): Promise<ReadonlyMap<string, BuildProgress>> {
+  const rows = await store.rows<{ meter: string; done: string; unusable: string; example: string }>(
+    `select meter, count() as done, sum(unusable) as unusable, argMax(example, (example != '', hour)) as example
+     from built final group by meter`,
+  )
+  const known = new Map(rows.map(row => [row.meter, row]))
+  const progress = new Map<string, BuildProgress>()
+  for (const { key, meter, state } of builds) {
+    if (state === 'retired') continue
+    const row = known.get(key)
+    const hoursDone = Number(row?.done ?? 0)
+    const left = state === 'building' ? (await hoursOf(store, meter, key)).length : 0
+    progress.set(key, {
+      hoursDone,
+      hours: hoursDone + left,
+      unusable: Number(row?.unusable ?? 0),
+      example: row?.example ?? '',
+    })
+  }
+  return progress
 }
 
 /**

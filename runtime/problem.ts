@@ -59,9 +59,13 @@ const statuses: Partial<Readonly<Record<FaultCode, number>>> = {
   SOURCE_RESERVED: 403,
   NOT_THERE: 404,
   METER_UNKNOWN: 404,
+  METER_INVALID: 400,
+  METER_EXISTS: 409,
+  METER_FIXED: 409,
   EVENT_TOO_LARGE: 413,
   IDEMPOTENCY_RUNNING: 409,
   IDEMPOTENCY_DIFFERS: 422,
+  QUERY_TOO_LARGE: 422,
   RATE_EXCEEDED: 429,
   // What is asked for cannot be priced as things stand: the book is to be mended, not Meterline.
   UNPRICED: 409,

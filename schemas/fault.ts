@@ -290,6 +290,21 @@ export const faults = {
     remedy: 'The catalogue names them; docs/reference/meters.md those that come with Meterline.',
   },
   // -- money
+  METER_INVALID: {
+    fate: 'halt',
+    meaning: 'The definition of a meter is none, or cannot be computed.',
+    remedy: 'Mend what the message names; docs/reference/meters.md has all fields.',
+  },
+  METER_EXISTS: {
+    fate: 'halt',
+    meaning: 'There is a meter of this slug already.',
+    remedy: 'Change that one, or take another slug.',
+  },
+  METER_FIXED: {
+    fate: 'halt',
+    meaning: 'The meter is of the catalogue file, which the API does not change.',
+    remedy: 'Change the file and start again.',
+  },
   CASE_INVALID: {
     fate: 'halt',
     meaning: 'A rating case, its usage or its book does not fit the format.',

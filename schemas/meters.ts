@@ -59,7 +59,7 @@ type TextOperator = Exclude<keyof typeof operators, '$in' | '$nin'>
 export const Meter = Type.Object(
   {
     slug: Type.String({
-      pattern: '^[a-z][a-z0-9_]{0,62}$',
+      pattern: '^[a-z0-9][a-z0-9_]{0,63}$',
       description: 'Its name, in answers and price books.',
     }),
     description: Type.Optional(Type.String({ maxLength: 1024, description: 'What it counts, for people.' })),
@@ -82,7 +82,7 @@ export const Meter = Type.Object(
         description: 'Divides the finished aggregate once: 3600 makes hours of seconds.',
       }),
     ),
-    groupBy: Type.Record(Type.String({ pattern: '^[a-z][a-z0-9_]{0,62}$' }), Path, {
+    groupBy: Type.Record(Type.String({ pattern: '^[A-Za-z0-9_]{1,63}$' }), Path, {
       default: {},
       description: 'The dims of the meter, each with its path.',
     }),

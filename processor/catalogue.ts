@@ -1,0 +1,340 @@
+/**
+ * The catalogue: the meters of the file, which the API can only look at, and those made by API, which live in the store.
+ * Says of each which definition answers now: a changed one answers when its history is computed, until then the old one.
+ */
+import { hash, randomBytes } from 'node:crypto'
+import { misfitOf, validator } from '../schemas/check.ts'
+import { Fault } from '../schemas/fault.ts'
+import { catalogueMisfits, Meter, meterHash } from '../schemas/meters.ts'
+import { dimNames, ledgerRows, meterMisfit } from './meters.ts'
+import {
+  type Build,
+  type BuildProgress,
+  buildsOf,
+  hoursOf,
+  progressOf,
+  registerMeters,
+  retire,
+} from './rollups.ts'
+import type { Store } from './store.ts'
+
+/** What is said of a meter besides its definition; no answer depends on it. */
+export interface MeterNotes {
+  readonly name?: string | undefined
+  readonly metadata?: Readonly<Record<string, string>> | null | undefined
+  /** As OpenMeter has it: events before it are not asked for. */
+  readonly eventFromMs?: number | undefined
+}
+
+export interface CatalogueEntry extends MeterNotes {
+  /** A ULID. */
+  readonly id: string
+  /** As it was asked for. */
+  readonly meter: Meter
+  /** The definition that answers now: of a changed meter the old one, until the new one is computed. */
+  readonly answering: Meter
+  readonly origin: 'file' | 'api'
+  readonly createdMs: number
+  readonly updatedMs: number
+  readonly deletedMs?: number | undefined
+  /** `computing`: its history is on its way. Answers are exact all the same, of a new meter from the ledger, and slower. */
+  readonly state: 'ready' | 'computing'
+  readonly progress: BuildProgress
+}
+
+/** An entry, and what may be a mistake in it. */
+export interface Changed {
+  readonly entry: CatalogueEntry
+  readonly warnings: readonly string[]
+}
+
+interface Row extends MeterNotes {
+  readonly id: string
+  readonly meter: Meter
+  readonly createdMs: number
+  readonly updatedMs: number
+  readonly deletedMs?: number | undefined
+  readonly version: number
+}
+
+const isMeter = validator(Meter)
+const nothing: BuildProgress = { hoursDone: 0, hours: 0, unusable: 0, example: '' }
+
+export class Catalogue {
+  readonly #store: Store
+  readonly #file: readonly Meter[]
+  readonly #nowMs: () => number
+  readonly #startedMs: number
+
+  /** @param file the meters of the catalogue file, or those that come with Meterline. */
+  constructor(store: Store, file: readonly Meter[], nowMs: () => number) {
+    this.#store = store
+    this.#file = file
+    this.#nowMs = nowMs
+    this.#startedMs = nowMs()
+  }
+
+  /** At the start of a processor: every meter has its cells computed, and what is no meter any more has not. */
+  async begin(): Promise<void> {
+    const rows = (await this.#rows()).filter(({ deletedMs }) => deletedMs === undefined)
+    const meters = [...this.#file, ...this.#unshadowed(rows).map(({ meter }) => meter)]
+    await registerMeters(this.#store, meters)
+    const slugs = new Set(meters.map(({ slug }) => slug))
+    await retire(this.#store, slug => !slugs.has(slug))
+  }
+
+  /** By slug. With `withDeleted` those made by API that were removed come too. */
+  async list({
+    withDeleted = false,
+  }: {
+    readonly withDeleted?: boolean
+  } = {}): Promise<readonly CatalogueEntry[]> {
+    const [rows, builds] = await Promise.all([this.#rows(), buildsOf(this.#store)])
+    const progress = await progressOf(this.#store, builds)
+    const entries = [
+      ...this.#file.map(meter => this.#fileEntry(meter, builds, progress)),
+      ...this.#unshadowed(rows)
+        .filter(({ deletedMs }) => withDeleted || deletedMs === undefined)
+        .map(row => apiEntry(row, builds, progress)),
+    ]
+    return entries.sort((a, b) => (a.meter.slug < b.meter.slug ? -1 : 1))
+  }
+
+  /**
+   * By its id or slug; one that was removed by its id alone.
+   * @throws Fault METER_UNKNOWN
+   */
+  async get(idOrSlug: string): Promise<CatalogueEntry> {
+    const all = await this.list({ withDeleted: true })
+    const entry =
+      all.find(({ meter, deletedMs }) => meter.slug === idOrSlug && deletedMs === undefined) ??
+      all.find(({ id }) => id === idOrSlug.toUpperCase())
+    if (entry) return entry
+    throw new Fault('METER_UNKNOWN', `there is no meter "${idOrSlug.slice(0, 80)}"`, {
+      meter: idOrSlug.slice(0, 80),
+    })
+  }
+
+  /**
+   * Makes a meter. Its answers are exact at once, and fast when its history is computed.
+   * @throws Fault METER_INVALID naming every problem, METER_EXISTS where the slug has a meter
+   */
+  async create(definition: unknown, notes: MeterNotes = {}): Promise<Changed> {
+    const meter = this.#checked(definition)
+    const others = await this.list()
+    if (others.some(other => other.meter.slug === meter.slug)) throw exists(meter)
+    const atMs = this.#nowMs()
+    const row: Row = { ...notes, id: newId(atMs), meter, createdMs: atMs, updatedMs: atMs, version: 1 }
+    await this.#write(row)
+    // Of two that are made at once the first by id stays: both see both.
+    const rivals = (await this.#rows()).filter(
+      other => other.meter.slug === meter.slug && other.deletedMs === undefined && other.id < row.id,
+    )
+    if (rivals.length > 0) {
+      await this.#write({ ...row, deletedMs: atMs, version: 2 })
+      throw exists(meter)
+    }
+    return await this.#changed(row)
+  }
+
+  /**
+   * Changes a meter; what is not named stays. A changed definition answers when its history is computed.
+   * @throws Fault METER_UNKNOWN | METER_FIXED | METER_INVALID
+   */
+  async update(idOrSlug: string, change: { readonly meter?: unknown } & MeterNotes): Promise<Changed> {
+    const row = await this.#own(idOrSlug)
+    const meter = change.meter === undefined ? row.meter : this.#checked(change.meter)
+    if (meter.slug !== row.meter.slug)
+      throw new Fault('METER_INVALID', `/slug: a meter keeps its slug, which is "${row.meter.slug}"`)
+    const { meter: _, ...notes } = change
+    const changed: Row = { ...row, ...notes, meter, updatedMs: this.#nowMs(), version: row.version + 1 }
+    await this.#write(changed)
+    return await this.#changed(changed)
+  }
+
+  /**
+   * Removes a meter; its events stay.
+   * @throws Fault METER_UNKNOWN | METER_FIXED
+   */
+  async remove(idOrSlug: string): Promise<void> {
+    const row = await this.#own(idOrSlug)
+    const atMs = this.#nowMs()
+    await this.#write({ ...row, deletedMs: atMs, updatedMs: atMs, version: row.version + 1 })
+    await retire(this.#store, slug => slug === row.meter.slug)
+  }
+
+  #checked(definition: unknown): Meter {
+    if (!isMeter(definition)) {
+      const problems = (isMeter.errors ?? []).map(error => {
+        const { path, message } = misfitOf(error)
+        return `${path === '' ? '/' : path} ${message}`
+      })
+      throw new Fault('METER_INVALID', problems.join('; ').slice(0, 2000))
+    }
+    const meter = definition as Meter
+    const found = catalogueMisfits([meter]).map(
+      ({ path, message }) => `${path.replace(/^\/meters\/0/, '')} ${message}`,
+    )
+    const misfit = meterMisfit(meter)
+    if (misfit !== undefined) found.push(misfit)
+    if (found.length > 0) throw new Fault('METER_INVALID', found.join('; '))
+    return meter
+  }
+
+  async #changed(row: Row): Promise<Changed> {
+    await registerMeters(this.#store, [row.meter])
+    const warnings = await misses(this.#store, row.meter)
+    return { entry: await this.get(row.id), warnings }
+  }
+
+  async #own(idOrSlug: string): Promise<Row> {
+    const entry = await this.get(idOrSlug)
+    if (entry.origin === 'file')
+      throw new Fault('METER_FIXED', `meter ${entry.meter.slug} is of the catalogue file: change it there`)
+    const row = (await this.#rows()).find(({ id }) => id === entry.id)
+    if (!row || row.deletedMs !== undefined)
+      throw new Fault('METER_UNKNOWN', `meter ${entry.meter.slug} was removed`)
+    return row
+  }
+
+  /** A meter of the file takes the place of one of its slug that was made by API. */
+  #unshadowed(rows: readonly Row[]): readonly Row[] {
+    const slugs = new Set(this.#file.map(({ slug }) => slug))
+    return rows.filter(({ meter }) => !slugs.has(meter.slug))
+  }
+
+  #fileEntry(meter: Meter, builds: readonly Build[], progress: Progress): CatalogueEntry {
+    return {
+      id: fileId(meter.slug),
+      meter,
+      ...answer(meter, builds, progress),
+      origin: 'file',
+      createdMs: this.#startedMs,
+      updatedMs: this.#startedMs,
+    }
+  }
+
+  async #rows(): Promise<readonly Row[]> {
+    const rows = await this.#store.rows<{
+      id: string
+      definition: string
+      named: string
+      created_ms: string
+      updated_ms: string
+      deleted_ms: string | null
+      version: string
+    }>(
+      `select id, definition, named, toUnixTimestamp64Milli(created) as created_ms,
+         toUnixTimestamp64Milli(updated) as updated_ms, toUnixTimestamp64Milli(deleted) as deleted_ms, version
+       from meters final order by id`,
+    )
+    return rows.map(row => ({
+      ...(JSON.parse(row.named) as MeterNotes),
+      id: row.id,
+      meter: JSON.parse(row.definition) as Meter,
+      createdMs: Number(row.created_ms),
+      updatedMs: Number(row.updated_ms),
+      ...(row.deleted_ms !== null && { deletedMs: Number(row.deleted_ms) }),
+      version: Number(row.version),
+    }))
+  }
+
+  async #write(row: Row): Promise<void> {
+    const { id, meter, createdMs, updatedMs, deletedMs, version, ...notes } = row
+    const at = (ms: number) => new Date(ms).toISOString()
+    await this.#store.insert(
+      'meters',
+      ['id', 'slug', 'definition', 'named', 'created', 'updated', 'deleted', 'version'],
+      [
+        JSON.stringify([
+          id,
+          meter.slug,
+          JSON.stringify(meter),
+          JSON.stringify(notes),
+          at(createdMs),
+          at(updatedMs),
+          deletedMs === undefined ? null : at(deletedMs),
+          version,
+        ]),
+      ],
+    )
+  }
+}
+
+type Progress = ReadonlyMap<string, BuildProgress>
+
+function apiEntry({ version: _, ...row }: Row, builds: readonly Build[], progress: Progress): CatalogueEntry {
+  return { ...row, ...answer(row.meter, builds, progress), origin: 'api' }
+}
+
+/** Exactly this definition where it is ready, else the last of the slug that is, else this one from the ledger. */
+function answer(
+  meter: Meter,
+  builds: readonly Build[],
+  progress: Progress,
+): Pick<CatalogueEntry, 'answering' | 'state' | 'progress'> {
+  const own = builds.findLast(
+    build =>
+      build.meter.slug === meter.slug &&
+      build.state !== 'retired' &&
+      meterHash(build.meter) === meterHash(meter),
+  )
+  const figures = (own && progress.get(own.key)) ?? nothing
+  if (own?.state === 'ready') return { answering: meter, state: 'ready', progress: figures }
+  const before = builds.findLast(build => build.meter.slug === meter.slug && build.state === 'ready')
+  return { answering: before?.meter ?? meter, state: 'computing', progress: figures }
+}
+
+function exists({ slug }: Meter): Fault {
+  return new Fault('METER_EXISTS', `there is a meter "${slug}" already`, { meter: slug })
+}
+
+// -- ids
+
+const base32 = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+
+function ulid(bits: bigint): string {
+  return Array.from({ length: 26 }, (_, at) => base32[Number((bits >> BigInt(5 * (25 - at))) & 31n)]).join('')
+}
+
+function newId(atMs: number): string {
+  return ulid((BigInt(atMs) << 80n) | BigInt(`0x${randomBytes(10).toString('hex')}`))
+}
+
+/** The same in every process and after every start: of no time, and of the slug. */
+function fileId(slug: string): string {
+  return ulid(BigInt(`0x${hash('sha256', `meter ${slug}`, 'hex').slice(0, 20)}`))
+}
+
+// -- what may be a mistake
+
+/** The last hours with events of the meter's types are looked at, up to so many of them. */
+const missHoursMax = 24
+
+/** Paths of a meter that stand for nothing in the last events of its types, as sentences. */
+export async function misses(store: Store, meter: Meter): Promise<readonly string[]> {
+  const hours = (await hoursOf(store, meter)).slice(0, missHoursMax).map(({ hourS }) => hourS)
+  const types = meter.eventTypes.join(', ')
+  if (hours.length === 0) return [`there are no events of ${types} yet`]
+  const range = (at: string) =>
+    `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
+  const count = async (asked: Meter) => {
+    const { sql, params } = ledgerRows([asked], { range })
+    const dims = dimNames(asked).map((_, index) => `countIf(dim${index} != '')`)
+    const [row] = await store.rows<{ rows: string; there: string; dims: readonly string[] }>(
+      `select count() as rows, countIf(has0) as there, [${dims.join(', ')}]::Array(UInt64) as dims from ${sql}`,
+      { ...params, hours },
+    )
+    return row ?? { rows: '0', there: '0', dims: [] }
+  }
+  const { filter, ...unfiltered } = meter
+  const all = await count(unfiltered)
+  if (all.rows === '0') return [`there are no events of ${types} that count yet`]
+  const recent = `the last ${all.rows} events of ${types}`
+  const found = dimNames(meter).flatMap((dim, index) =>
+    all.dims[index] === '0' ? [`groupBy.${dim}: ${meter.groupBy[dim]} stands for nothing in ${recent}`] : [],
+  )
+  if (all.there === '0') found.unshift(`value: ${meter.value} stands for no number in ${recent}`)
+  if (filter && (await count(meter)).rows === '0') found.push(`filter: it leaves none of ${recent}`)
+  return found
+}
