@@ -479,7 +479,11 @@ export async function conflicts(store: Store, span: Window): Promise<readonly Co
        select id_hash, 'reading' as what, toUnixTimestamp(start) as time_s,
          toJSONString(tuple(type, subject, start, end, used_start, used_end, resource_kind, resource_id, resource_name,
            measures, labels, parts, estimated)) as first
-       from events final where id_hash in (select id_hash from conflict)
+       -- The identity of a reading is in its id, and found without making the hash of every row.
+       from events final where identity in (
+           select reinterpretAsUInt128(reverse(unhex(substring(id, 1, 32)))) from conflict
+           where match(id, '^[0-9a-f]{32}@'))
+         and id_hash in (select id_hash from conflict)
        union all
        select id_hash, 'mark', toUnixTimestamp(start),
          toJSONString(map('outcome', toString(outcome), 'events', toString(events), 'digest', lower(leftPad(hex(digest), 16, '0')),

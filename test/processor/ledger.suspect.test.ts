@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { positionAsOf, showPosition } from '../../processor/as-of.ts'
 import { Ledger } from '../../processor/ledger.ts'
+import { conflicts } from '../../processor/replay.ts'
 import { recompute, registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
@@ -285,6 +286,11 @@ describe('messages that come again', () => {
     )
     expect(kept[0]?.value).toContain('"instance_seconds":"60"')
     expect(kept[1]?.value).toContain('"c"')
+    const listed = (await conflicts(at.store, hour(0))).filter(row => row.log === at.log)
+    expect(listed.map(({ what }) => what)).toEqual(expect.arrayContaining(['reading', 'mark']))
+    const reading = listed.find(({ what }) => what === 'reading')
+    expect(reading?.first).toContain('"instance_seconds":"3600"')
+    expect(reading?.second).toContain('"instance_seconds":"60"')
   })
 
   test('from another log, such as an outbox that was put back: the first still counts', async () => {
