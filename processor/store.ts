@@ -194,7 +194,10 @@ export class Store implements AsyncDisposable {
         abort_signal: gone,
         ...(settings && { clickhouse_settings: settings }),
       })
-      for await (const rows of result.stream<unknown[]>()) yield rows.map(row => row.json())
+      const stream = result.stream<unknown[]>()
+      // Once the answer has begun the client looks at its signal no more.
+      gone.addEventListener('abort', () => stream.destroy(new Error('left')), { once: true })
+      for await (const rows of stream) yield rows.map(row => row.json())
       isWhole = true
     } catch (error) {
       if (gone.aborted)
