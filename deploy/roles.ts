@@ -361,7 +361,9 @@ async function runningProcessor(
   },
 ): Promise<Processor> {
   const { startProcessor } = await import('../processor/process.ts')
+  const { Catalogue } = await import('../processor/catalogue.ts')
   const { store, eventLog, rejects, health, log, signal } = parts
+  await new Catalogue(store, config.meters, Date.now).begin()
   const processor = await startProcessor({
     store,
     log: eventLog,
@@ -425,18 +427,21 @@ export async function apiRoutes(
   const { lineItemRoutes } = await import('../processor/api/line-items.ts')
   const { meRoutes } = await import('../processor/api/me.ts')
   const { eventListRoutes } = await import('../processor/api/openmeter/events.ts')
+  const { meterRoutes } = await import('../processor/api/openmeter/meters.ts')
   const { queryRoutes } = await import('../processor/api/openmeter/query.ts')
   const { subjectRoutes } = await import('../processor/api/openmeter/subjects.ts')
   const { rejectedRoutes } = await import('../processor/api/rejected.ts')
   const { keyRoutes } = await import('../processor/api/keys.ts')
   const { statusRoutes } = await import('../processor/api/status.ts')
   const { usageRoutes } = await import('../processor/api/usage.ts')
+  const { Catalogue } = await import('../processor/catalogue.ts')
   const { Queries } = await import('../processor/queries.ts')
   const { nowMs } = settings
   const taken = config.keys.map(({ name }) => name)
   // A mistake in a price book is no reason not to record usage: it shows when somebody asks by account.
   const billing = readAnew(async () => await configured(settings, 'price'))
   const accounts = async () => (await billing()).accounts
+  const catalogue = new Catalogue(store, config.meters, nowMs)
   // All questions for usage take turns.
   const queries = new Queries(config.query)
   return [
@@ -456,9 +461,10 @@ export async function apiRoutes(
       logState: () => eventLog.state(),
       ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
     }),
-    usageRoutes({ store, queries, meterOf: async slug => meterNamed(config.meters, slug), accounts }),
-    eventListRoutes({ store, queries, meters: async () => config.meters, accounts }),
-    queryRoutes({ store, queries, find: async slug => meterNamed(config.meters, slug), accounts, nowMs }),
+    usageRoutes({ store, queries, meterOf: async slug => (await catalogue.get(slug)).answering, accounts }),
+    eventListRoutes({ store, queries, catalogue, accounts }),
+    meterRoutes({ catalogue }),
+    queryRoutes({ store, queries, catalogue, accounts, nowMs }),
     subjectRoutes({ store, accounts, nowMs }),
   ]
 }

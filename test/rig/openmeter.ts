@@ -7,11 +7,13 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { Registry } from 'prom-client'
-import { openApi, problem } from '../../processor/api/api.ts'
+import { openApi } from '../../processor/api/api.ts'
 import { eventRoutes } from '../../processor/api/events.ts'
 import { eventListRoutes } from '../../processor/api/openmeter/events.ts'
+import { meterRoutes } from '../../processor/api/openmeter/meters.ts'
 import { queryRoutes } from '../../processor/api/openmeter/query.ts'
 import { subjectRoutes } from '../../processor/api/openmeter/subjects.ts'
+import { Catalogue } from '../../processor/catalogue.ts'
 import { startProcessor } from '../../processor/process.ts'
 import { Queries } from '../../processor/queries.ts'
 import { Store } from '../../processor/store.ts'
@@ -64,20 +66,18 @@ export async function startOpenMeter(
     await serveHealth({ health: new Health(), registry: new Registry(), host: '127.0.0.1', port: 0 }),
   )
   const ingest = new Ingest({ sink: outboxSink(outbox), nowMs })
+  const catalogue = new Catalogue(store, meters, nowMs)
   const queries = new Queries({ seconds: 30, memoryBytes: 1e9, concurrency: 2, queued: 100 })
-  const parts = { store, queries, accounts: async () => accounts, nowMs }
-  const find = async (slug: string) => {
-    const meter = meters.find(one => one.slug === slug)
-    if (!meter) throw problem(404, 'no meter')
-    return meter
-  }
+  const parts = { store, queries, catalogue, accounts: async () => accounts, nowMs }
+
   const api = await openApi({
     mount: server.mount,
     routes: [
       eventRoutes({ ingest }),
-      eventListRoutes({ ...parts, meters: async () => meters }),
+      eventListRoutes(parts),
       subjectRoutes(parts),
-      queryRoutes({ ...parts, find }),
+      queryRoutes(parts),
+      meterRoutes(parts),
     ],
     access: keys ? 'keys' : 'loopback',
     ...(keys && { keys }),

@@ -12,6 +12,7 @@ import { JsonNumber, parseExact } from '../../../schemas/json.ts'
 import type { FilterString, Meter } from '../../../schemas/meters.ts'
 import { parsePath, valueAt } from '../../../schemas/paths.ts'
 import { showInstant } from '../../../schemas/window.ts'
+import type { Catalogue, CatalogueEntry } from '../../catalogue.ts'
 import type { Queries } from '../../queries.ts'
 import type { Store } from '../../store.ts'
 import { type Routes, route } from '../route.ts'
@@ -67,12 +68,11 @@ const PageQuery = Type.Object(
 export interface EventListParts {
   readonly store: Store
   readonly queries: Queries
-  /** Those that may count an event. */
-  readonly meters: () => Promise<readonly Meter[]>
+  readonly catalogue: Pick<Catalogue, 'list'>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
-export function eventListRoutes({ store, queries, meters, accounts }: EventListParts): Routes {
+export function eventListRoutes({ store, queries, catalogue, accounts }: EventListParts): Routes {
   const list = async (asked: ListAsked, signal: AbortSignal): Promise<readonly ListedEvent[]> => {
     const answers = queries.ask(signal, async function* (reading) {
       yield await listEvents(store, asked, reading)
@@ -96,7 +96,7 @@ export function eventListRoutes({ store, queries, meters, accounts }: EventListP
       async ({ query, caller, signal, reply }) => {
         const tenants = await tenantsOf(caller, accounts)
         const listed = await list({ ...listAsked(query), tenants }, signal)
-        const known = await meters()
+        const known = await catalogue.list()
         const items = listed.map(event => itemText(event, known))
         return reply.type('application/json').send(`[${items.join(',')}]`)
       },
@@ -118,7 +118,7 @@ export function eventListRoutes({ store, queries, meters, accounts }: EventListP
         // One more than is shown tells whether there is another page.
         const listed = await list({ ...asked, limit: asked.limit + 1, tenants }, signal)
         const shown = listed.slice(0, asked.limit)
-        const known = await meters()
+        const known = await catalogue.list()
         const last = shown.at(-1)
         const next = last && listed.length > shown.length ? `,"nextCursor":"${showCursor(last)}"` : ''
         const items = shown.map(event => itemText(event, known))
@@ -219,7 +219,7 @@ function readCursor(text: string): ListPlace {
 // -- what is answered
 
 /** JSON of an IngestedEvent; the data stands in it as it was sent, to the last digit. */
-function itemText(event: ListedEvent, meters: readonly Meter[]): string {
+function itemText(event: ListedEvent, meters: readonly Counting[]): string {
   const { head, data } = event.kind === 'pushed' ? pushedEvent(event) : readingEvent(event)
   const why = event.kind === 'pushed' ? whyUncounted(event, meters) : undefined
   const rest = {
@@ -279,17 +279,23 @@ function readingEvent({ id, source, type, subject, scope, timeMs, ingestedMs, da
   return { head, data: JSON.stringify(said) }
 }
 
+/** What may count an event. */
+type Counting = Pick<CatalogueEntry, 'meter' | 'eventFromMs'>
+
 /** Why no meter counts a pushed event; undefined where one does. */
 export function whyUncounted(
-  { type, data }: Pick<ListedEvent, 'type' | 'data'>,
-  meters: readonly Meter[],
+  { type, data, timeMs }: Pick<ListedEvent, 'type' | 'data' | 'timeMs'>,
+  meters: readonly Counting[],
 ): string | undefined {
-  const asking = meters.filter(({ eventTypes }) => eventTypes.includes(type))
+  const asking = meters.filter(({ meter }) => meter.eventTypes.includes(type))
   if (asking.length === 0) return `no meter counts events of the type ${type}`
   const parsed = data === '' ? undefined : parseExact(data)
   const reasons: string[] = []
-  for (const meter of asking) {
-    const why = whyNot(meter, parsed)
+  for (const { meter, eventFromMs = timeMs } of asking) {
+    const isEarly = timeMs < eventFromMs
+    const why = isEarly
+      ? `meter ${meter.slug}: it begins at ${showInstant(eventFromMs)}`
+      : whyNot(meter, parsed)
     if (why === undefined) return undefined
     reasons.push(why)
   }

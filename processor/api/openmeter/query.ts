@@ -9,9 +9,11 @@ import { Readable } from 'node:stream'
 import { stringify } from 'csv-stringify/sync'
 import Type from 'typebox'
 import type { Account } from '../../../schemas/accounts.ts'
+import { Fault } from '../../../schemas/fault.ts'
 import type { Meter, UsageRow } from '../../../schemas/meters.ts'
 import { parseStep, windowHolding, windowRuns } from '../../../schemas/step.ts'
 import { dayMs, hourMs, minuteMs, showInstant, type Window } from '../../../schemas/window.ts'
+import type { Catalogue } from '../../catalogue.ts'
 import { binder } from '../../filters.ts'
 import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
@@ -73,31 +75,45 @@ const Span = Type.Object(
 export interface QueryParts {
   readonly store: Store
   readonly queries: Queries
-  /** @throws NOT_THERE or the like where there is none */
-  readonly find: (idOrSlug: string) => Promise<Meter>
+  readonly catalogue: Pick<Catalogue, 'get'>
   readonly accounts: () => Promise<readonly Account[]>
   readonly nowMs: () => number
 }
 
-export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryParts): Routes {
+/** The definition that answers now, and from when on events count. */
+interface Answering {
+  readonly meter: Meter
+  readonly sinceMs: number | undefined
+}
+
+export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: QueryParts): Routes {
+  /** @throws Fault METER_UNKNOWN, also for one that was removed */
+  const find = async (idOrSlug: string): Promise<Answering> => {
+    const { answering, eventFromMs, deletedMs } = await catalogue.get(idOrSlug)
+    if (deletedMs !== undefined)
+      throw new Fault('METER_UNKNOWN', `meter ${answering.slug} was removed`, { meter: answering.slug })
+    return { meter: answering, sinceMs: eventFromMs }
+  }
+
   const usageOf = (
-    meter: Meter,
+    { meter, sinceMs }: Answering,
     asked: Asked,
     tenants: readonly Tenant[] | undefined,
     signal: AbortSignal,
   ): AsyncGenerator<readonly UsageRow[]> =>
     queries.ask(signal, async function* (reading) {
-      const span = await spanOf(store, meter, asked, { tenants, reading })
+      const span = await spanOf(store, meter, asked, { sinceMs, tenants, reading })
       if (span) yield* usageRows(store, usageQuery(meter, asked, span, tenants), reading)
     })
 
   type Who = Pick<AskedOf<Declared>, 'caller' | 'accepts' | 'signal' | 'reply'>
 
   const answer = async (slug: string, asked: Asked, part: Part, { caller, accepts, signal, reply }: Who) => {
-    const meter = await find(slug)
+    const found = await find(slug)
+    const { meter } = found
     checkDims(meter, asked, part)
     const tenants = await tenantsOf(caller, accounts)
-    const rows = usageOf(meter, asked, tenants, signal)
+    const rows = usageOf(found, asked, tenants, signal)
     // What goes wrong before the first row is a problem; afterwards the answer breaks off, so that nobody takes it for whole.
     const first = await rows.next()
     const all = (async function* () {
@@ -113,7 +129,7 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
 
   /** The groups of a meter that have a value in the span, by what is kept of them. */
   const groups = async (
-    meter: Meter,
+    found: Answering,
     { from, to }: { readonly from?: string | undefined; readonly to?: string | undefined },
     { groupBy, bySubject }: Pick<Asked, 'groupBy' | 'bySubject'>,
     {
@@ -134,9 +150,9 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
       where: {},
     }
     const tenants = await tenantsOf(caller, accounts)
-    const found: UsageRow[] = []
-    for await (const rows of usageOf(meter, asked, tenants, signal)) found.push(...rows)
-    return found
+    const all: UsageRow[] = []
+    for await (const rows of usageOf(found, asked, tenants, signal)) all.push(...rows)
+    return all
   }
 
   const answers = {
@@ -195,8 +211,8 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
         problems: [404],
       },
       async ({ params, query, caller, signal }) => {
-        const meter = await find(params.meterIdOrSlug)
-        const rows = await groups(meter, query, { groupBy: [], bySubject: true }, { caller, signal })
+        const found = await find(params.meterIdOrSlug)
+        const rows = await groups(found, query, { groupBy: [], bySubject: true }, { caller, signal })
         return rows.map(({ subject }) => subject).sort()
       },
     )
@@ -218,13 +234,13 @@ export function queryRoutes({ store, queries, find, accounts, nowMs }: QueryPart
         problems: [404],
       },
       async ({ params: { meterIdOrSlug, groupByKey }, query, caller, signal }) => {
-        const meter = await find(meterIdOrSlug)
+        const found = await find(meterIdOrSlug)
         const isSubject = groupByKey === 'subject'
         const groupBy = isSubject ? [] : [groupByKey]
-        checkDims(meter, { groupBy, where: {} }, 'path')
+        checkDims(found.meter, { groupBy, where: {} }, 'path')
         // A time that is asked for but not from when ends a span as long as that of the recent past.
         const fromMs = (momentOf(query.to, 'query', 'to') ?? nowMs()) - dayMs
-        const rows = await groups(meter, query, { groupBy, bySubject: isSubject }, { caller, signal, fromMs })
+        const rows = await groups(found, query, { groupBy, bySubject: isSubject }, { caller, signal, fromMs })
         return rows
           .map(({ subject, group_by }) => (isSubject ? subject : (group_by[groupByKey] ?? '')))
           .filter(value => value !== '')
@@ -285,9 +301,21 @@ async function spanOf(
   store: Store,
   { eventTypes }: Meter,
   { fromMs, toMs, windowSize = 'MINUTE', zone }: Asked,
-  { tenants, reading }: { readonly tenants: readonly Tenant[] | undefined; readonly reading: Reading },
+  {
+    sinceMs = Number.NEGATIVE_INFINITY,
+    tenants,
+    reading,
+  }: {
+    readonly sinceMs: number | undefined
+    readonly tenants: readonly Tenant[] | undefined
+    readonly reading: Reading
+  },
 ): Promise<Window | undefined> {
-  if (fromMs !== undefined && toMs !== undefined) return { startMs: fromMs, endMs: toMs }
+  const cut = (startMs: number, endMs: number): Window | undefined => {
+    const span = { startMs: Math.max(startMs, sinceMs), endMs }
+    return span.startMs < span.endMs ? span : undefined
+  }
+  if (fromMs !== undefined && toMs !== undefined) return cut(fromMs, toMs)
   const params: Record<string, unknown> = {}
   const bind = binder(params, 'extent')
   const types = bind('Array(String)', [...eventTypes])
@@ -311,7 +339,7 @@ async function spanOf(
   if (count === '0') return undefined
   const startMs = fromMs ?? windowAround(Number(first), windowSize, zone).startMs
   const endMs = toMs ?? windowAround(Number(last) - 1, windowSize, zone).endMs
-  return startMs < endMs ? { startMs, endMs } : undefined
+  return cut(startMs, endMs)
 }
 
 /** No window is longer, whatever the clocks do in it. */
@@ -326,10 +354,8 @@ function windowAround(ms: number, windowSize: WireWindowSize, zone: string): Win
 
 // -- what is answered
 
-async function* jsonOf(
-  { fromMs, toMs, windowSize, bySubject }: Asked,
-  rows: AsyncIterable<readonly UsageRow[]>,
-): AsyncGenerator<string> {
+async function* jsonOf(asked: Asked, rows: AsyncIterable<readonly UsageRow[]>): AsyncGenerator<string> {
+  const { fromMs, toMs, windowSize } = asked
   const head = {
     ...(fromMs !== undefined && { from: showInstant(fromMs) }),
     ...(toMs !== undefined && { to: showInstant(toMs) }),
@@ -340,40 +366,44 @@ async function* jsonOf(
   let between = ''
   for await (const some of rows)
     if (some.length > 0) {
-      yield between + some.map(row => rowText(row, bySubject)).join(',')
+      yield between + some.map(row => rowText(row, asked)).join(',')
       between = ','
     }
   yield ']}'
 }
 
 /** The value stands there as a number with all its digits: a decimal is one in JSON as well. */
-function rowText(
-  { value, window_start, window_end, subject, group_by }: UsageRow,
-  bySubject: boolean,
-): string {
+function rowText(row: UsageRow, asked: Asked): string {
+  const { value, subject, group_by } = row
   const groupBy = Object.fromEntries(
     Object.entries(group_by).map(([dim, text]) => [dim, text === '' ? null : text]),
   )
+  const [windowStart, windowEnd] = windowOf(row, asked)
   const rest = {
     valueExact: value,
-    windowStart: window_start,
-    windowEnd: window_end,
-    subject: bySubject ? subject : null,
+    windowStart,
+    windowEnd,
+    subject: asked.bySubject ? subject : null,
     groupBy,
   }
   return `{"value":${value},${JSON.stringify(rest).slice(1)}`
 }
 
-async function* csvOf(
-  { groupBy, bySubject }: Asked,
-  rows: AsyncIterable<readonly UsageRow[]>,
-): AsyncGenerator<string> {
+/** Without windows the one that was asked for, also where the meter begins within it. */
+function windowOf(
+  { window_start, window_end }: UsageRow,
+  { fromMs, windowSize }: Asked,
+): readonly [string, string] {
+  return [windowSize === undefined && fromMs !== undefined ? showInstant(fromMs) : window_start, window_end]
+}
+
+async function* csvOf(asked: Asked, rows: AsyncIterable<readonly UsageRow[]>): AsyncGenerator<string> {
+  const { groupBy, bySubject } = asked
   yield stringify([['window_start', 'window_end', 'subject', ...groupBy, 'value']])
   for await (const some of rows)
     yield stringify(
       some.map(row => [
-        row.window_start,
-        row.window_end,
+        ...windowOf(row, asked),
         bySubject ? row.subject : '',
         ...groupBy.map(dim => row.group_by[dim] ?? ''),
         row.value,
