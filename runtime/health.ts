@@ -5,7 +5,7 @@ import { createServer as createTlsServer } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import type { Registry } from 'prom-client'
 import { asFault, Fault, faults } from '../schemas/fault.ts'
-import { statusOf } from './problem.ts'
+import { statusOf, unreadable } from './problem.ts'
 import { ServedTls, type TlsPaths, tlsOptions } from './tls.ts'
 
 /** What is wrong, in a sentence; undefined while all is well. */
@@ -133,7 +133,10 @@ export async function serveHealth(options: {
         (longest, one) => (longest && longest.prefix.length >= one.prefix.length ? longest : one),
         undefined,
       )
+  const answering = new WeakSet<object>()
   const listener: RequestListener = (request, response) => {
+    answering.add(request.socket)
+    response.once('close', () => answering.delete(request.socket))
     for (const [name, value] of Object.entries(headers)) response.setHeader(name, value)
     const path = request.url?.split('?')[0] ?? '/'
     const mounted = owned.includes(path) ? undefined : mountedAt(path)
@@ -151,6 +154,11 @@ export async function serveHealth(options: {
   server.requestTimeout = 10_000
   server.headersTimeout = 5_000
   server.maxConnections = connectionsMax
+  server.on('clientError', (error, socket) => {
+    // Nothing can be said where an answer was begun, or nobody is there.
+    if (socket.writable && !answering.has(socket)) socket.end(unreadable(error))
+    else socket.destroy()
+  })
   server.listen(options.port, options.host)
   try {
     await once(server, 'listening')

@@ -43,6 +43,7 @@ const titles: Readonly<Record<number, string>> = {
   415: 'Unsupported Media Type',
   422: 'Unprocessable Content',
   429: 'Too Many Requests',
+  431: 'Request Header Fields Too Large',
   500: 'Internal Server Error',
   503: 'Service Unavailable',
 }
@@ -103,6 +104,29 @@ export function detailOf(fault: Fault, status: number, who: 'operator' | 'asker'
 export function requestIdOf({ headers }: Pick<IncomingMessage, 'headers'>): string {
   const said = headers['x-request-id']
   return typeof said === 'string' && /^[A-Za-z0-9._:/+=-]{1,128}$/.test(said) ? said : randomUUID()
+}
+
+/** What a server answers that cannot even read a request (`clientError` of node:http), as it stands on the wire. */
+export function unreadable(error: Error & { readonly code?: string }): string {
+  const status = { HPE_HEADER_OVERFLOW: 431, ERR_HTTP_REQUEST_TIMEOUT: 408 }[error.code ?? ''] ?? 400
+  const details: ProblemDetails = {
+    ...titled(status),
+    detail:
+      { 408: 'The request did not come in time.', 431: 'The address and headers are too long.' }[status] ??
+      'This is no request of HTTP.',
+    instance: `urn:request:${randomUUID()}`,
+    code: 'USAGE',
+    retryable: false,
+  }
+  const body = JSON.stringify(details)
+  return [
+    `HTTP/1.1 ${status} ${details.title}`,
+    `content-type: ${problemType}`,
+    `content-length: ${Buffer.byteLength(body)}`,
+    'connection: close',
+    '',
+    body,
+  ].join('\r\n')
 }
 
 export const apiPrefix = '/api/'

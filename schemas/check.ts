@@ -56,6 +56,8 @@ export function misfitOf(error: ErrorObject): Misfit {
   if (error.keyword === 'required') return { path: inside, message: 'is missing' }
   if (error.keyword === 'enum')
     return { path: error.instancePath, message: `must be one of ${JSON.stringify(params.allowedValues)}` }
+  if (error.keyword === 'format' && params.format === 'date-time')
+    return { path: error.instancePath, message: 'must be an RFC 3339 time such as 2026-02-12T08:00:00Z' }
   if (error.keyword === 'const')
     return { path: error.instancePath, message: `must be ${JSON.stringify(params.allowedValue)}` }
   return { path: error.instancePath, message: error.message ?? error.keyword }

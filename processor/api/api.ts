@@ -122,6 +122,17 @@ export async function openApi(options: ApiOptions): Promise<Api> {
   })
   const known = knownRoutes(app)
 
+  const nowhere = (request: FastifyRequest, reply: FastifyReply): Error => {
+    const [path = ''] = request.url.split('?')
+    const methods = known.methodsOf(path)
+    if (methods.length === 0) return problem(404, `there is no ${request.method} ${path}`)
+    reply.header('allow', methods.join(', '))
+    return problem(405, `${path} takes ${methods.join(', ')}`)
+  }
+  app.setNotFoundHandler((request, reply) => {
+    throw nowhere(request, reply)
+  })
+
   app.addHook('onRequest', async (request, reply) => {
     request.track = begun(request)
     reply.header('x-request-id', request.id)
@@ -135,6 +146,8 @@ export async function openApi(options: ApiOptions): Promise<Api> {
     const entrance = { access, nowMs, ...(keys && { keys }) }
     const scope = declared?.guarded || open ? 'nobody' : declared?.scope
     request.caller = await callerOf(request.raw, scope, entrance)
+    // Before anything is made of a body that nobody takes.
+    if (request.is404) throw nowhere(request, reply)
     if (!declared || declared.guarded) return
     const offered = offeredTypes(declared)
     if (offered.length > 0 && acceptedType(request.headers.accept, offered) === undefined)
@@ -158,13 +171,6 @@ export async function openApi(options: ApiOptions): Promise<Api> {
     return ''
   })
   app.addHook('onResponse', async (request, reply) => ended(request, reply.statusCode, options.log))
-  app.setNotFoundHandler({ preHandler: app.rateLimit() }, (request, reply) => {
-    const [path = ''] = request.url.split('?')
-    const methods = known.methodsOf(path)
-    if (methods.length === 0) throw problem(404, `there is no ${request.method} ${path}`)
-    reply.header('allow', methods.join(', '))
-    throw problem(405, `${path} takes ${methods.join(', ')}`)
-  })
   app.setErrorHandler((error: FastifyError, request, reply) => {
     const { status, headers, body } = problemOf(error, request)
     if (status >= 500) options.onFault?.(asFault(error, 'INTERNAL'))

@@ -3,11 +3,12 @@ import Type from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault } from '../../schemas/fault.ts'
 import { parseStep, windowRuns } from '../../schemas/step.ts'
-import { instantMs, isZone, minuteMs, parseInstant, showInstant, type Window } from '../../schemas/window.ts'
+import { instantMs, isZone, minuteMs, type Window } from '../../schemas/window.ts'
 import { type CoverageSpan, coverageSpans, coverageStates, scopeTenants } from '../coverage.ts'
 import { coverageDays } from '../coverage-days.ts'
 import type { Store } from '../store.ts'
 import { type Routes, route } from './route.ts'
+import { askedSpan, Instant } from './spans.ts'
 import { type Tenant, tenantsOf } from './tenants.ts'
 
 /** Of one answer. */
@@ -15,8 +16,8 @@ export const daysMax = 800
 
 const Query = Type.Object(
   {
-    from: Type.String({ description: 'RFC 3339, inclusive.' }),
-    to: Type.String({ description: 'RFC 3339, exclusive.' }),
+    from: Instant('inclusive'),
+    to: Instant('exclusive'),
     zone: Type.Optional(
       Type.String({
         maxLength: 64,
@@ -78,7 +79,7 @@ export function coverageDayRoutes(parts: {
         answers: { 200: { description: 'A row a source and day.', body: Type.Array(Day) } },
       },
       async ({ query, caller }) => {
-        const span = { startMs: parseInstant(query.from, 'from'), endMs: parseInstant(query.to, 'to') }
+        const span = askedSpan(query, { startMs: () => 0, endMs: parts.nowMs() })
         const days = daysOf(span, query.zone ?? 'UTC')
         const tenants = await tenantsOf(caller, parts.accounts)
         const spans = await coverageSpans(parts.store, { span, nowMs: parts.nowMs() })
@@ -91,8 +92,6 @@ export function coverageDayRoutes(parts: {
 
 /** @throws Fault USAGE for an empty span, a zone that is none, or too many days */
 function daysOf(span: Window, zone: string): readonly Window[] {
-  if (span.startMs >= span.endMs)
-    throw new Fault('USAGE', `from ${showInstant(span.startMs)} is not before to ${showInstant(span.endMs)}`)
   if (!isZone(zone)) throw new Fault('USAGE', `"${zone}" is no IANA time zone such as Europe/Berlin`)
   const runs = windowRuns(span, parseStep('DAY'), zone)
   const count = runs.reduce((sum, run) => sum + run.count, 0)

@@ -2,7 +2,7 @@
 import Type, { type Static } from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault, type FaultCode, faults } from '../../schemas/fault.ts'
-import { dayMs, parseInstant, showInstant, type Window } from '../../schemas/window.ts'
+import { dayMs, type Window } from '../../schemas/window.ts'
 import {
   type CoverageQuery,
   type CoverageRow,
@@ -28,6 +28,7 @@ import {
   pageQuery,
 } from './lists.ts'
 import { type Asked, type Declared, type Routes, route } from './route.ts'
+import { askedSpan, Instant } from './spans.ts'
 
 /** What may be asked, as text. */
 export interface CoverageAsked {
@@ -43,10 +44,8 @@ export const rowsMax = 50_000
 
 const Query = Type.Object(
   {
-    from: Type.Optional(
-      Type.String({ description: 'RFC 3339, inclusive; a week before `to` where it is not given.' }),
-    ),
-    to: Type.Optional(Type.String({ description: 'RFC 3339, exclusive; now where it is not given.' })),
+    from: Type.Optional(Instant('inclusive; a week before `to` where it is not given')),
+    to: Type.Optional(Instant('exclusive; now where it is not given')),
     source: Type.Optional(
       Type.String({ description: 'Only this source: its name, or meterline/kind/name.' }),
     ),
@@ -138,13 +137,9 @@ function tooMany(count: number): Fault {
   )
 }
 
-/** @throws Fault USAGE for a time that is none, or an empty span */
-function spanOf({ from, to }: CoverageAsked, nowMs: number): Window {
-  const endMs = to === undefined ? nowMs : parseInstant(to, 'to')
-  const startMs = from === undefined ? endMs - 7 * dayMs : parseInstant(from, 'from')
-  if (startMs >= endMs)
-    throw new Fault('USAGE', `from ${showInstant(startMs)} is not before to ${showInstant(endMs)}`)
-  return { startMs, endMs }
+/** A week, where nothing else is asked for. */
+function spanOf(asked: CoverageAsked, nowMs: number): Window {
+  return askedSpan(asked, { startMs: endMs => endMs - 7 * dayMs, endMs: nowMs })
 }
 
 function chosenBy(asked: CoverageAsked, nowMs: number): CoverageQuery {

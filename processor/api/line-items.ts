@@ -3,8 +3,7 @@
  * of it is issued, and the same question may be answered otherwise when usage comes late or a book changes.
  */
 import Type from 'typebox'
-import { Fault } from '../../schemas/fault.ts'
-import { monthOf, parseInstant, showInstant, type Window } from '../../schemas/window.ts'
+import { monthOf, showInstant, type Window } from '../../schemas/window.ts'
 import { type Billing, bill } from '../billing.ts'
 import type { AccountLines, LineItem } from '../line-items.ts'
 import { showDims } from '../rate.ts'
@@ -12,17 +11,16 @@ import type { Store } from '../store.ts'
 import { accountFor } from './accounts.ts'
 import { asAsked, type Columns, cutToPage, formatQuery, listAnswer, pageQuery } from './lists.ts'
 import { type Caller, type Routes, route } from './route.ts'
+import { askedSpan, Instant } from './spans.ts'
 
 const strict = { additionalProperties: false }
 
 const spanQuery = {
   account: Type.Optional(Type.String({ minLength: 1, maxLength: 128, description: 'Only this account.' })),
   from: Type.Optional(
-    Type.String({
-      description: 'RFC 3339, inclusive; the beginning of the month of `to`, in UTC, where it is not given.',
-    }),
+    Instant('inclusive; the beginning of the month of `to`, in UTC, where it is not given'),
   ),
-  to: Type.Optional(Type.String({ description: 'RFC 3339, exclusive; now where it is not given.' })),
+  to: Type.Optional(Instant('exclusive; now where it is not given')),
 }
 
 const Line = Type.Object(
@@ -88,7 +86,7 @@ export function lineItemRoutes(parts: {
     caller: Caller,
     query: { readonly account?: string; readonly from?: string; readonly to?: string },
   ): Promise<{ readonly lines: readonly AccountLines[]; readonly period: Window }> => {
-    const period = periodOf(query, parts.nowMs())
+    const period = askedSpan(query, { startMs: monthBefore, endMs: parts.nowMs() })
     const billing = await parts.billing()
     const chosen = query.account ?? caller.account
     if (chosen !== undefined) await accountFor(caller, async () => billing.accounts, chosen)
@@ -148,12 +146,5 @@ export function lineItemRoutes(parts: {
   }
 }
 
-/** @throws Fault USAGE for a time that is none, or an empty span */
-function periodOf({ from, to }: { readonly from?: string; readonly to?: string }, nowMs: number): Window {
-  const endMs = to === undefined ? nowMs : parseInstant(to, 'to')
-  // The month that the last instant before the end lies in: of the first of a month, the month before.
-  const startMs = from === undefined ? monthOf(endMs - 1, 'UTC').startMs : parseInstant(from, 'from')
-  if (startMs >= endMs)
-    throw new Fault('USAGE', `from ${showInstant(startMs)} is not before to ${showInstant(endMs)}`)
-  return { startMs, endMs }
-}
+/** The month that the last instant before the end lies in: of the first of a month, the month before. */
+const monthBefore = (endMs: number) => monthOf(endMs - 1, 'UTC').startMs

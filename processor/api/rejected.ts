@@ -1,15 +1,15 @@
 /** `GET /api/v1/rejected` and `/api/v1/conflicts`: messages that did not count, as the commands of these names print them. */
 import Type from 'typebox'
 import { Fault } from '../../schemas/fault.ts'
-import { parseInstant } from '../../schemas/window.ts'
 import { type ConflictRow, conflicts, type Place, type RejectedRow, rejectedRows } from '../replay.ts'
 import type { Store } from '../store.ts'
 import { asAsked, type Columns, cutToPage, formatQuery, linkNext, listAnswer, pageQuery } from './lists.ts'
 import { type Routes, route } from './route.ts'
+import { askedSpan, Instant } from './spans.ts'
 
 const strict = { additionalProperties: false }
-const from = Type.String({ description: 'RFC 3339, inclusive.' })
-const to = Type.String({ description: 'RFC 3339, exclusive.' })
+const from = Instant('inclusive')
+const to = Instant('exclusive')
 
 const RejectedQuery = Type.Object(
   {
@@ -108,10 +108,7 @@ export function rejectedRoutes({
         const { query, request, reply } = asked
         const limit = Number(query.limit ?? limitDefault)
         const rows = await rejectedRows(store, {
-          span: {
-            startMs: query.from === undefined ? 0 : parseInstant(query.from, 'from'),
-            endMs: query.to === undefined ? nowMs() + 1 : parseInstant(query.to, 'to'),
-          },
+          span: askedSpan(query, { startMs: () => 0, endMs: nowMs() + 1 }),
           ...(query.code !== undefined && { code: query.code }),
           ...(query.after !== undefined && { after: placeOf(query.after) }),
           // One more tells whether there is a next page.
@@ -140,9 +137,7 @@ export function rejectedRoutes({
         answers: { 200: listAnswer(Conflict, 'A row a conflict.') },
       },
       async asked => {
-        const { from, to } = asked.query
-        const span = { startMs: parseInstant(from, 'from'), endMs: parseInstant(to, 'to') }
-        if (span.startMs >= span.endMs) throw new Fault('USAGE', `from ${from} is not before to ${to}`)
+        const span = askedSpan(asked.query, { startMs: () => 0, endMs: nowMs() })
         const page = cutToPage(await conflicts(store, span), asked)
         return asAsked(page, conflictColumns, { ...asked, name: 'conflicts' })
       },

@@ -153,6 +153,8 @@ export function problemStatuses(declared: Declared): readonly number[] {
       ...(scope === 'nobody' ? [] : [401, 403]),
       ...(params ? [404] : []),
       406,
+      // By the server itself, of which the line of a request is a header.
+      ...(query || params ? [431] : []),
       ...(idempotent ? [409, 422] : []),
       ...(writes ? [413, 415] : []),
       ...problems,

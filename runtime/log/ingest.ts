@@ -35,7 +35,7 @@ import {
 import { minuteMs } from '../../schemas/window.ts'
 import { type Admitted, anybody, Door } from '../keys.ts'
 import { registry } from '../metrics.ts'
-import { type ProblemDetails, titled } from '../problem.ts'
+import { type ProblemDetails, problemType, requestIdOf, titled } from '../problem.ts'
 import type { PushedEvent } from './outbox.ts'
 import type { EventSink } from './sink.ts'
 
@@ -630,10 +630,12 @@ function reply(
   }
   if (seconds !== undefined) response.setHeader('retry-after', seconds)
   response.setHeader('cache-control', 'no-store')
+  const id = String(response.getHeader('x-request-id') ?? requestIdOf(request))
+  response.setHeader('x-request-id', id)
   if (details === undefined) {
     response.writeHead(status).end()
     return
   }
-  // Clients compare the media type as a whole: no charset behind it.
-  response.writeHead(status, { 'content-type': 'application/problem+json' }).end(JSON.stringify(details))
+  response.writeHead(status, { 'content-type': problemType })
+  response.end(JSON.stringify({ ...details, instance: `urn:request:${id}` }))
 }
