@@ -82,6 +82,9 @@ export class Queries {
       max_memory_usage: String(memoryBytes),
       // Groups that do not fit go to the disk before the bound is reached.
       max_bytes_before_external_group_by: String(Math.floor(memoryBytes / 2)),
+      // Groups in 256 buckets are for many threads; with one, sorting them together costs more than grouping.
+      group_by_two_level_threshold: '0',
+      group_by_two_level_threshold_bytes: '0',
       max_bytes_before_external_sort: String(Math.floor(memoryBytes / 2)),
       // Nice, where the server may set it: only with CAP_SYS_NICE.
       os_thread_priority: '10',

@@ -34,8 +34,12 @@ const Query = Type.Object(
     zone: Type.Optional(
       Type.String({ maxLength: 64, description: 'The IANA time zone of the windows; UTC if not given.' }),
     ),
-    groupBy: Names(
-      'What tells rows apart: dims of the meter, `source` and `subject`; several with commas between, or each by itself. All others are put together. Without it rows are told apart by source and subject.',
+    groupBy: Type.Optional(
+      Type.Array(Type.String({ maxLength: 1024 }), {
+        maxItems: 100,
+        description:
+          'What tells rows apart: dims of the meter, `source` and `subject`; several with commas between, or each by itself. All others are put together; of nothing at all, everything is. Without it rows are told apart by source and subject.',
+      }),
     ),
     filter: Type.Optional(
       Type.Record(Type.String(), Type.Union([Name, Type.Array(Name, { maxItems: 100 })]), {
