@@ -38,6 +38,7 @@ import {
 } from '../schemas/pushed.ts'
 import { type Totals, TotalsSum } from '../schemas/suspect.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
+import type { ValueCheck } from './values.ts'
 
 /** What a batch has of one read's readings, as far as the mark will ask for it. */
 export interface ReadPart {
@@ -142,13 +143,21 @@ export interface AcceptedBatch {
 
 export const messageBytesMax = 1024 * 1024
 
+/** What decides of messages beyond what they say themselves. */
+export interface AcceptRules {
+  /** By offset: messages that the ledger could not take, and why. */
+  readonly refused?: ReadonlyMap<bigint, Fault>
+  /** Holds what is pushed, and what it is amended to, against the meters that are known. */
+  readonly checkValues?: ValueCheck | undefined
+}
+
 const isReading = validator(ReadingEvent)
 const isMark = validator(MarkEvent)
 const isDecision = validator(DecisionEvent)
 
 /** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
-export function accept(batch: LogBatch, log: string, refused?: ReadonlyMap<bigint, Fault>): AcceptedBatch {
-  const accepting = new Accepting(batch, log, refused)
+export function accept(batch: LogBatch, log: string, rules?: AcceptRules): AcceptedBatch {
+  const accepting = new Accepting(batch, log, rules)
   while (accepting.take(batch.messages.length));
   return accepting.accepted()
 }
@@ -156,7 +165,7 @@ export function accept(batch: LogBatch, log: string, refused?: ReadonlyMap<bigin
 /** A batch that is taken apart bit by bit, so that whoever does it can let others in between. */
 export class Accepting {
   readonly #batch: LogBatch
-  readonly #refused: ReadonlyMap<bigint, Fault> | undefined
+  readonly #rules: AcceptRules
   readonly #place: string
   readonly #rows: Rows
   readonly #reads = new Map<string, Part>()
@@ -175,11 +184,10 @@ export class Accepting {
   #readings = 0
   #next = 0
 
-  /** @param refused by offset: messages that the ledger could not take, and why. */
-  constructor(batch: LogBatch, log: string, refused?: ReadonlyMap<bigint, Fault>) {
+  constructor(batch: LogBatch, log: string, rules: AcceptRules = {}) {
     assert(batch.messages.length > 0, 'a batch is never empty')
     this.#batch = batch
-    this.#refused = refused
+    this.#rules = rules
     this.#place = `${JSON.stringify(log)},${batch.partition}`
     this.#rows = new Rows(batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0))
   }
@@ -191,7 +199,7 @@ export class Accepting {
     for (; this.#next < end; this.#next += 1) {
       const message = messages[this.#next]!
       try {
-        const fault = this.#refused?.get(message.offset)
+        const fault = this.#rules.refused?.get(message.offset)
         if (fault) throw fault
         this.#takeOne(message)
       } catch (error) {
@@ -226,7 +234,12 @@ export class Accepting {
     const { offset, appendedMs } = message
     if (event.type === pushedMarkType)
       this.#pushedMarks.push({ partition, offset, message, ...checkPushedMark(event, appendedMs) })
-    else this.#pushed.push({ partition, offset, ...checkPushed(event, appendedMs, receivedMs) })
+    else {
+      const pushed = checkPushed(event, appendedMs, receivedMs)
+      const { type, source, subject } = pushed
+      this.#rules.checkValues?.({ type, source, subject, data: event.data })
+      this.#pushed.push({ partition, offset, ...pushed })
+    }
   }
 
   #takeAbout(
@@ -239,6 +252,11 @@ export class Accepting {
     if ('action' in event.data) {
       const amendment = event as AmendmentEvent
       const amended = amendedContent(amendment, appendedMs)
+      if (amended) {
+        const { type, subject } = amended
+        const { source, event: said } = amendment.data
+        this.#rules.checkValues?.({ type, source, subject, data: said?.data })
+      }
       const content = textHash(JSON.stringify(event.data))
       this.#amendments.push({ partition, offset, event: amendment, amended, content })
       return

@@ -20,9 +20,9 @@ const patterns = { $like: 'like', $nlike: 'not like', $ilike: 'ilike', $nilike: 
 
 /**
  * A condition that holds where the text fits the filter: a text must be equal, of an object all that it says must hold.
- * Order is that of the bytes of UTF-8. In patterns `%` is any text, `_` any character, and `\` takes the next one as it is.
+ * Order is that of the bytes of UTF-8. In patterns `%` is any text, `_` any character, and `\%`, `\_` and `\\` these themselves.
  * @param expression a String in SQL, repeated in the condition: a column, not a computation
- * @throws Fault CONFIG_INVALID for a pattern that ends in a lone backslash, or a filter that says nothing
+ * @throws Fault CONFIG_INVALID for a pattern with another backslash, or a filter that says nothing
  */
 export function filterSql(expression: string, filter: string | FilterString, bind: Bind): string {
   if (typeof filter === 'string') return `${expression} = ${bind('String', filter)}`
@@ -36,8 +36,8 @@ export function filterSql(expression: string, filter: string | FilterString, bin
   for (const [name, operator] of Object.entries(patterns)) {
     const pattern = filter[name as keyof typeof patterns]
     if (pattern === undefined) continue
-    if (/(?:^|[^\\])(?:\\\\)*\\$/.test(pattern))
-      throw new Fault('CONFIG_INVALID', `the pattern ${pattern} ends in a backslash that stands for nothing`)
+    if (!/^(?:[^\\]|\\[%_\\])*$/.test(pattern))
+      throw new Fault('CONFIG_INVALID', `the pattern ${pattern} has a backslash before none of % _ and \\`)
     conditions.push(`${expression} ${operator} ${text(pattern)}`)
   }
   for (const [name, operator] of Object.entries(comparisons)) {
@@ -50,4 +50,35 @@ export function filterSql(expression: string, filter: string | FilterString, bin
   if (filter.$or?.length) conditions.push(parts(filter.$or, 'or'))
   if (conditions.length === 0) throw new Fault('CONFIG_INVALID', 'a filter says at least one thing')
   return conditions.length === 1 ? (conditions[0] as string) : `(${conditions.join(' and ')})`
+}
+
+/** Does the text fit the filter? The same rule as `filterSql`, for one text at hand. */
+export function fits(text: string, filter: string | FilterString): boolean {
+  if (typeof filter === 'string') return text === filter
+  const order = (other: string) => Buffer.compare(Buffer.from(text), Buffer.from(other))
+  const { $eq, $ne, $in, $nin, $like, $nlike, $ilike, $nilike, $gt, $gte, $lt, $lte, $and, $or } = filter
+  return (
+    ($eq === undefined || text === $eq) &&
+    ($ne === undefined || text !== $ne) &&
+    ($in === undefined || $in.includes(text)) &&
+    ($nin === undefined || !$nin.includes(text)) &&
+    ($like === undefined || shape($like, 'su').test(text)) &&
+    ($nlike === undefined || !shape($nlike, 'su').test(text)) &&
+    ($ilike === undefined || shape($ilike, 'isu').test(text)) &&
+    ($nilike === undefined || !shape($nilike, 'isu').test(text)) &&
+    ($gt === undefined || order($gt) > 0) &&
+    ($gte === undefined || order($gte) >= 0) &&
+    ($lt === undefined || order($lt) < 0) &&
+    ($lte === undefined || order($lte) <= 0) &&
+    ($and === undefined || $and.every(part => fits(text, part))) &&
+    ($or === undefined || $or.some(part => fits(text, part)))
+  )
+}
+
+function shape(pattern: string, flags: string): RegExp {
+  const parts = pattern.replace(/\\([%_\\])|[%_]|[\^$\\.*+?()[\]{}|/]/g, (all, literal?: string) => {
+    if (literal !== undefined) return literal === '\\' ? '\\\\' : literal
+    return all === '%' ? '.*' : all === '_' ? '.' : `\\${all}`
+  })
+  return new RegExp(`^${parts}$`, flags)
 }

@@ -13,9 +13,10 @@ import type { SuspectRule } from '../schemas/suspect.ts'
 import { type AcceptedBatch, Accepting, accept } from './accept.ts'
 import { Ledger, type PutOutcome } from './ledger.ts'
 import { Pulse, type PulseLimits } from './pulse.ts'
-import { recompute, registerMeters } from './rollups.ts'
+import { buildsOf, recompute, registerMeters } from './rollups.ts'
 import { newToken } from './stale.ts'
 import { isContentRefusal, type Store } from './store.ts'
+import { type ValueCheck, valueCheck } from './values.ts'
 import { Witness } from './witness.ts'
 
 const messagesTotal = new Counter({
@@ -196,6 +197,14 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
 
   // -- into the ledger
 
+  /** Of the meters that are known, those made by API as well: another process may have made one. */
+  let checkValues: ValueCheck | undefined
+  async function learnMeters(): Promise<void> {
+    const builds = await buildsOf(store)
+    checkValues = valueCheck(builds.filter(({ state }) => state !== 'retired').map(({ meter }) => meter))
+  }
+  await learnMeters()
+
   let logId = log.id
   let ledger = new Ledger(store, logId, options.suspect)
   let witness = new Witness(store, logId)
@@ -265,7 +274,9 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     const refused = new Map<bigint, Fault>()
     let before: LogMessage[] = []
     const putSome = async (some: readonly LogMessage[]) => {
-      const done = await put([accept({ partition, messages: [...before, ...some] }, logId, refused)])
+      const done = await put([
+        accept({ partition, messages: [...before, ...some] }, logId, { refused, checkValues }),
+      ])
       before = []
       return done !== undefined
     }
@@ -387,7 +398,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     for await (const batch of log.batches({ resumeAt, reachedAt, signal: reading })) {
       const assignment = assignmentOf(batch.partition)
       pulse.given(batch.messages.length, nowMs())
-      const accepting = new Accepting(batch, logId)
+      const accepting = new Accepting(batch, logId, { checkValues })
       // In turns with the batches before, whose steps would otherwise wait for this one's end.
       while (accepting.take(turnMessages)) await setImmediate()
       const bytes = batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0)
@@ -449,6 +460,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       )
       staleSeconds.set(Number(row?.seconds ?? 0))
       pulse.stale(Number(row?.seconds ?? 0) * 1000)
+      await unlessStopped(learnMeters(), 0)
       // Whoever puts asks this for himself.
       if (!isPutting && (await unlessStopped(witness.isPutBack(running), 0))) again.abort()
     } catch {

@@ -296,7 +296,9 @@ describe('replay', () => {
     const events = readEvents(read, [instance('a', 'i1', '3600'), instance('b', 'i2', '1800')])
     const { messages } = batchOf(events, 0)
     // As if an older version had refused the second reading.
-    const refused = accept({ partition: 0, messages }, 'log', new Map([[1n, new Error('not yet') as never]]))
+    const refused = accept({ partition: 0, messages }, 'log', {
+      refused: new Map([[1n, new Error('not yet') as never]]),
+    })
     await new Ledger(at.store, 'log', null).put([refused])
     const held = () => at.store.rows<{ held: boolean }>('select held from reads final')
     expect(await held()).toEqual([{ held: false }])
