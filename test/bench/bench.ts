@@ -5,6 +5,7 @@ const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void
   ingest: benchIngest,
   audit: async args => (await import('./audit.ts')).benchAudit(args),
   sources: async args => (await import('./sources.ts')).benchSources(args),
+  query: async args => (await import('./query.ts')).benchQuery(args),
   collect: async args => (await import('./collect.ts')).benchCollect(args),
 }
 
