@@ -57,6 +57,8 @@ export interface ApiOptions {
   readonly log?: Logger
   /** Told of failures that are nobody's request's fault. */
   readonly onFault?: (fault: Fault) => void
+  /** How often a key may ask that says nothing of it, and whoever needs none. */
+  readonly requestsPerMinute?: number
   /** How long requests that are being answered may go on when the API ends. */
   readonly drainMs?: number
 }
@@ -156,7 +158,7 @@ export async function openApi(options: ApiOptions): Promise<Api> {
   await app.register(rateLimit, {
     enableDraftSpec: true,
     timeWindow: minuteMs,
-    max: request => request.caller.requestsPerMinute ?? requestsPerMinuteDefault,
+    max: request => request.caller.requestsPerMinute ?? options.requestsPerMinute ?? requestsPerMinuteDefault,
     keyGenerator: ({ caller, ip }) => (caller.name === '' ? `ip ${ip}` : `key ${caller.name}`),
     errorResponseBuilder: (_request, { after }) =>
       new Fault('RATE_EXCEEDED', `this asks more often than it may: again in ${after}`),

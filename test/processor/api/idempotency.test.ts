@@ -24,7 +24,13 @@ test('the same request under the same key is done once, and answered alike', asy
   const Body = Type.Object({ name: Type.String() }, { additionalProperties: false })
   const declared = (url: string, idempotent: 'answer' | 'secret') =>
     ({
-      ...{ method: 'POST', url, scope: 'admin', tags: ['things'], summary: 'Makes', body: Body, idempotent },
+      method: 'POST',
+      url,
+      scope: 'admin',
+      tags: ['things'],
+      summary: 'Makes',
+      body: Body,
+      idempotent,
       answers: { 201: { description: 'Made.', body: Type.Object({ number: Type.Integer() }) } },
     }) as const
   const routes: Routes = app => {
