@@ -13,18 +13,33 @@ import { accept } from '../../processor/accept.ts'
 import { openApi } from '../../processor/api/api.ts'
 import { createKey, revokeKey, StoredKeys } from '../../processor/keys.ts'
 import { Ledger } from '../../processor/ledger.ts'
+import { recompute, registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { Health, serveHealth } from '../../runtime/health.ts'
 import { ConfiguredKeys, Door, KeyRing } from '../../runtime/keys.ts'
 import { Ingest } from '../../runtime/log/ingest.ts'
 import { openLog } from '../../runtime/logs.ts'
 import { type KeyScope, keyScopes } from '../../schemas/keys.ts'
+import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs } from '../../schemas/window.ts'
 import { encode, headers, hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 
 /** Two days and a bit after the beginning of June. */
 export const nowMs = june1Ms + 50 * hourMs
+const meters: readonly Meter[] = [
+  ...defaultMeters.filter(({ slug }) => slug === 'instance_hours'),
+  {
+    ...{ slug: 'calls', eventTypes: ['call'], aggregation: 'SUM', value: '$.tokens', unit: 'token' },
+    groupBy: { model: '$.model' },
+    filter: {},
+  },
+  {
+    ...{ slug: 'models', eventTypes: ['call'], aggregation: 'UNIQUE_COUNT', value: '$.model', unit: 'model' },
+    groupBy: {},
+    filter: {},
+  },
+]
 export const pushSource = 'https://push.example/usage'
 
 /** Who asks: with no key, with one that is nobody's, or with one of a scope, of all accounts or of one. */
@@ -55,6 +70,9 @@ export async function openTenantsWorld(
   opening.defer(() => rmSync(dir, { recursive: true, force: true }))
   const store = opening.use(await Store.open({ ...rig, database }))
   await fill(store, others)
+  // Whole hours are answered from rollups, cut ones from the ledger.
+  await registerMeters(store, meters)
+  for (let run = 1n; (await recompute(store, { run, cellsMax: 1000 })) > 0; run += 1n);
 
   const secrets = new Map<Who, string>()
   const keys = [...operators, ...customers].map(who => {
@@ -186,9 +204,15 @@ function writeConfig(
     charges: [{ id: 'hours', meter: 'instance_hours', unit: 'Hours', price: { unit: '1.25' } }],
   }
   const files = {
-    'meterline.yaml': { accounts: 'accounts.yaml', priceBooks: ['prices.yaml'], keys },
+    'meterline.yaml': {
+      catalogue: 'meters.yaml',
+      accounts: 'accounts.yaml',
+      priceBooks: ['prices.yaml'],
+      keys,
+    },
     'accounts.yaml': { accounts },
     'prices.yaml': prices,
+    'meters.yaml': { meters },
   }
   for (const [name, content] of Object.entries(files)) writeFileSync(join(dir, name), stringify(content))
   return join(dir, 'meterline.yaml')

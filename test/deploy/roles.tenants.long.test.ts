@@ -1,0 +1,55 @@
+/**
+ * Everything that a customer may try in order to learn of another, of every route: the answers are those of a ledger in
+ * which the other one never was, and what is another's is answered as what is not there.
+ */
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { ask, table, told } from './tenants-table.ts'
+import { openTenantsWorld, type TenantsWorld } from './tenants-world.ts'
+
+let rig: TestClickHouse
+let world: TenantsWorld
+/** The same without the other customer. */
+let alone: TenantsWorld
+beforeAll(async () => {
+  rig = await startClickHouse()
+  ;[world, alone] = await Promise.all([
+    openTenantsWorld(rig, `tried_${process.pid}`, 'with'),
+    openTenantsWorld(rig, `tried_alone_${process.pid}`, 'without'),
+  ])
+})
+afterAll(async () => {
+  await world?.[Symbol.asyncDispose]()
+  await alone?.[Symbol.asyncDispose]()
+  await rig?.stop()
+})
+
+const rows = Object.entries(table)
+
+test.each(rows)('%s tells a customer nothing of another', async (route, { asks }) => {
+  for (const asked of asks)
+    expect(await told({ world, alone }, route, asked), JSON.stringify(asked)).toBeUndefined()
+})
+
+test('who pays for nothing sees nothing', async () => {
+  for (const [route, { scope, asks }] of rows) {
+    if ((scope !== 'read' && scope !== 'bill') || /\/me$/.test(route)) continue
+    for (const asked of asks) {
+      const about = `${route} ${JSON.stringify(asked)}`
+      if (/aardvark|\bant\b/.test(about)) continue
+      const { body } = await ask(alone, scope === 'read' ? 'zebra read' : 'zebra bill', route, asked)
+      expect(body, about).not.toMatch(/\bant\b|aardvark|L40|large|rafay/i)
+    }
+  }
+})
+
+test('who sees all sees the other one: what is searched for is there to be found', async () => {
+  for (const [route, { scope, asks }] of rows) {
+    if (scope !== 'read' && scope !== 'bill') continue
+    if (/\/me$|meters$|meters\/:meterIdOrSlug$/.test(route)) continue
+    const bodies = await Promise.all(asks.map(asked => ask(world, `all ${scope}`, route, asked)))
+    expect(bodies.map(({ body }) => body).join(), route).toMatch(/zebra/i)
+  }
+  const { body } = await ask(world, 'zebra read', 'GET /api/v1/accounts', '/api/v1/accounts')
+  expect(body).toMatch(/Zebra Ltd/)
+})
