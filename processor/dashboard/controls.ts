@@ -112,9 +112,11 @@ function options(
 
 function showZones({ view, accounts }: Scene, browserZone: string): void {
   const near = new Map([[browserZone, `${browserZone} (this browser)`]])
+  const bills = Map.groupBy(accounts, ({ timezone }) => timezone ?? 'UTC')
+  for (const [zone, [first, ...others]] of bills)
+    if (first && !near.has(zone))
+      near.set(zone, `${zone} (invoices${others.length === 0 ? ` of ${first.name ?? first.id}` : ''})`)
   if (!near.has('UTC')) near.set('UTC', 'UTC')
-  for (const { id, name, timezone } of accounts)
-    if (timezone !== undefined && !near.has(timezone)) near.set(timezone, `${timezone} (${name ?? id})`)
   if (!near.has(view.zone)) near.set(view.zone, view.zone)
   const all = Intl.supportedValuesOf('timeZone').filter(zone => !near.has(zone))
   const place = select('zone')

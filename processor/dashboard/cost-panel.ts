@@ -49,8 +49,10 @@ export function costMonth({ span, nowMs, caller, accounts }: Scene): {
   readonly month: Span
   readonly zone: string
 } {
-  // Periods end in the zone of who pays; for all accounts together there is one that all see alike.
-  const zone = accounts.find(({ id }) => id === caller.account)?.timezone ?? 'UTC'
+  // Periods end in the zone of who pays; for accounts of several zones there is one that all see alike.
+  const zones = new Set(accounts.map(({ timezone }) => timezone ?? 'UTC'))
+  const [only = 'UTC'] = zones
+  const zone = accounts.find(({ id }) => id === caller.account)?.timezone ?? (zones.size === 1 ? only : 'UTC')
   return { month: monthOf(span, zone, nowMs), zone }
 }
 

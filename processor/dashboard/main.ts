@@ -19,6 +19,16 @@ const pipelineEveryMs = 15_000
 const refreshEveryMs = 60_000
 const browserZone = new Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC'
 
+/**
+ * The zone where the address names none: that in which all who are shown are billed, so that a month here is a month of
+ * their invoices; where they have several, the browser's.
+ */
+function zoneDefault(accounts: readonly Account[]): string {
+  const zones = new Set(accounts.map(({ timezone }) => timezone ?? 'UTC'))
+  const [zone] = zones
+  return zones.size === 1 && zone !== undefined && isZone(zone) ? zone : browserZone
+}
+
 /** What does not change while one looks. */
 interface Known {
   readonly caller: Caller
@@ -32,6 +42,8 @@ let scene: Scene | undefined
 /** Where the newest usage of a meter begins. */
 const newest = new Map<string, number | undefined>()
 let opening = new AbortController()
+/** Counts up whenever all is to be asked anew. */
+let asOf = 0
 
 const signIn = (refusal: Refusal) => askForKey(refusal.message)
 const panels = {
@@ -62,7 +74,7 @@ async function open(signal: AbortSignal): Promise<Shown> {
   byId('sign-in').hidden = true
   byId('start').hidden = true
   byId('page').hidden = false
-  await show(viewOf(location.search, browserZone, isZone), signal)
+  await show(viewOf(location.search, zoneDefault(accounts), isZone), signal)
   return { content: [], said: '' }
 }
 
@@ -136,12 +148,14 @@ async function show(view: View, signal: AbortSignal): Promise<void> {
     return shown
   })
   const may = (scope: string) => caller.scopes.includes(scope)
-  if (may('bill')) showTable('cost', now, loadCost)
+  // A way down to a tenant changes none of these.
+  const days = JSON.stringify([asOf, span, view.zone])
+  if (may('bill')) showTable('cost', now, loadCost, days)
   else panels.cost.hide()
-  if (may('read')) showTable('coverage', now, loadCoverage)
+  if (may('read')) showTable('coverage', now, loadCoverage, days)
   else panels.coverage.hide()
   if (may('admin') && caller.account === undefined)
-    panels.pipeline.show(loading => loadPipeline(now, loading))
+    panels.pipeline.show(loading => loadPipeline(now, loading), JSON.stringify([asOf, view.zone]))
   else panels.pipeline.hide()
 }
 
@@ -154,12 +168,13 @@ function showTable(
   name: 'usage' | 'cost' | 'coverage',
   now: Scene,
   load: (scene: Scene, signal: AbortSignal) => Promise<UsageShown>,
+  key?: string,
 ): void {
   panels[name].show(async signal => {
     const shown = await load(now, signal)
     offer(name, shown.table)
     return shown
-  })
+  }, key)
 }
 
 /** The CSV of what a panel shows. */
@@ -179,9 +194,11 @@ function reopen(): void {
   opening.abort()
   opening = new AbortController()
   const { signal } = opening
-  show(viewOf(location.search, browserZone, isZone), signal).catch((error: unknown) => {
-    if (!signal.aborted) panels.start.show(() => Promise.reject(error))
-  })
+  show(viewOf(location.search, zoneDefault(known?.accounts ?? []), isZone), signal).catch(
+    (error: unknown) => {
+      if (!signal.aborted) panels.start.show(() => Promise.reject(error))
+    },
+  )
 }
 
 function askForKey(why: string): void {
@@ -197,6 +214,7 @@ function askForKey(why: string): void {
 
 function begin(): void {
   newest.clear()
+  asOf += 1
   panels.start.show(open)
 }
 
@@ -211,10 +229,12 @@ byId('sign-in-form').addEventListener('submit', event => {
   begin()
 })
 byId('sign-out').addEventListener('click', () => askForKey(''))
-byId('refresh').addEventListener('click', () => {
+function refresh(): void {
   newest.clear()
+  asOf += 1
   reopen()
-})
+}
+byId('refresh').addEventListener('click', refresh)
 addEventListener('popstate', reopen)
 addEventListener('hashchange', () => {
   if (location.hash.startsWith('#key=') && takeKey() !== undefined) begin()

@@ -26,6 +26,8 @@ export class Panel {
   #loading = new AbortController()
   #again: ReturnType<typeof setTimeout> | undefined
   #load: Load | undefined
+  /** Of what is shown or being read; none where that failed. */
+  #key: string | undefined
   #said = ''
 
   /** The section with this id, whose body has the same with `-body` behind it. */
@@ -42,14 +44,20 @@ export class Panel {
   hide(): void {
     this.#stop()
     this.#load = undefined
+    this.#key = undefined
     this.#section.hidden = true
     this.#summarize(undefined)
   }
 
-  /** Shows what the load gives, and leaves what is there until then. */
-  show(load: Load): void {
+  /**
+   * Shows what the load gives, and leaves what is there until then. What is shown already under the same key, or being
+   * read, is left alone.
+   */
+  show(load: Load, key?: string): void {
     this.#load = load
     this.#section.hidden = false
+    if (key !== undefined && key === this.#key) return
+    this.#key = key
     void this.#run()
   }
 
@@ -80,6 +88,7 @@ export class Panel {
       this.#said = said
     } catch (error) {
       if (signal.aborted) return
+      this.#key = undefined
       this.#said = ''
       if (error instanceof Refusal && error.status === 401) return this.#onSignIn(error)
       this.#body.replaceChildren(this.#trouble(error))

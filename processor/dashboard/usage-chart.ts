@@ -63,7 +63,7 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
     return columns.map((column, index) =>
       column.map((value, window) => {
         sums[window] = sums[window]! + (shown.has(index) ? (value ?? 0) : 0)
-        return sums[window]!
+        return sums[window] === 0 ? null : sums[window]!
       }),
     )
   }

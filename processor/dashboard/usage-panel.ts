@@ -44,10 +44,21 @@ async function rowsOf(scene: Scene, params: Params, signal: AbortSignal): Promis
   return listOf<UsageRow>(await scene.ask('usage', params, signal))
 }
 
-/** All of the view in one row: the total that the API gives, which a sum of rounded quotients may miss by a digit. */
-async function wholeOf(scene: Scene, signal: AbortSignal): Promise<readonly UsageRow[]> {
+const wholes = new WeakMap<Scene, Promise<readonly UsageRow[]>>()
+
+/**
+ * All of the view in one row: the total that the API gives, which a sum of rounded quotients may miss by a digit. Asked
+ * once for all panels, so none of them may abort it.
+ */
+async function wholeOf(scene: Scene): Promise<readonly UsageRow[]> {
+  const known = wholes.get(scene)
+  if (known) return await known
   // Without any name rows are told apart by source and subject.
-  return await rowsOf(scene, asked(scene, [], { groupBy: ',' }), signal)
+  const asking = rowsOf(scene, asked(scene, [], { groupBy: ',' }), new AbortController().signal)
+  wholes.set(scene, asking)
+  // Whoever asks again after a failure has another answer.
+  asking.catch(() => wholes.delete(scene))
+  return await asking
 }
 
 /** `Jun 1 to Jun 30`, as a heading says it. */
@@ -70,7 +81,7 @@ export async function loadUsage(scene: Scene, signal: AbortSignal): Promise<Usag
   const [rows, totals, whole] = await Promise.all([
     rowsOf(scene, asked(scene, dimsFor(by), { window: step }), signal),
     rowsOf(scene, asked(scene, dimsFor(by)), signal),
-    wholeOf(scene, signal),
+    wholeOf(scene),
   ])
   const unit = unitName(rows[0]?.unit ?? '')
   const name = meterName(meter)
@@ -221,7 +232,12 @@ function ranking(
             largest === undefined || pixels(largest) <= 0 ? 0 : pixels(entry.value) / pixels(largest)
           length.style.width = `${Math.max(0, part) * 100}%`
           const track = element('span', { class: 'track', 'aria-hidden': 'true' }, length)
-          return element('span', { class: 'with-bar' }, track, grouped(entry.value))
+          return element(
+            'span',
+            { class: 'with-bar' },
+            track,
+            element('span', { class: 'amount' }, grouped(entry.value)),
+          )
         },
       }),
       ranked.length >= listedMax &&
@@ -235,7 +251,7 @@ async function loadTenants(scene: Scene, signal: AbortSignal): Promise<UsageShow
   const label = nameDim(meter)
   const [rows, whole] = await Promise.all([
     rowsOf(scene, asked(scene, ['source', 'subject', ...(label === undefined ? [] : [label])]), signal),
-    wholeOf(scene, signal),
+    wholeOf(scene),
   ])
   for (const row of rows) {
     const called = label === undefined ? undefined : row.group_by[label]
@@ -259,7 +275,7 @@ async function loadResources(scene: Scene, signal: AbortSignal): Promise<UsageSh
   const label = nameDim(meter)
   const beside = ['gpu_type', 'profile'].filter(name => splitsOf(meter, true).includes(name) && name !== dim)
   const dims = [...(dim === undefined ? [] : [dim]), ...beside, ...(label === undefined ? [] : [label])]
-  const [rows, whole] = await Promise.all([rowsOf(scene, asked(scene, dims), signal), wholeOf(scene, signal)])
+  const [rows, whole] = await Promise.all([rowsOf(scene, asked(scene, dims), signal), wholeOf(scene)])
   const called = label === undefined ? undefined : rows.at(-1)?.group_by[label]
   if (called) names.set(tenantKey(tenant.source, tenant.subject), called)
   const cellsOf = (row: UsageRow) => [
