@@ -11,6 +11,7 @@ import { stringify } from 'yaml'
 import { apiRoutes, configured } from '../../deploy/roles.ts'
 import { accept } from '../../processor/accept.ts'
 import { openApi } from '../../processor/api/api.ts'
+import type { Declared } from '../../processor/api/route.ts'
 import { createKey, revokeKey, StoredKeys } from '../../processor/keys.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { recompute, registerMeters } from '../../processor/rollups.ts'
@@ -53,6 +54,8 @@ export interface TenantsWorld extends AsyncDisposable {
   readonly store: Store
   /** `METHOD path` of every route that there is. */
   readonly routes: readonly string[]
+  /** Those that are ours, with the schemas of what may be asked. */
+  readonly declared: readonly Declared[]
   /** The headers that say who asks. */
   as(who: Who): Record<string, string>
   /** All that was logged. */
@@ -162,6 +165,7 @@ export async function openTenantsWorld(
     url: server.url,
     store,
     routes: Array.from(found).filter(route => !route.startsWith('HEAD ')),
+    declared: api.routes,
     as: who => (who === 'none' ? {} : { authorization: `Bearer ${secrets.get(who)}` }),
     logged: () => lines.join(''),
     [Symbol.asyncDispose]: () => opened.disposeAsync(),
