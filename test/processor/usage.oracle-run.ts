@@ -1,0 +1,515 @@
+/**
+ * A random world put into the real ledger, batch by batch as its log has it, and what is asked of it over HTTP held against
+ * the oracle: all rows, in order, as texts.
+ */
+import fc from 'fast-check'
+import { Registry } from 'prom-client'
+import { accept } from '../../processor/accept.ts'
+import { openApi } from '../../processor/api/api.ts'
+import { queryRoutes } from '../../processor/api/openmeter/query.ts'
+import { usageRoutes } from '../../processor/api/usage.ts'
+import { Catalogue, type CatalogueEntry } from '../../processor/catalogue.ts'
+import { Ledger } from '../../processor/ledger.ts'
+import { Queries } from '../../processor/queries.ts'
+import { recompute } from '../../processor/rollups.ts'
+import { newToken } from '../../processor/stale.ts'
+import { Store } from '../../processor/store.ts'
+import { usage } from '../../processor/usage.ts'
+import { Health, serveHealth } from '../../runtime/health.ts'
+import type { LogBatch } from '../../runtime/log/log.ts'
+import type { Account } from '../../schemas/accounts.ts'
+import { type Grant, keyless } from '../../schemas/keys.ts'
+import type { Meter, UsageRow } from '../../schemas/meters.ts'
+import { suspectDefault } from '../../schemas/suspect.ts'
+import { showInstant } from '../../schemas/window.ts'
+import { headers } from '../reads.ts'
+import type { TestClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
+import {
+  type Answer,
+  type Asked,
+  answer,
+  type Counted,
+  counted,
+  type Ends,
+  type Message,
+  print,
+} from './usage.oracle.ts'
+import {
+  meterOf,
+  type QuestionSpec,
+  type Sizes,
+  Speaker,
+  type WorldSpec,
+  worlds,
+} from './usage.oracle-world.ts'
+
+export interface Count {
+  readonly cases: number
+  readonly rows: number
+  readonly split: number
+}
+
+/** One database and one server for all worlds: each finds it empty. */
+export interface Bench extends AsyncDisposable {
+  /** Asks all that the world asks. @throws Differs with the first question that is answered otherwise */
+  run(spec: WorldSpec): Promise<Count>
+}
+
+export class Differs extends Error {
+  constructor(asked: Asked, how: string, ours: readonly string[], theirs: readonly string[]) {
+    const only = (some: readonly string[], others: readonly string[]) =>
+      some.filter(row => !others.includes(row))
+    const lines = [
+      `${how}: ${JSON.stringify({ ...asked, from: showInstant(asked.fromMs), to: showInstant(asked.toMs) })}`,
+      'only the oracle says:',
+      ...only(ours, theirs),
+      'only the engine says:',
+      ...only(theirs, ours),
+      'the engine says:',
+      ...theirs,
+    ]
+    super(lines.join('\n'))
+  }
+}
+
+export interface Run {
+  readonly seed: number
+  readonly worlds: number
+  readonly sizes: Sizes
+  /** No world is begun after it, however many were asked for. */
+  readonly timeMaxMs: number
+  /** Of a world that failed, as fast-check says it. */
+  readonly path?: string
+  /** Whether a smaller world is looked for where one fails, which takes its time. */
+  readonly shrinks?: boolean
+}
+
+/** Makes worlds and holds each against the oracle. @throws the first that differs, with seed and path */
+export async function holdsFor(bench: Bench, run: Run): Promise<Count & { readonly worlds: number }> {
+  const { seed, worlds: numRuns, sizes, timeMaxMs, path, shrinks = false } = run
+  const sum = { worlds: 0, cases: 0, rows: 0, split: 0 }
+  const endMs = performance.now() + timeMaxMs
+  await fc.assert(
+    fc.asyncProperty(worlds(sizes), async spec => {
+      if (performance.now() > endMs) return
+      const { cases, rows, split } = await bench.run(spec)
+      sum.worlds += 1
+      sum.cases += cases
+      sum.rows += rows
+      sum.split += split
+    }),
+    {
+      seed,
+      numRuns,
+      ...(path !== undefined && { path }),
+      endOnFailure: !shrinks,
+    },
+  )
+  return sum
+}
+
+/** Questions that are asked at once: the engine has as many threads for them. */
+const atOnce = 3
+
+export async function openBench(rig: TestClickHouse): Promise<Bench> {
+  const scope = new AsyncDisposableStack()
+  const store = scope.use(await Store.open(rig))
+  const server = scope.use(
+    await serveHealth({ health: new Health(), registry: new Registry(), host: '127.0.0.1', port: 0 }),
+  )
+  const entries = new Map<string, CatalogueEntry>()
+  const accounts = new Map<string, Account>()
+  const faults: Error[] = []
+  const parts = {
+    store,
+    queries: new Queries({ seconds: 30, memoryBytes: 1e9, concurrency: atOnce, queued: 100 }),
+    accounts: async () => Array.from(accounts.values()),
+    nowMs: () => 0,
+  }
+  const get = async (slug: string) => {
+    const found = entries.get(slug)
+    if (!found) throw new Error(`no meter ${slug}`)
+    return found
+  }
+  scope.use(
+    await openApi({
+      mount: server.mount,
+      routes: [
+        usageRoutes({ ...parts, meterOf: async slug => (await get(slug)).answering }),
+        queryRoutes({ ...parts, catalogue: { get } }),
+      ],
+      access: 'keys',
+      onFault: fault => faults.push(fault),
+      keys: {
+        authorize: (token): Grant => ({
+          ...keyless,
+          name: token,
+          scopes: ['read'],
+          ...(token !== 'all' && { account: token }),
+        }),
+      },
+    }),
+  )
+  const bench = { store, url: server.url, entries, accounts, faults }
+  return {
+    async run(spec) {
+      const used = await store.rows<{ name: string }>(
+        "select name from system.tables where database = currentDatabase() and total_rows > 0 and name != 'migrations'",
+      )
+      await Promise.all(used.map(({ name }) => store.run(`truncate table ${name}`)))
+      return await runWorld(bench, spec)
+    },
+    [Symbol.asyncDispose]: () => scope.disposeAsync(),
+  }
+}
+
+interface Parts {
+  readonly store: Store
+  readonly url: string
+  /** As the catalogue has them now: of a meter that changed the old definition may answer. */
+  readonly entries: Map<string, CatalogueEntry>
+  readonly accounts: Map<string, Account>
+  /** What went wrong inside, that an answer does not tell. */
+  readonly faults: Error[]
+}
+
+async function runWorld(parts: Parts, spec: WorldSpec): Promise<Count> {
+  const { store } = parts
+  parts.accounts.clear()
+  const meters: Meter[] = spec.meters.map((meter, index) => meterOf(meter, `m${index}`))
+  const speaker = new Speaker(spec)
+  const rule = spec.isJudged ? suspectDefault : null
+  const ledger = new Ledger(store, 'log', rule)
+  const ends: Ends[] = []
+  const count = { cases: 0, rows: 0, split: 0 }
+  let put = 0
+  for (const [stage, questions] of spec.stages) {
+    if (stage.change) {
+      const index = stage.change[0] % meters.length
+      meters[index] = meterOf(stage.change[1], `m${index}`)
+    }
+    const catalogue = new Catalogue(store, meters, () => 0)
+    if (stage.isKnownBefore) await catalogue.begin()
+    for (const one of stage.said) speaker.say(one)
+    for (let index = 0; put < speaker.messages.length; index += 1) {
+      const { messages = 1000, dies } = stage.puts[index] ?? {}
+      const some = speaker.messages.slice(put, put + messages)
+      const batches = batchesOf(some).map(batch => accept(batch, 'log'))
+      if (dies !== undefined) {
+        const killed = dying(store, Math.floor(dies / 2) + 1, dies % 2 === 0 ? 'before' : 'after').store
+        await new Ledger(killed, 'log', rule).put(batches).catch(() => undefined)
+      }
+      const { rejects } = await ledger.put(batches)
+      if (rejects.length > 0) throw new Error(`rejected: ${rejects.map(({ reason }) => reason).join('; ')}`)
+      put += some.length
+      ends.push(
+        new Map([0, 1].map(partition => [partition, endOf(speaker.messages.slice(0, put), partition)])),
+      )
+    }
+    if (!stage.isKnownBefore) await catalogue.begin()
+    for (const cellsMax of stage.recomputes) await recompute(store, { run: newToken(), cellsMax })
+    for (const entry of await catalogue.list()) parts.entries.set(entry.meter.slug, entry)
+    const waiting = questions.map(question => async () => {
+      const meter = parts.entries.get(`m${question.meter % meters.length}`)?.answering
+      if (!meter) return
+      const asOf = question.asOf === undefined ? undefined : ends[question.asOf % ends.length]
+      const rows = await compare(parts, {
+        question,
+        asked: speaker.question(question, meter),
+        asOf,
+        events: counted(speaker.messages, { rule, asOf }),
+      })
+      count.cases += 1
+      count.rows += rows.length
+      count.split += rows.filter(({ isSplit }) => isSplit).length
+    })
+    const lanes = Array.from({ length: atOnce }, async () => {
+      for (let next = waiting.shift(); next; next = waiting.shift()) await next()
+    })
+    await Promise.all(lanes)
+  }
+  return count
+}
+
+function endOf(messages: readonly Message[], partition: number): number {
+  return messages.filter(message => message.partition === partition).length
+}
+
+function batchesOf(messages: readonly Message[]): readonly LogBatch[] {
+  const of = Map.groupBy(messages, ({ partition }) => partition)
+  return Array.from(of, ([partition, some]) => ({
+    partition,
+    messages: some.map(({ offset, appendedMs, event }) => ({
+      offset: BigInt(offset),
+      key: null,
+      value: Buffer.from(JSON.stringify(event)),
+      headers,
+      appendedMs,
+    })),
+  }))
+}
+
+interface Case {
+  readonly question: QuestionSpec
+  readonly asked: Asked
+  readonly asOf: Ends | undefined
+  readonly events: readonly Counted[]
+}
+
+/** Asks in the way that the question says, and gives the oracle's rows where both agree. */
+async function compare(parts: Parts, { question, asked, asOf, events }: Case): Promise<readonly Answer[]> {
+  const { by, limit } = question
+  const steps = [undefined, 'MINUTE', 'HOUR', 'DAY', 'MONTH']
+  const isOpenMeter = by.startsWith('openmeter') && asOf === undefined && steps.includes(asked.window)
+  if (isOpenMeter) {
+    const { top: _, sources: __, ...rest } = asked
+    const wire = { ...rest, keep: { source: false, subject: asked.subjects !== undefined } }
+    const ours = answer(events, wire)
+    const texts = ours.map(row => wireText(row, wire, by === 'openmeter csv'))
+    differ(wire, by, texts, await askOpenMeter(parts, wire, by === 'openmeter csv'))
+    return ours
+  }
+  const ours = answer(events, asked)
+  const texts = ours.map(row => rowText(expected(row, asked)))
+  // As of an earlier place there is no answer over HTTP, and a top has no pages.
+  if (asOf)
+    differ(
+      asked,
+      `as of ${JSON.stringify([...asOf])}`,
+      texts,
+      (await askStore(parts, asked, asOf)).map(rowText),
+    )
+  else if (by === 'csv') differ(asked, by, texts, await askCsv(parts, asked))
+  else {
+    const pageOf = by === 'pages' && asked.top === undefined ? limit : undefined
+    differ(asked, by, texts, (await askPages(parts, asked, pageOf)).map(rowText))
+  }
+  return ours
+}
+
+function differ(asked: Asked, how: string, ours: readonly string[], theirs: readonly string[]): void {
+  if (ours.join('\n') !== theirs.join('\n')) throw new Differs(asked, how, ours, theirs)
+}
+
+/** What the oracle says, in the words of an answer. */
+function expected(row: Answer, { meter }: Asked): UsageRow {
+  return {
+    meter: meter.slug,
+    unit: meter.unit,
+    window_start: showInstant(row.startMs),
+    window_end: showInstant(row.endMs),
+    source: row.source,
+    subject: row.subject,
+    group_by: row.dims,
+    value: print(row.quantity),
+    ...(row.isSplit && { split: true as const }),
+  }
+}
+
+function rowText(row: UsageRow): string {
+  const { meter, unit, window_start, window_end, source, subject, group_by: dims, value, split = false } = row
+  const groups = Object.entries(dims).sort()
+  return JSON.stringify([meter, unit, window_start, window_end, source, subject, groups, value, split])
+}
+
+function wireText(row: Answer, { keep }: Asked, isCsv: boolean): string {
+  const dims = Object.values(row.dims).map(value => (isCsv || value !== '' ? value : null))
+  const subject = keep.subject ? row.subject : isCsv ? '' : null
+  return JSON.stringify([
+    showInstant(row.startMs),
+    showInstant(row.endMs),
+    subject,
+    ...dims,
+    print(row.quantity),
+  ])
+}
+
+// -- asking
+
+async function get(parts: Parts, path: string, asked: Asked, accept = '*/*'): Promise<Response> {
+  const { tenants } = asked
+  // Whoever may see some tenants alone is a customer with a key of their own.
+  const token = tenants ? `customer-${parts.accounts.size}` : 'all'
+  if (tenants)
+    parts.accounts.set(token, {
+      id: token,
+      currency: 'USD',
+      timezone: 'UTC',
+      priceBook: 'none',
+      subjects: tenants.map(({ source, subject, fromMs, toMs }) => ({
+        source,
+        subject,
+        ...(fromMs !== undefined && { from: showInstant(fromMs) }),
+        ...(toMs !== undefined && { to: showInstant(toMs) }),
+      })),
+    } as Account)
+  const response = await fetch(new URL(path, parts.url), {
+    headers: { authorization: `Bearer ${token}`, accept },
+  })
+  if (!response.ok)
+    throw new Error(`${response.status} ${path}: ${await response.text()}`, { cause: parts.faults.at(-1) })
+  return response
+}
+
+function addressOf({
+  meter,
+  fromMs,
+  toMs,
+  window,
+  zone,
+  groupBy,
+  where,
+  subjects,
+  sources,
+  keep,
+  top,
+}: Asked): string {
+  const query = new URLSearchParams({
+    meter: meter.slug,
+    from: showInstant(fromMs),
+    to: showInstant(toMs),
+    zone,
+  })
+  if (window !== undefined) query.set('window', window)
+  const kept = [...(keep.source ? ['source'] : []), ...(keep.subject ? ['subject'] : []), ...groupBy]
+  // Without it rows are told apart by source and subject; an empty one tells nothing apart.
+  query.set('groupBy', kept.join(',') || ',')
+  const texts = Object.entries(where).filter(([, wanted]) => typeof wanted === 'string' && wanted !== '')
+  for (const [dim, wanted] of texts) query.append(`filter[${dim}]`, wanted as string)
+  const rest = Object.entries(where).filter(([, wanted]) => typeof wanted !== 'string' || wanted === '')
+  if (rest.length > 0) query.set('where', JSON.stringify(Object.fromEntries(rest)))
+  for (const subject of subjects ?? []) query.append('subject', subject)
+  for (const source of sources ?? []) query.append('source', source)
+  if (top !== undefined) query.set('top', String(top))
+  return `/api/v1/usage?${query}`
+}
+
+/** All rows, or page by page by the links until there is none. */
+async function askPages(parts: Parts, asked: Asked, limit: number | undefined): Promise<readonly UsageRow[]> {
+  const rows: UsageRow[] = []
+  let path: string | undefined = `${addressOf(asked)}${limit === undefined ? '' : `&limit=${limit}`}`
+  while (path !== undefined) {
+    const response: Response = await get(parts, path, asked)
+    const page = (await response.json()) as UsageRow[]
+    if (limit !== undefined && page.length > limit)
+      throw new Error(`a page of ${page.length} rows for ${limit}`)
+    rows.push(...page)
+    path = /<([^>]+)>; rel="next"/.exec(response.headers.get('link') ?? '')?.[1]
+    if (path !== undefined && page.length !== limit)
+      throw new Error('a page that is not full has another behind it')
+  }
+  return rows
+}
+
+async function askCsv(parts: Parts, asked: Asked): Promise<readonly string[]> {
+  const response = await get(parts, addressOf(asked), asked, 'text/csv')
+  const [names = [], ...lines] = csvLines(await response.text())
+  return lines.map(line => {
+    const row = Object.fromEntries(names.map((name, index) => [name, line[index] ?? '']))
+    const { split, ...rest } = row
+    for (const dim of asked.groupBy) delete rest[dim]
+    const dims = Object.fromEntries(asked.groupBy.map(dim => [dim, line[names.indexOf(dim)] ?? '']))
+    return rowText({
+      ...(rest as unknown as UsageRow),
+      ...(split === 'true' && { split: true }),
+      group_by: dims,
+    })
+  })
+}
+
+/** RFC 4180, read one character after the other. */
+function csvLines(text: string): readonly (readonly string[])[] {
+  const lines: string[][] = []
+  let line: string[] = []
+  let field = ''
+  let isQuoted = false
+  for (let at = 0; at < text.length; at += 1) {
+    const one = text[at]
+    if (isQuoted && one === '"' && text[at + 1] === '"') {
+      field += '"'
+      at += 1
+    } else if (one === '"') isQuoted = !isQuoted
+    else if (!isQuoted && (one === ',' || one === '\n')) {
+      line.push(field)
+      field = ''
+      if (one === '\n') {
+        lines.push(line)
+        line = []
+      }
+    } else if (isQuoted || one !== '\r') field += one
+  }
+  return lines
+}
+
+async function askOpenMeter(parts: Parts, asked: Asked, isCsv: boolean): Promise<readonly string[]> {
+  const { meter, fromMs, toMs, window, zone, groupBy, where, subjects } = asked
+  const query = new URLSearchParams({
+    from: showInstant(fromMs),
+    to: showInstant(toMs),
+    windowTimeZone: zone,
+  })
+  if (window !== undefined) query.set('windowSize', window)
+  for (const subject of subjects ?? []) query.append('subject', subject)
+  for (const dim of groupBy) query.append('groupBy', dim)
+  const advanced: Record<string, unknown> = {}
+  for (const [dim, wanted] of Object.entries(where))
+    if (typeof wanted === 'string') query.append(`filterGroupBy[${dim}]`, wanted)
+    else advanced[dim] = wanted
+  if (Object.keys(advanced).length > 0) query.set('advancedMeterGroupByFilters', JSON.stringify(advanced))
+  const path = `/api/v1/meters/${meter.slug}/query?${query}`
+  const response = await get(parts, path, asked, isCsv ? 'text/csv' : 'application/json')
+  const text = await response.text()
+  if (isCsv)
+    return csvLines(text)
+      .slice(1)
+      .map(line => JSON.stringify(line))
+  // A value is a number with all its digits, which is read as it stands there.
+  const { data } = JSON.parse(text, function (
+    this: unknown,
+    key,
+    value,
+    context?: { readonly source?: string },
+  ) {
+    return key === 'value' && typeof value === 'number' ? context?.source : value
+  } as Parameters<typeof JSON.parse>[1]) as { data: WireRow[] }
+  return data.map(row => {
+    if (row.value !== row.valueExact) throw new Error(`value ${row.value}, valueExact ${row.valueExact}`)
+    const dims = groupBy.map(dim => row.groupBy[dim])
+    return JSON.stringify([row.windowStart, row.windowEnd, row.subject, ...dims, row.value])
+  })
+}
+
+interface WireRow {
+  readonly value: string
+  readonly valueExact: string
+  readonly windowStart: string
+  readonly windowEnd: string
+  readonly subject: string | null
+  readonly groupBy: Readonly<Record<string, string | null>>
+}
+
+async function askStore(parts: Parts, asked: Asked, asOf: Ends): Promise<readonly UsageRow[]> {
+  const { meter, fromMs, toMs, window, zone, groupBy, where, subjects, sources, keep, top, tenants } = asked
+  return await usage(parts.store, {
+    meter,
+    span: { startMs: fromMs, endMs: toMs },
+    ...(window !== undefined && { step: window }),
+    zone,
+    groupBy,
+    where: where as never,
+    ...(subjects && { subjects }),
+    ...(sources && { sources }),
+    keep,
+    ...(top !== undefined && { top }),
+    ...(tenants && {
+      tenants: tenants.map(({ source, subject, fromMs: from, toMs: to }) => ({
+        source,
+        subject,
+        ...(from !== undefined && { from: showInstant(from) }),
+        ...(to !== undefined && { to: showInstant(to) }),
+      })),
+    }),
+    asOf: new Map(Array.from(asOf, ([partition, next]) => [`log/${partition}`, BigInt(next)])),
+  })
+}
