@@ -15,6 +15,7 @@ const tags: Readonly<Record<string, string>> = {
   usage: 'What was used, by meter, time and group: exact as soon as an event is acknowledged.',
   meters: 'Named aggregations over events, as OpenMeter has them.',
   subjects: 'Whose usage it is, as OpenMeter has them.',
+  openmeter: 'As the API of OpenMeter has it: its published clients work unmodified.',
   events: 'What others push, and what is known of it.',
   coverage: 'Which windows of which source were read, and where something is missing.',
   rejected: 'Messages that did not count, and why.',
