@@ -83,7 +83,8 @@ export async function readAll<Columns extends readonly unknown[]>(
   return found
 }
 
-/** How much further back each look goes than the one before. */
+/** How many events the first look goes over, about, and how much further back each goes than the one before. */
+const lookedAt = 20_000
 const growth = 8
 
 /** At most `limit` of them, in order of time, key and source, each falling. */
@@ -99,8 +100,9 @@ export async function listEvents(
   const startMs = Math.max(extent.startMs, bounds.startMs)
   const found: ListedEvent[] = []
   let endMs = Math.min(extent.endMs, bounds.endMs, after ? after.timeMs + 1 : Number.POSITIVE_INFINITY)
-  // Most lists end within the last hours: older months are not looked at before they are needed.
-  for (let widthMs = hourMs; endMs > startMs && found.length < limit; widthMs *= growth) {
+  // Most lists end within the last hours: older months are not looked at before they are needed, unless they hold little.
+  const firstMs = Math.max(hourMs, (extent.endMs - extent.startMs) * (lookedAt / extent.events))
+  for (let widthMs = firstMs; endMs > startMs && found.length < limit; widthMs *= growth) {
     const span = { startMs: Math.max(startMs, endMs - widthMs), endMs }
     found.push(...(await listedWithin(store, asked, { ...span, limit: limit - found.length, reading })))
     endMs = span.startMs
@@ -108,11 +110,11 @@ export async function listEvents(
   return found
 }
 
-/** Between which times there are events at all; undefined where there are none. */
+/** Between which times there are events at all, and about how many; undefined where there are none. */
 async function extentOf(
   store: Store,
   reading?: Reading,
-): Promise<{ startMs: number; endMs: number } | undefined> {
+): Promise<(Window & { readonly events: number }) | undefined> {
   const rows = await readAll<readonly [first: string, last: string, count: string]>(
     store,
     `select toUnixTimestamp64Milli(min(first)), toUnixTimestamp64Milli(max(last)), sum(n) from (
@@ -125,7 +127,9 @@ async function extentOf(
     reading,
   )
   const [first, last, count] = rows[0] ?? ['0', '0', '0']
-  return count === '0' ? undefined : { startMs: Number(first), endMs: Number(last) + 1 }
+  return count === '0'
+    ? undefined
+    : { startMs: Number(first), endMs: Number(last) + 1, events: Number(count) }
 }
 
 /** What must hold of the times, as far as it is said outright; the rest is a condition. */

@@ -13,7 +13,7 @@ import type { Meter } from '../../../schemas/meters.ts'
 import { isOwnType } from '../../../schemas/pushed.ts'
 import { showInstant } from '../../../schemas/window.ts'
 import type { Catalogue, CatalogueEntry } from '../../catalogue.ts'
-import { type Routes, route } from '../route.ts'
+import { type Caller, type Routes, route } from '../route.ts'
 import { momentOf } from './asked.ts'
 import {
   type WireMeterCreate as Create,
@@ -64,11 +64,12 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         answers: { 200: { description: 'Meters.', body: Type.Array(WireMeter) } },
         etag: true,
       },
-      async ({ query: { page = '1', pageSize = '100', order = 'ASC', orderBy = 'key', includeDeleted } }) => {
+      async ({ query, caller }) => {
+        const { page = '1', pageSize = '100', order = 'ASC', orderBy = 'key', includeDeleted } = query
         const entries = await catalogue.list({ withDeleted: includeDeleted?.toLowerCase() === 'true' })
         const sorted = entries.toSorted(byOrder(orderBy, order))
         const first = (Number(page) - 1) * Number(pageSize)
-        return sorted.slice(first, first + Number(pageSize)).map(entry => wireMeter(entry))
+        return sorted.slice(first, first + Number(pageSize)).map(entry => wireMeter(entry, caller))
       },
     )
     route(
@@ -86,7 +87,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         problems: [409],
         idempotent: 'answer',
       },
-      async ({ body }) => {
+      async ({ body, caller }) => {
         const { name, metadata, eventFrom } = body
         const eventFromMs = momentOf(eventFrom, 'body', 'eventFrom')
         const { entry, warnings } = await catalogue.create(meterOf(body), {
@@ -94,7 +95,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
           ...(metadata !== undefined && { metadata }),
           ...(eventFromMs !== undefined && { eventFromMs }),
         })
-        return wireMeter(entry, warnings)
+        return wireMeter(entry, caller, warnings)
       },
     )
     route(
@@ -109,7 +110,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         answers: { 200: { description: 'The meter.', body: WireMeter } },
         etag: true,
       },
-      async ({ params }) => wireMeter(await catalogue.get(params.meterIdOrSlug)),
+      async ({ params, caller }) => wireMeter(await catalogue.get(params.meterIdOrSlug), caller),
     )
     route(
       app,
@@ -126,7 +127,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         answers: { 200: { description: 'The meter.', body: WireMeter } },
         problems: [409],
       },
-      async ({ params: { meterIdOrSlug }, body: { name, description, metadata, groupBy } }) => {
+      async ({ params: { meterIdOrSlug }, body: { name, description, metadata, groupBy }, caller }) => {
         const { meter } = await catalogue.get(meterIdOrSlug)
         const { entry, warnings } = await catalogue.update(meterIdOrSlug, {
           meter: {
@@ -137,7 +138,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
           ...(name !== undefined && { name }),
           ...(metadata !== undefined && { metadata }),
         })
-        return wireMeter(entry, warnings)
+        return wireMeter(entry, caller, warnings)
       },
     )
     route(
@@ -177,7 +178,11 @@ function compare(a: string | number, b: string | number): number {
 }
 
 /** In OpenMeter's shape. What is lost stands at the top of this file. */
-export function wireMeter(entry: CatalogueEntry, warnings: readonly string[] = []) {
+export function wireMeter(
+  entry: CatalogueEntry,
+  { account }: Pick<Caller, 'account'> = {},
+  warnings: readonly string[] = [],
+) {
   const { meter, name, metadata, eventFromMs, deletedMs } = entry
   const { slug, description, eventTypes, aggregation, value, groupBy } = meter
   const [eventType = ''] = eventTypes
@@ -196,11 +201,18 @@ export function wireMeter(entry: CatalogueEntry, warnings: readonly string[] = [
     createdAt: showInstant(entry.createdMs),
     updatedAt: showInstant(entry.updatedMs),
     ...(deletedMs !== undefined && { deletedAt: showInstant(deletedMs) }),
-    annotations: { meterline: { ...beyondOpenMeter(entry), ...(warnings.length > 0 && { warnings }) } },
+    annotations: {
+      meterline: {
+        ...beyondOpenMeter(entry),
+        // How much there is to compute says something of the usage of others.
+        ...(account === undefined && stateOf(entry)),
+        ...(warnings.length > 0 && { warnings }),
+      },
+    },
   } as const
 }
 
-function beyondOpenMeter({ meter, origin, state, progress }: CatalogueEntry) {
+function beyondOpenMeter({ meter, origin }: CatalogueEntry) {
   const { eventTypes, aggregation, percentile, per, filter, disjoint, unit } = meter
   return {
     origin,
@@ -210,9 +222,11 @@ function beyondOpenMeter({ meter, origin, state, progress }: CatalogueEntry) {
     ...(disjoint !== undefined && { disjoint }),
     ...(eventTypes.length > 1 && { eventTypes }),
     ...(aggregation === 'PERCENTILE' && { aggregation, percentile: percentile ?? '95' }),
-    state,
-    ...(state === 'computing' && { progress: { hoursDone: progress.hoursDone, hours: progress.hours } }),
   }
+}
+
+function stateOf({ state, progress: { hoursDone, hours } }: CatalogueEntry) {
+  return { state, ...(state === 'computing' && { progress: { hoursDone, hours } }) }
 }
 
 /** Where a name stands in the data: a measure or a label of a reading, a member of what was pushed. */
