@@ -6,6 +6,7 @@ const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void
   audit: async args => (await import('./audit.ts')).benchAudit(args),
   sources: async args => (await import('./sources.ts')).benchSources(args),
   query: async args => (await import('./query.ts')).benchQuery(args),
+  readers: async args => (await import('./readers.ts')).benchReaders(args),
   collect: async args => (await import('./collect.ts')).benchCollect(args),
 }
 

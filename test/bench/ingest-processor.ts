@@ -1,10 +1,20 @@
-/** The processor of the ingest benchmark, in a process of its own so that its CPU and memory are its own. */
+/**
+ * The processor of the benchmarks of ingest, with the API's route for usage beside it as in `process`, in a process of its
+ * own so that its CPU and memory are its own.
+ */
+import { once } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { startProcessor } from '../../processor/process.ts'
 import { Store, type StoreAddress } from '../../processor/store.ts'
 import type { KafkaConfig } from '../../runtime/log/kafka.ts'
 import { kafkaEventLog } from '../../runtime/log/kafka-event-log.ts'
-import { loadMeters } from './load.ts'
+import { tenMeters } from './load.ts'
+import { serveUsage } from './usage-api.ts'
+
+/** Said first: where the API answers. */
+export interface IngestStart {
+  readonly apiUrl: string
+}
 
 export interface IngestReport {
   readonly ingestedSeconds: number
@@ -18,24 +28,29 @@ const {
   store: address,
   messages,
   types,
+  meters: count,
 } = JSON.parse(process.env.BENCH ?? '{}') as {
   config: KafkaConfig
   store: StoreAddress
   messages: number
   types: number
+  meters: number
 }
 
 const stop = new AbortController()
 const { signal } = stop
 await using store = await Store.open(address)
 await using log = await kafkaEventLog(config)
+const meters = tenMeters(types).slice(0, count)
+await using api = await serveUsage(store, meters)
+process.send?.({ apiUrl: api.url } satisfies IngestStart)
 let rssBytes = 0
 const watch = setInterval(() => {
   rssBytes = Math.max(rssBytes, process.memoryUsage.rss())
 }, 100)
 const startedMs = performance.now()
 const cpu = process.cpuUsage()
-const processor = await startProcessor({ store, log, meters: loadMeters(types), signal, say: console.error })
+const processor = await startProcessor({ store, log, meters, signal, say: console.error })
 const partitions = Array.from({ length: config.partitions }, (_, partition) => partition)
 while (partitions.reduce((sum, partition) => sum + Number(processor.position(partition) ?? 0n), 0) < messages)
   await sleep(20)
@@ -52,3 +67,5 @@ process.send?.({
   cpuSeconds: (used.user + used.system) / 1e6,
   rssBytes,
 } satisfies IngestReport)
+// Until then those who read are answered.
+await once(process, 'disconnect')

@@ -4,78 +4,28 @@ import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { openEmbedded } from '../../deploy/embedded/embedded.ts'
+import { type Embedded, openEmbedded } from '../../deploy/embedded/embedded.ts'
 import { type AcceptedBatch, accept, eventColumns } from '../../processor/accept.ts'
-import { Store } from '../../processor/store.ts'
+import { Store, type StoreAddress } from '../../processor/store.ts'
 import { type KafkaConfig, kafkaLanes, structuredHeaders } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
 import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { dayMs } from '../../schemas/window.ts'
 import { startKafka } from '../rig/kafka.ts'
-import type { IngestReport } from './ingest-processor.ts'
-import { loadReads } from './load.ts'
+import type { IngestReport, IngestStart } from './ingest-processor.ts'
+import { type LoadOptions, loadReads } from './load.ts'
 
 const batchRows = 25_000
 const partitions = 4
+const metersMax = 10
 
-/** Prints the rates and their ratios; `events` is a million unless said otherwise. */
-export async function benchIngest(args: readonly string[]): Promise<void> {
-  const events = Number(args[0] ?? 1_000_000)
-  // A smaller run is a shorter time, so that cells and reads are as full as in the whole one.
-  const days = Math.max(1, Math.round((7 * events) / 1_000_000))
-  const load = { events, subjects: 1000, types: 10, days, rereadPercent: 2, seed: 1 }
-  await using kafka = await startKafka({ mayKill: true })
-  const dataDir = mkdtempSync(join(tmpdir(), 'meterline-bench-'))
-  await using cleanup = new AsyncDisposableStack()
-  cleanup.defer(() => rmSync(dataDir, { recursive: true, force: true }))
-  await using clickhouse = await openEmbedded({ dataDir })
-  const { url, user, password, pid } = clickhouse
-  const address = { url, user, password, database: 'bench' }
-  const config: KafkaConfig = {
-    brokers: kafka.brokers,
-    topic: 'bench.events',
-    rejectedTopic: 'bench.rejected',
-    partitions,
-    replicationFactor: 1,
-    minInSyncReplicas: 1,
-    create: true,
-    groupId: 'bench',
-    sessionTimeoutMs: 10_000,
-    retentionMs: 7 * dayMs,
-  }
-
-  const bodies: Buffer[] = []
-  let rows: Buffer[] = []
-  let messages = 0
-  let readings = 0
-  let bytes = 0
-  {
-    await using lanes = await kafkaLanes(config)
-    const queues: { key: string; value: Buffer }[][] = Array.from({ length: partitions }, () => [])
-    for (const read of loadReads(load)) {
-      for (const event of read) {
-        const value = Buffer.from(JSON.stringify(event))
-        queues[partitionOf(event.partitionkey, partitions)]?.push({ key: event.partitionkey, value })
-        messages += 1
-        bytes += value.length
-      }
-      const accepted = rowsOf(read)
-      rows.push(accepted.rows)
-      readings += accepted.readings
-      if (readings >= (bodies.length + 1) * batchRows) {
-        bodies.push(Buffer.concat(rows))
-        rows = []
-      }
-      if (messages % 5000 < 100) await sendAll(queues, lanes)
-    }
-    await sendAll(queues, lanes)
-  }
-  bodies.push(Buffer.concat(rows))
-  console.log(
-    `${readings} readings in ${messages} messages of ${Math.round(bytes / messages)} bytes on average`,
-  )
-
-  await using store = await Store.open(address)
+/** Prints the rates and their ratios; `events` is a million unless said otherwise, `meters` ten. */
+export async function benchIngest([
+  given = '1000000',
+  meters = String(metersMax),
+]: readonly string[]): Promise<void> {
+  await using world = await openWorld(loadOf(Number(given)))
+  const { store, pid, bodies, messages, readings } = world
   const start = cpuSeconds(pid)
   const one = await bareInsert(store, bodies, 1)
   const bare = cpuSeconds(pid) - start
@@ -84,19 +34,15 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
   console.log(`bare insert, two connections: ${rate(readings, two)} rows/s`)
   bodies.length = 0
 
-  const before = { clickhouse: cpuSeconds(pid), kafka: cpuSeconds(kafka.pid(1)) }
-  const child = fork(new URL('./ingest-processor.ts', import.meta.url), {
-    execArgv: (process.env.BENCH_NODE ?? '').split(' ').filter(flag => flag !== ''),
-    env: { ...process.env, BENCH: JSON.stringify({ config, store: address, messages, types: load.types }) },
-  })
-  const [report] = (await once(child, 'message')) as [IngestReport]
+  const before = { clickhouse: cpuSeconds(pid), kafka: cpuSeconds(world.kafkaPid) }
+  const report = await runProcessor(world, { database: 'bench', meters: Number(meters) })
   const used = {
     clickhouse: cpuSeconds(pid) - before.clickhouse,
-    kafka: cpuSeconds(kafka.pid(1)) - before.kafka,
+    kafka: cpuSeconds(world.kafkaPid) - before.kafka,
   }
   const perEvent = (seconds: number) => `${((seconds * 1e6) / messages).toFixed(1)} µs`
   console.log(
-    `ingested in ${report.ingestedSeconds.toFixed(1)} s, no cell stale after ${report.freshSeconds.toFixed(1)} s: ${rate(messages, report.freshSeconds)} events/s`,
+    `ingested in ${report.ingestedSeconds.toFixed(1)} s, no cell of ${meters} meters stale after ${report.freshSeconds.toFixed(1)} s: ${rate(messages, report.freshSeconds)} events/s`,
   )
   console.log(`CPU a row of the bare insert, ClickHouse: ${((bare * 1e6) / readings).toFixed(1)} µs`)
   console.log(
@@ -113,6 +59,98 @@ export async function benchIngest(args: readonly string[]): Promise<void> {
   console.log(`in the ledger: ${held?.readings} readings of ${held?.reads} complete reads`)
   if (Number(held?.readings) !== readings)
     throw new Error(`the ledger holds ${held?.readings} of ${readings} readings`)
+}
+
+/** So many events in cells and reads as full as those of a million in a week. */
+export function loadOf(events: number): LoadOptions {
+  const days = Math.max(1, Math.round((7 * events) / 1_000_000))
+  return { events, subjects: 1000, types: 10, days, rereadPercent: 2, seed: 1 }
+}
+
+/** A Kafka that holds the load, and a store that has nothing of it yet. */
+export interface World extends AsyncDisposable {
+  readonly load: LoadOptions
+  readonly kafka: KafkaConfig
+  readonly kafkaPid: number
+  readonly address: StoreAddress
+  /** Of the process of ClickHouse. */
+  readonly pid: number
+  /** Of the database `bench`. */
+  readonly store: Store
+  /** The readings as rows of `events`, batch by batch. */
+  readonly bodies: Buffer[]
+  readonly messages: number
+  readonly readings: number
+}
+
+export async function openWorld(load: LoadOptions): Promise<World> {
+  await using opening = new AsyncDisposableStack()
+  const kafka = opening.use(await startKafka({ mayKill: true }))
+  const dataDir = mkdtempSync(join(tmpdir(), 'meterline-bench-'))
+  opening.defer(() => rmSync(dataDir, { recursive: true, force: true }))
+  const clickhouse: Embedded = opening.use(await openEmbedded({ dataDir }))
+  const { url, user, password, pid } = clickhouse
+  const address = { url, user, password, database: 'bench' }
+  const config: KafkaConfig = {
+    brokers: kafka.brokers,
+    topic: 'bench.events',
+    rejectedTopic: 'bench.rejected',
+    partitions,
+    replicationFactor: 1,
+    minInSyncReplicas: 1,
+    create: true,
+    groupId: 'bench',
+    sessionTimeoutMs: 10_000,
+    retentionMs: 7 * dayMs,
+  }
+  const produced = await produce(load, config)
+  const store = opening.use(await Store.open(address))
+  const opened = opening.move()
+  return {
+    load,
+    kafka: config,
+    kafkaPid: kafka.pid(1),
+    address,
+    pid,
+    store,
+    ...produced,
+    [Symbol.asyncDispose]: () => opened.disposeAsync(),
+  }
+}
+
+async function produce(
+  load: LoadOptions,
+  config: KafkaConfig,
+): Promise<Pick<World, 'bodies' | 'messages' | 'readings'>> {
+  const bodies: Buffer[] = []
+  let rows: Buffer[] = []
+  let messages = 0
+  let readings = 0
+  let bytes = 0
+  await using lanes = await kafkaLanes(config)
+  const queues: { key: string; value: Buffer }[][] = Array.from({ length: partitions }, () => [])
+  for (const read of loadReads(load)) {
+    for (const event of read) {
+      const value = Buffer.from(JSON.stringify(event))
+      queues[partitionOf(event.partitionkey, partitions)]?.push({ key: event.partitionkey, value })
+      messages += 1
+      bytes += value.length
+    }
+    const accepted = rowsOf(read)
+    rows.push(accepted.rows)
+    readings += accepted.readings
+    if (readings >= (bodies.length + 1) * batchRows) {
+      bodies.push(Buffer.concat(rows))
+      rows = []
+    }
+    if (messages % 5000 < 100) await sendAll(queues, lanes)
+  }
+  await sendAll(queues, lanes)
+  bodies.push(Buffer.concat(rows))
+  console.log(
+    `${readings} readings in ${messages} messages of ${Math.round(bytes / messages)} bytes on average`,
+  )
+  return { bodies, messages, readings }
 }
 
 function rowsOf(read: readonly (ReadingEvent | MarkEvent)[]): AcceptedBatch {
@@ -137,6 +175,31 @@ async function sendAll(
   )
 }
 
+/** Takes all that the log has into a database of its own. `during` is told where its API answers, and ended with it. */
+export async function runProcessor(
+  { kafka, address, messages, load }: World,
+  { database, meters }: { readonly database: string; readonly meters: number },
+  during?: (apiUrl: string, signal: AbortSignal) => Promise<void>,
+): Promise<IngestReport> {
+  const config = { ...kafka, groupId: database }
+  const task = { config, store: { ...address, database }, messages, types: load.types, meters }
+  const child = fork(new URL('./ingest-processor.ts', import.meta.url), {
+    execArgv: (process.env.BENCH_NODE ?? '').split(' ').filter(flag => flag !== ''),
+    env: { ...process.env, BENCH: JSON.stringify(task) },
+  })
+  const died = new AbortController()
+  child.once('exit', code => died.abort(new Error(`the processor ended with ${code}`)))
+  const { signal } = died
+  const [{ apiUrl }] = (await once(child, 'message', { signal })) as [IngestStart]
+  const over = new AbortController()
+  const beside = during?.(apiUrl, over.signal)
+  const [report] = (await once(child, 'message', { signal })) as [IngestReport]
+  over.abort()
+  await beside
+  child.disconnect()
+  return report
+}
+
 /** Seconds to insert the same rows, already serialised, over so many connections. */
 async function bareInsert(store: Store, bodies: readonly Buffer[], connections: number): Promise<number> {
   const table = `bare_${connections}`
@@ -154,7 +217,7 @@ async function bareInsert(store: Store, bodies: readonly Buffer[], connections: 
   return seconds
 }
 
-const rate = (count: number, seconds: number) => Math.round(count / seconds).toLocaleString('en')
+export const rate = (count: number, seconds: number) => Math.round(count / seconds).toLocaleString('en')
 const megabytes = (bytes: number) => `${Math.round(bytes / 1e6)} MB`
 
 /** CPU that a process has used, from /proc: its user and system ticks of 10 ms. */

@@ -141,3 +141,28 @@ export function loadMeters(types: number): readonly Meter[] {
     },
   ]
 }
+
+/** Ten meters: those two, one of nearly each other aggregation, one with a filter and one of a single type. */
+export function tenMeters(types: number): readonly Meter[] {
+  const [hours, gpuHours] = loadMeters(types) as [Meter, Meter]
+  const of = (slug: string, aggregation: Meter['aggregation'], value?: string): Meter => ({
+    slug,
+    eventTypes: hours.eventTypes,
+    aggregation,
+    ...(value !== undefined && { value }),
+    groupBy: hours.groupBy,
+    unit: '1',
+  })
+  return [
+    hours,
+    gpuHours,
+    of('readings', 'COUNT'),
+    of('seconds_mean', 'AVG', 'instance_seconds'),
+    of('gpu_seconds_most', 'MAX', 'gpu_seconds'),
+    of('instances', 'UNIQUE_COUNT', '$.resource.id'),
+    of('gpu_seconds_last', 'LATEST', 'gpu_seconds'),
+    of('gpu_seconds_p95', 'PERCENTILE', 'gpu_seconds'),
+    { ...gpuHours, slug: 'h100_hours', filter: { gpu_type: 'Nvidia H100' } },
+    { ...gpuHours, slug: 'thing3_hours', eventTypes: hours.eventTypes.slice(3, 4) },
+  ]
+}
