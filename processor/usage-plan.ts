@@ -1,5 +1,5 @@
 /**
- * A question for usage as a plan: its windows, which of its hours they cut, and the statement that answers it. Pure.
+ * A question for usage as a plan: its windows, which of its hours they cut, and the statement that answers it.
  *
  * An hour that no edge cuts is answered from its rollups, where these are fresh. An edge of a window, or of the time from
  * which an account pays, may lie inside an hour: all of that hour comes from the ledger, where a SUM is split by the time

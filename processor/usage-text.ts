@@ -1,9 +1,10 @@
 /**
  * Usage as text, a piece at a time: JSON and CSV of any number of rows. Written by hand, since it runs for hundreds of
- * thousands of rows: what neighbours have in common is made once. Pure.
+ * thousands of rows: what neighbours have in common is made once.
  */
 import { showInstant } from '../schemas/window.ts'
-import { type Amount, type UsageQuery, valuePrinter } from './usage.ts'
+import { type Amount, valuePrinter } from './usage.ts'
+import type { UsageQuery } from './usage-plan.ts'
 
 export type UsageFormat = 'json' | 'csv'
 

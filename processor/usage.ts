@@ -17,8 +17,6 @@ import {
   usageSql,
 } from './usage-plan.ts'
 
-export type { RowKey, UsageQuery } from './usage-plan.ts'
-
 /** One group of one window, with its exact quantity. Of what is not told apart, source or subject, it has ''. */
 export interface Quantity {
   readonly window: Window

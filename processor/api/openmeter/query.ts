@@ -17,7 +17,8 @@ import type { Catalogue } from '../../catalogue.ts'
 import { binder } from '../../filters.ts'
 import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
-import { type UsageQuery, usageRows } from '../../usage.ts'
+import { usageRows } from '../../usage.ts'
+import type { UsageQuery } from '../../usage-plan.ts'
 import {
   type Asked as AskedOf,
   type Caller,
