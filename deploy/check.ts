@@ -1,4 +1,6 @@
 /** `meterline check`: every problem of the configuration at once, then what each source says when it is asked whether it can work. */
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { type OpenedSource, sourceName } from '../collector/collect.ts'
 import type { Findings, Source } from '../collector/source.ts'
@@ -8,9 +10,10 @@ import { readSecret } from '../runtime/secrets.ts'
 import type { Problem } from '../runtime/yaml.ts'
 import { secretShape } from '../schemas/config.ts'
 import { asFault, describeFault, Fault, faults } from '../schemas/fault.ts'
+import { billedTwice } from '../schemas/meters.ts'
 import { secondMs } from '../schemas/window.ts'
 import { type GridFindings, gridFindings } from './grids.ts'
-import { configFile, configRules, configured, type Settings, sourceOpener } from './roles.ts'
+import { configFile, configRules, configured, openStore, type Settings, sourceOpener } from './roles.ts'
 
 /** What one source answered; one that could not answer misses just that. */
 export interface CheckedSource extends Findings {
@@ -26,6 +29,8 @@ export interface Checked {
   readonly problems: readonly Problem[]
   /** What the width of a source's windows does to hours that were read in another. */
   readonly grids: { readonly faults: readonly string[]; readonly notes: readonly string[] }
+  /** What meters would count twice, and which of their paths stand for nothing in the last events, where a ledger is at hand. */
+  readonly meters: { readonly faults: readonly string[]; readonly notes: readonly string[] }
   /** Empty with `--offline`, but for sources that cannot even be opened. */
   readonly sources: readonly CheckedSource[]
 }
@@ -35,6 +40,7 @@ const answerMsMaxDefault = 30 * secondMs
 /** After that it is told to stop, and left alone where it does not. */
 const stopMsMax = secondMs
 const wordsLengthMax = 300
+const none = { faults: [], notes: [] }
 const reference = new RegExp(secretShape)
 /** A person waits. */
 const bounds = { retries: 1, deadlineMs: 12 * secondMs, retryAfterMsMax: 5 * secondMs }
@@ -51,7 +57,7 @@ export async function check(
   if (json === true) {
     const { problems } = checkConfig(file ?? undefined, await configRules('price'))
     if (problems.length > 0)
-      stdout(printJson({ file, problems, grids: { faults: [], notes: [] }, sources: [] } satisfies Checked))
+      stdout(printJson({ file, problems, grids: none, meters: none, sources: [] } satisfies Checked))
   }
   const config = await configured(settings, 'price')
 
@@ -63,19 +69,51 @@ export async function check(
   const secrets = secretsIn(config.sources, settings.env)
   const told = [...shut, ...asked].map(one => without(secrets, one))
   const sources = told.sort((a, b) => order.indexOf(a.source) - order.indexOf(b.source))
-  const isFine = grids.faults.length === 0 && sources.every(({ missing }) => missing.length === 0)
+  const meters = await meterFindings(config, settings)
+  const isFine =
+    meters.faults.length === 0 &&
+    grids.faults.length === 0 &&
+    sources.every(({ missing }) => missing.length === 0)
 
   if (json === true)
-    stdout(printJson({ file, problems: [], grids: gridLines(grids), sources } satisfies Checked))
+    stdout(printJson({ file, problems: [], grids: gridLines(grids), meters, sources } satisfies Checked))
   else {
-    for (const line of Object.values(gridLines(grids)).flat()) stderr(line)
-    if (grids.faults.length === 0)
+    for (const line of [gridLines(grids), meters].flatMap(found => Object.values(found).flat())) stderr(line)
+    if (grids.faults.length === 0 && meters.faults.length === 0)
       stdout(
         `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found in them\n`,
       )
     for (const source of sources) stdout(`${sourceLine(source)}\n`)
   }
   return isFine ? 0 : 1
+}
+
+/** A ledger is at hand where its store has an address, or one of the data directory is running. */
+async function meterFindings(
+  config: LoadedConfig,
+  settings: Settings & { readonly offline?: boolean },
+): Promise<Checked['meters']> {
+  const faults = config.books.flatMap(book => {
+    const slugs = new Set(book.charges.map(({ meter }) => meter))
+    return billedTwice(config.meters.filter(({ slug }) => slugs.has(slug))).map(
+      line => `price book ${book.id}: ${line}`,
+    )
+  })
+  const isAtHand = config.store.url !== undefined || existsSync(join(config.data, 'store.json'))
+  if (settings.offline === true || !isAtHand) return { faults, notes: [] }
+  const { misses } = await import('../processor/catalogue.ts')
+  const notes: string[] = []
+  try {
+    await using opened = await openStore(config, settings)
+    for (const meter of config.meters)
+      for (const line of await misses(opened.store, meter))
+        if (!line.startsWith('there are no events')) notes.push(`meter ${meter.slug}: ${line}`)
+  } catch (error) {
+    notes.push(
+      `meters were not held against the ledger: ${describeFault(asFault(error, 'STORE_UNREACHABLE'))}`,
+    )
+  }
+  return { faults, notes }
 }
 
 /** All that the references of the sources point at, as far as it can be read. */

@@ -124,7 +124,7 @@ export function catalogueMisfits(meters: readonly Meter[]): readonly Misfit[] {
       found.push({ path: `${path}/value`, message: `is missing: ${meter.aggregation} needs to know of what` })
     if (meter.aggregation === 'COUNT' && meter.value !== undefined)
       found.push({ path: `${path}/value`, message: 'says nothing: COUNT counts events' })
-    const kinds = new Set(meter.eventTypes.flatMap(type => /^io\.meterline\.([^.]+)\./.exec(type)?.[1] ?? []))
+    const kinds = kindsOf(meter)
     if (kinds.size > 1 && meter.disjoint === undefined)
       found.push({
         path: `${path}/disjoint`,
@@ -132,6 +132,31 @@ export function catalogueMisfits(meters: readonly Meter[]): readonly Misfit[] {
       })
   }
   return found
+}
+
+/** The kinds of source that feed a meter; `pushed` is one of them. */
+function kindsOf({ eventTypes }: Meter): ReadonlySet<string> {
+  return new Set(eventTypes.map(type => /^io\.meterline\.([^.]+)\./.exec(type)?.[1] ?? 'pushed'))
+}
+
+/**
+ * Measures that several of these meters, billed together, take from different kinds of source: one GPU would be paid for
+ * twice, unless a meter says by `disjoint` what keeps them apart. A sentence each.
+ */
+export function billedTwice(meters: readonly Meter[]): readonly string[] {
+  const sums = meters.filter(
+    ({ aggregation, value, disjoint }) =>
+      aggregation === 'SUM' && value !== undefined && disjoint === undefined,
+  )
+  const measureOf = ({ value = '' }: Meter) => value.replace(/^\$\.(?:measures\.)?/, '')
+  return Array.from(Map.groupBy(sums, measureOf)).flatMap(([measure, alike]) => {
+    const kinds = new Set(alike.flatMap(meter => [...kindsOf(meter)]))
+    if (kinds.size < 2) return []
+    const slugs = alike.map(({ slug }) => slug).join(' and ')
+    return [
+      `${slugs} bill ${measure} of ${[...kinds].join(' and ')}: one GPU may be reported by both; say in a meter's \`disjoint\` what keeps them apart`,
+    ]
+  })
 }
 
 /** 1024³ × 3600: from byte-seconds to GiB-hours. */
