@@ -1,4 +1,4 @@
-/** Coverage by source and day: how many windows of a day are in which state, and its first gaps with their reasons. Pure. */
+/** Coverage by source and day: how many windows of a day are in which state, and its first gaps with their reasons. */
 import { minuteMs, showInstant, type Window } from '../schemas/window.ts'
 import { type CoverageSpan, type CoverageState, coveredStates } from './coverage.ts'
 

@@ -10,7 +10,8 @@ import { sourceName, spanLabel, type UsageShown } from './usage-panel.ts'
 import { dayLabel, timeLabel } from './zones.ts'
 
 export interface Gap {
-  readonly scope: string
+  /** Not told to a customer; `*` is the list of scopes itself. */
+  readonly scope?: string
   readonly start: string
   readonly end: string
   readonly state: string
@@ -95,7 +96,7 @@ export async function loadCoverage(scene: Scene, signal: AbortSignal): Promise<U
     ],
     rows: gaps.map(gap => [
       sourceName(gap.source),
-      gap.subject === undefined ? gap.scope : `${gap.scope} (${gap.subject})`,
+      scopeText(gap),
       gap.start,
       gap.end,
       stateWords[gap.state] ?? gap.state,
@@ -159,6 +160,11 @@ export async function loadCoverage(scene: Scene, signal: AbortSignal): Promise<U
         ),
     ],
   }
+}
+
+function scopeText({ scope = '', subject }: Gap): string {
+  const text = scope === '*' ? 'list of scopes' : scope
+  return subject === undefined ? text : `${text} (${subject})`.trim()
 }
 
 function hintOf(absent: number): string {

@@ -72,8 +72,6 @@ async function open(signal: AbortSignal): Promise<Shown> {
   byId('heading').textContent = caller.account === undefined ? 'Usage and cost' : 'Your usage and cost'
   byId('sign-out').hidden = takeKey() === undefined
   byId('sign-in').hidden = true
-  byId('start').hidden = true
-  byId('page').hidden = false
   await show(viewOf(location.search, zoneDefault(accounts), isZone), signal)
   return { content: [], said: '' }
 }
@@ -132,6 +130,8 @@ async function show(view: View, signal: AbortSignal): Promise<void> {
   const { caller, accounts, names, meters } = known
   const span = spanOf(view.range, view.zone, nowMs, newestMs)
   scene = { ask, caller, accounts, meter, view, span, nowMs, names, go }
+  byId('start').hidden = true
+  byId('page').hidden = false
   showControls(scene, meters, browserZone)
   byId('span').textContent = spanLabel(scene)
   document.title = `${caller.account === undefined ? 'Usage' : 'Your usage'}, ${spanLabel(scene)} · Meterline`
