@@ -195,10 +195,10 @@ export async function progressOf(
 }
 
 /**
- * Computes the next hours of a meter that is new or changed, the newest first, and resolves to how many that
- * were; 0 where no meter has history left to compute.
+ * Computes the next hours of a meter that is new or changed, the newest first, and resolves to how many hours
+ * those were; 0 where no meter has history left to compute.
  *
- * What is written has version 0: any recompute of the cell that knew the meter wins over it, whichever comes first. One
+ * What is written has version 0, so a recompute of the cell that knew the meter wins, whichever comes first. One
  * that did not know it had begun before the meter was registered, and so before the ledger is read here.
  */
 async function build(store: Store, builds: readonly Build[], rowsMax: number): Promise<number> {
