@@ -104,7 +104,7 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
     table,
     summary: {
       value: sums.map(([currency, sum]) => `${grouped(sum)} ${currency}`).join(' + '),
-      about: `${heading}${isOpen ? ', so far' : ''}`,
+      about: `${heading}${isOpen ? ', so far' : ''}${charged.length > 1 ? ', all accounts' : ''}`,
     },
     said: `${caption}: ${sums.map(([currency, sum]) => `${sum} ${currency}`).join(', ')}`,
     content: [

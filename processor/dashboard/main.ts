@@ -194,11 +194,20 @@ function reopen(): void {
   opening.abort()
   opening = new AbortController()
   const { signal } = opening
-  show(viewOf(location.search, zoneDefault(known?.accounts ?? []), isZone), signal).catch(
-    (error: unknown) => {
-      if (!signal.aborted) panels.start.show(() => Promise.reject(error))
-    },
-  )
+  const look = (until: AbortSignal) =>
+    show(viewOf(location.search, zoneDefault(known?.accounts ?? []), isZone), until)
+  look(signal).catch((error: unknown) => {
+    if (signal.aborted) return
+    // Says what is wrong, and then asks for the same again.
+    let failed: unknown = error
+    panels.start.show(async until => {
+      const said = failed
+      failed = undefined
+      if (said !== undefined) throw said
+      await look(until)
+      return { content: [], said: '' }
+    })
+  })
 }
 
 function askForKey(why: string): void {
