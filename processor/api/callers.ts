@@ -37,11 +37,17 @@ export async function callerOf(
     (await keys?.authorize(token, nowMs())) ??
     new Fault('KEY_UNKNOWN', 'there are no keys here: see `listen.api`')
   if (grant instanceof Fault) throw grant
-  const { name, scopes, account } = grant
+  const { name, scopes, account, bounds, requestsPerMinute } = grant
   // A way that is not there asks for no scope: what there is may be known to whoever has a key.
   if (scope !== undefined && !scopes.includes(scope))
     throw new Fault('KEY_FORBIDS', `this asks for a key with the scope ${scope}`)
-  return { name, scopes, ...(account !== undefined && { account }) }
+  return {
+    name,
+    scopes,
+    ...(account !== undefined && { account }),
+    ...(bounds && { bodyMaxBytes: bounds.bodyMaxBytes }),
+    ...(requestsPerMinute !== undefined && { requestsPerMinute }),
+  }
 }
 
 const needed: Readonly<Record<Keyless, string>> = {

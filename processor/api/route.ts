@@ -119,7 +119,8 @@ export function route<const D extends Declared>(app: FastifyInstance, declared: 
     method,
     url,
     ...(bodyMaxBytes !== undefined && { bodyLimit: bodyMaxBytes }),
-    config: { declared },
+    // Who pushes is bounded by events and bytes, of each key: see its `rate`.
+    config: { declared, ...(declared.guarded && { rateLimit: false as const }) },
     schema: {
       ...(query && { querystring: query }),
       ...(params && { params }),

@@ -554,6 +554,8 @@ function refusedAtDoor(fault: Fault, response: ServerResponse): IngestAnswer {
     return { ...problem(429, fault), retryAfterSeconds: Number(facts.retryAfterSeconds) }
   }
   refusedTotal.inc({ reason: 'key' })
+  // Where the keys cannot be looked up, whose this one is nobody knows: a sender that is told "unknown" does not come again.
+  if (code !== 'KEY_UNKNOWN') return notTaken(fault)
   response.setHeader('www-authenticate', 'Bearer realm="meterline"')
   return problem(401, fault)
 }

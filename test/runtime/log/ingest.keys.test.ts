@@ -306,7 +306,10 @@ describe('the bounds of a key', () => {
   const large = { ...rate, eventsPerSecond: 1_000_000, bodyMaxBytes: 10 * 1024 * 1024 }
   const bounds: Readonly<Record<string, PushBounds>> = { slow: rate, large, other: large }
   const bounded: Keys = {
-    authorize: name => ({ name, scopes: ['ingest'], sources: ['*'], subjects: ['*'], bounds: bounds[name]! }),
+    authorize: name =>
+      name === 'away'
+        ? new Fault('STORE_UNREACHABLE', 'ClickHouse is away')
+        : { name, scopes: ['ingest'], sources: ['*'], subjects: ['*'], bounds: bounds[name]! },
   }
   const door = new Door({ keys: bounded, open: 'keys', nowMs: () => nowMs })
   const bounding = new Ingest({ sink, nowMs: () => nowMs, door })
@@ -326,6 +329,14 @@ describe('the bounds of a key', () => {
     const headers = { authorization: `Bearer ${key}`, ...type }
     return await fetch(`http://${host}:${port}/api/v1/events`, { method: 'POST', headers, body })
   }
+
+  test('while nobody can say whose a key is, it is 503 and to come again, and no stranger', async () => {
+    log.length = 0
+    const response = await send('away', JSON.stringify([event]))
+    expect([response.status, response.headers.get('retry-after'), log.length]).toEqual([503, '5', 0])
+    expect(response.headers.get('www-authenticate')).toBeNull()
+    expect(await response.json()).toMatchObject({ code: 'STORE_UNREACHABLE', retryable: true })
+  })
 
   test('a body beyond its own bound is 413; beyond its rate it is 429, with when to come again, and nothing is read', async () => {
     expect((await send('slow', `[${' '.repeat(2000)}]`)).status).toBe(413)
