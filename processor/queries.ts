@@ -86,8 +86,11 @@ export class Queries {
       group_by_two_level_threshold: '0',
       group_by_two_level_threshold_bytes: '0',
       max_bytes_before_external_sort: String(Math.floor(memoryBytes / 2)),
-      // Nice, where the server may set it: only with CAP_SYS_NICE.
+      // Nice, where the server may set it (CAP_SYS_NICE); and at each block a moment's rest while rows go in, whose
+      // statements have 1 (store.ts). The default of a second would stop questions for as long as anything comes in.
       os_thread_priority: '10',
+      priority: '2',
+      low_priority_query_wait_time_ms: '5',
     }
   }
 }

@@ -229,7 +229,12 @@ export class Store implements AsyncDisposable {
     const query = `insert into ${table} (${columns.join(', ')}) format JSONCompactEachRow`
     // `insert` of the client would serialise objects again; `exec` takes the bytes as they are.
     const result = await faulted(
-      this.#client.exec({ query, values: Readable.from(some, { objectMode: false }) }),
+      this.#client.exec({
+        query,
+        values: Readable.from(some, { objectMode: false }),
+        // Before what is asked (queries.ts).
+        clickhouse_settings: { priority: '1' },
+      }),
     )
     await faulted(finished(result.stream.resume()))
   }

@@ -8,7 +8,7 @@ import { Store } from '../../../processor/store.ts'
 import { Health, serveHealth } from '../../../runtime/health.ts'
 import type { Meter } from '../../../schemas/meters.ts'
 import { hourMs, showInstant } from '../../../schemas/window.ts'
-import { startClickHouse } from '../../rig/clickhouse.ts'
+import type { TestClickHouse } from '../../rig/clickhouse.ts'
 
 export const startMs = Date.UTC(2026, 0, 1)
 export const hourCount = 600
@@ -35,10 +35,10 @@ export interface Served extends AsyncDisposable {
   ask(query: Record<string, string>, init?: RequestInit): Promise<Response>
 }
 
-/** A cell for each subject and hour; cell number n has 3 × (1 + n % 7) seconds, a third of them of one GPU type. */
-export async function plant(subjectCount: number): Promise<Planted> {
+/** Ends the rig with itself. A cell for each subject and hour; cell number n has 3 × (1 + n % 7) seconds, a third of them of one GPU type. */
+export async function plant(rig: TestClickHouse, subjectCount: number): Promise<Planted> {
   const scope = new AsyncDisposableStack()
-  const rig = scope.use(await startClickHouse())
+  scope.use(rig)
   const store = scope.use(await Store.open(rig))
   await registerMeters(store, [meter], () => 1n)
   await store.run(

@@ -1,11 +1,12 @@
 /** An answer of hundreds of thousands of rows, in memory that does not grow with it. */
 import { expect, test } from 'vitest'
+import { startClickHouse } from '../../rig/clickhouse.ts'
 import { hourCount, plant } from './usage-planted.ts'
 
 const subjectCount = 1000
 
 test('an answer of 600,000 rows goes out whole, in memory that does not grow with it', async () => {
-  await using planted = await plant(subjectCount)
+  await using planted = await plant(await startClickHouse(), subjectCount)
   await using server = await planted.serve()
   const answer = await server.ask({ window: 'HOUR' })
   let bytes = 0

@@ -4,20 +4,23 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { usage } from '../../../processor/usage.ts'
 import type { UsageRow } from '../../../schemas/meters.ts'
 import { dayMs, hourMs, showInstant } from '../../../schemas/window.ts'
+import { startClickHouse } from '../../rig/clickhouse.ts'
 import { meter, type Planted, plant, span, startMs } from './usage-planted.ts'
 
 let planted: Planted
 beforeAll(async () => {
-  planted = await plant(500)
+  planted = await plant(await startClickHouse(), 500)
 })
 afterAll(async () => {
   await planted?.[Symbol.asyncDispose]()
 })
 
+const ofThisTest = "query like '%window_ms%' and query not like '%system.processes%'"
+
 /** Statements of this test that ClickHouse works on. */
 async function running(): Promise<number> {
   const [row] = await planted.store.rows<{ running: string }>(
-    "select count() as running from system.processes where query like '%window_ms%' and query not like '%system.processes%'",
+    `select count() as running from system.processes where ${ofThisTest}`,
   )
   return Number(row?.running)
 }
@@ -120,6 +123,14 @@ test('whoever leaves in the middle ends the statement, and the next question has
   const reader = answer.body!.getReader()
   await reader.read()
   expect(await running()).toBe(1)
+  const [asked] = await planted.store.rows<{ settings: Record<string, string> }>(
+    `select Settings as settings from system.processes where ${ofThisTest}`,
+  )
+  expect(asked?.settings).toMatchObject({
+    max_threads: '1',
+    priority: '2',
+    os_threads_nice_value_query: '10',
+  })
   // It is made by now, and only handed out: its turn is over.
   expect((await server.ask(day)).status).toBe(200)
   client.abort()
