@@ -4,7 +4,14 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { fits, misfits } from '../../schemas/check.ts'
 import { measureNames, measures } from '../../schemas/measures.ts'
-import { aggregations, defaultMeters, Meter, meterHash } from '../../schemas/meters.ts'
+import {
+  aggregations,
+  billedTwice,
+  catalogueMisfits,
+  defaultMeters,
+  Meter,
+  meterHash,
+} from '../../schemas/meters.ts'
 
 const slug = fc.stringMatching(/^[a-z][a-z0-9_]{0,8}$/)
 const word = fc.stringMatching(/^[A-Za-z$.*[\]_]{1,8}$/)
@@ -103,5 +110,30 @@ describe('a meter hash', () => {
         expect(meterHash(changed) === meterHash(one)).toBe(same)
       }),
     )
+  })
+})
+
+describe('what may be billed twice', () => {
+  const of = (slug: string, change: Partial<Meter> = {}): Meter => ({
+    ...(defaultMeters.find(own => own.slug === slug) as Meter),
+    ...change,
+  })
+
+  test('one meter of two kinds, pushed events among them, needs to say what keeps them apart', () => {
+    const both = of('gpu_hours', { eventTypes: ['io.meterline.rafay.instance.v1', 'shop.order'] })
+    expect(catalogueMisfits([both])).toEqual([
+      { path: '/meters/0/disjoint', message: expect.stringMatching(/^is missing: rafay and pushed/) },
+    ])
+    expect(catalogueMisfits([{ ...both, disjoint: 'other machines' }])).toEqual([])
+    expect(catalogueMisfits([of('gpu_hours', { eventTypes: ['shop.order', 'shop.return'] })])).toEqual([])
+  })
+
+  test('meters that are billed together may not take one measure of two kinds', () => {
+    expect(billedTwice([of('gpu_hours'), of('runai_gpu_hours'), of('tokens')])).toEqual([
+      expect.stringMatching(/^gpu_hours and runai_gpu_hours bill gpu_seconds of rafay and runai:/),
+    ])
+    expect(billedTwice([of('gpu_hours'), of('runai_gpu_hours', { disjoint: 'other clusters' })])).toEqual([])
+    expect(billedTwice([of('gpu_hours'), of('gpu_hours', { slug: 'again' })])).toEqual([])
+    expect(billedTwice([of('gpu_hours'), of('runai_gpu_active_hours')])).toEqual([])
   })
 })
