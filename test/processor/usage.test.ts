@@ -151,6 +151,7 @@ test('what is recomputed or read anew while a question is asked is seen as it wa
   const answer = async (act: () => Promise<unknown>) =>
     (await quantities(between(world.store, act), ask)).map(row => show(row.quantity))
   await read(1000, '900')
+  expect(await answer(async () => undefined)).toEqual(['0.25'])
   // The cell was stale, and is fresh by the time it is read.
   expect(await answer(() => world.freshen())).toEqual(['0.25'])
   // It was fresh, and something else is in the ledger by then: both are answers.
