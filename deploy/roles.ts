@@ -449,7 +449,7 @@ export async function apiRoutes(
     coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
     coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
     dashboardRoutes(),
-    lineItemRoutes({ store, billing, nowMs }),
+    lineItemRoutes({ store, billing, queries, nowMs }),
     meRoutes(),
     ...(ingest ? [eventRoutes({ ingest })] : []),
     rejectedRoutes({ store, nowMs: settings.nowMs }),
@@ -554,6 +554,8 @@ async function daemon(config: LoadedConfig, settings: Settings, role: string): P
   const log = openLog({ level: level as LogLevel, role })
   const health = new Health()
   health.report(startCheck, notStarted)
+  // Whoever sends requests here is to send them elsewhere, before there is nobody to answer.
+  settings.signal.addEventListener('abort', () => health.report('stop', 'it is stopping'), { once: true })
   collectProcessMetrics()
   const keys = await openKeys(config, settings, health)
   const { mayNotSeeAll } = await import('../runtime/keys.ts')

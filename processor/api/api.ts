@@ -297,7 +297,12 @@ function detailsOf(error: FastifyError, who: 'operator' | 'asker'): ProblemDetai
   if (error instanceof Fault) {
     const status = statusOf(error)
     const retryable = error.fate === 'retry'
-    return { ...titled(status), detail: detailOf(error, status, who), code: error.code, retryable }
+    const detail = detailOf(error, status, who)
+    // Where clients of OpenMeter look for what to mend.
+    const named = status === 400 && {
+      extensions: { validationErrors: [{ code: error.code, message: detail }] },
+    }
+    return { ...titled(status), detail, code: error.code, retryable, ...named }
   }
   if (error instanceof Unfit)
     return {

@@ -6,6 +6,7 @@ import Type from 'typebox'
 import { monthOf, showInstant, type Window } from '../../schemas/window.ts'
 import { type Billing, bill } from '../billing.ts'
 import type { AccountLines, LineItem } from '../line-items.ts'
+import type { Queries } from '../queries.ts'
 import { showDims } from '../rate.ts'
 import type { Store } from '../store.ts'
 import { accountFor } from './accounts.ts'
@@ -80,18 +81,29 @@ export function lineItemRoutes(parts: {
   readonly store: Store
   /** Accounts, books and meters, read anew for each request: what is billed by. */
   readonly billing: () => Promise<Billing>
+  /** They take turns with all other questions for usage. */
+  readonly queries: Queries
   readonly nowMs: () => number
 }): Routes {
-  const linesOf = async (
-    caller: Caller,
-    query: { readonly account?: string; readonly from?: string; readonly to?: string },
-  ): Promise<{ readonly lines: readonly AccountLines[]; readonly period: Window }> => {
+  const linesOf = async ({
+    caller,
+    query,
+    signal,
+  }: {
+    readonly caller: Caller
+    readonly query: { readonly account?: string; readonly from?: string; readonly to?: string }
+    readonly signal: AbortSignal
+  }): Promise<{ readonly lines: readonly AccountLines[]; readonly period: Window }> => {
     const period = askedSpan(query, { startMs: monthBefore, endMs: parts.nowMs() })
     const billing = await parts.billing()
     const chosen = query.account ?? caller.account
     if (chosen !== undefined) await accountFor(caller, async () => billing.accounts, chosen)
-    const { accounts } = await bill(parts.store, billing, period, chosen)
-    return { lines: accounts.toSorted((a, b) => (a.account < b.account ? -1 : 1)), period }
+    const billed = parts.queries.ask(signal, async function* () {
+      yield await bill(parts.store, billing, period, chosen)
+    })
+    const lines: AccountLines[] = []
+    for await (const { accounts } of billed) lines.push(...accounts)
+    return { lines: lines.sort((a, b) => (a.account < b.account ? -1 : 1)), period }
   }
   return app => {
     route(
@@ -109,7 +121,7 @@ export function lineItemRoutes(parts: {
         problems: [404, 409],
       },
       async asked => {
-        const { lines } = await linesOf(asked.caller, asked.query)
+        const { lines } = await linesOf(asked)
         const page = cutToPage(
           lines.flatMap(account => account.lines),
           asked,
@@ -130,8 +142,8 @@ export function lineItemRoutes(parts: {
         answers: { 200: { description: 'A row an account.', body: Type.Array(Total) } },
         problems: [404, 409],
       },
-      async ({ caller, query }) => {
-        const { lines, period } = await linesOf(caller, query)
+      async asked => {
+        const { lines, period } = await linesOf(asked)
         return lines.map(({ account, currency, total, lines: items, unpriced }) => ({
           account,
           currency,

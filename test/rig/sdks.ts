@@ -21,7 +21,7 @@ export interface Sdk {
 }
 
 /** Where something is kept that is made of these files of test/interop/: another place for every change of them. */
-function cached(name: string, pattern: string): string {
+export function cached(name: string, pattern: string): string {
   const base =
     process.env.METERLINE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'meterline')
   const files = globSync(pattern, { cwd: interop }).sort()
@@ -29,7 +29,7 @@ function cached(name: string, pattern: string): string {
   return join(base, `interop-${name}-${hash('sha256', content, 'hex').slice(0, 16)}`)
 }
 
-async function madeOnce(path: string, make: (draft: string) => Promise<unknown>): Promise<string> {
+export async function madeOnce(path: string, make: (draft: string) => Promise<unknown>): Promise<string> {
   if (existsSync(path)) return path
   mkdirSync(join(path, '..'), { recursive: true })
   const draft = `${path}.${randomUUID()}`

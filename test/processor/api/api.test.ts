@@ -13,8 +13,8 @@ import { answerNotYet, isFromHere } from '../../../runtime/problem.ts'
 import { Fault } from '../../../schemas/fault.ts'
 
 const strict = { additionalProperties: false }
-const any = { description: 'Something.', body: Type.Any() }
-const plain = { scope: 'read', tags: ['things'], summary: 'Tests', answers: { 200: any } } as const
+const something = { description: 'Something.', body: Type.Any() }
+const plain = { scope: 'read', tags: ['things'], summary: 'Tests', answers: { 200: something } } as const
 
 const routes: Routes = app => {
   const query = Type.Object(
