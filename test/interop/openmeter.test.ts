@@ -164,11 +164,11 @@ test('an events list has what counts, in either version, and pages stay while ot
       type: 'listed',
     })
   const filter = JSON.stringify({ type: { $eq: 'listed' }, time: { $gte: minute(0).toISOString() } })
+  // A page ends between two of one time.
   for (const [id, at] of [
     ['a', 1],
     ['b', 2],
     ['c', 2],
-    ['d', 3],
     ['e', 9],
   ] as const)
     await send(id, at)
@@ -183,7 +183,7 @@ test('an events list has what counts, in either version, and pages stay while ot
     if (seen.length === 2) await Promise.all([send('new', 30), send('0', 0)])
     await rig.settled()
   } while (cursor !== undefined)
-  expect(seen).toEqual(['e', 'd', 'c', 'b', 'a', '0'])
+  expect(seen).toEqual(['e', 'c', 'b', 'a', '0'])
 
   const [first] = (await client.events.list({ id: 'ew', subject: 's-n' }))!
   expect(first).toMatchObject({
@@ -192,7 +192,7 @@ test('an events list has what counts, in either version, and pages stay while ot
   })
   const found = async (query: Parameters<typeof client.events.list>[0]) =>
     (await client.events.list({ subject: 's-', ...query }))!.map(({ event }) => event.id)
-  expect(await found({ from: minute(2), to: minute(3) })).toEqual(['d', 'c', 'b'])
+  expect(await found({ from: minute(2), to: minute(3) })).toEqual(['c', 'b'])
   expect(await found({ limit: 1 })).toEqual(['new'])
   expect(await found({ subject: '%' })).toEqual([])
   expect(await found({ ingestedAtFrom: new Date(Date.now() + 3_600_000) })).toEqual([])
@@ -283,6 +283,11 @@ test('a subject is noted, found by its key and by its id, and forgotten', async 
   expect(await client.subjects.get(noted![0]!.id)).toEqual(again![0])
   expect((await client.subjects.list())!.map(({ key }) => key)).toEqual(['acme/eu', 'b'])
   expect(await client.subjects.delete('b')).toBeUndefined()
+  // Any text is a key: none of it is taken for a part of an address, or of a statement.
+  const odd = '\u0000\t\n\'"\\%_?&/é💥'
+  await client.subjects.upsert({ key: odd })
+  expect(await client.subjects.get(odd)).toMatchObject({ key: odd })
+  await client.subjects.delete(odd)
   expect((await client.subjects.list())!.map(({ key }) => key)).toEqual(['acme/eu'])
   expect(await errorOf(client.subjects.get('b'))).toMatchObject({ status: 404 })
 })
@@ -308,6 +313,14 @@ test('what is wrong is told in the words that the client reads', async () => {
     ],
     [() => client.events.list({ limit: 101 }), 400, 'query limit'],
     [() => client.events.listV2({ cursor: 'nonsense' }), 400, 'query cursor'],
+    [
+      () => client.events.listV2({ cursor: Buffer.from('[1e300,"",""]').toString('base64url') }),
+      400,
+      'cursor',
+    ],
+    [() => client.events.listV2({ filter: '{"id":{"$eq":"\\ud800"}}' }), 400, 'half a character'],
+    [() => client.meters.queryPost('gpu_hours', { subject: ['\ud800'] }), 400, 'half a character'],
+    [() => client.subjects.upsert({ key: '\ud800' }), 400, 'half a character'],
     [() => client.events.listV2({ filter: '{"id":{"$near":"x"}}' }), 400, 'query filter/id/$near'],
     [() => client.events.ingest([{ ...call('a', 1, {}), type: '' }]), 400, 'type'],
   ] as const

@@ -7,7 +7,14 @@ import { asFault } from '../../../schemas/fault.ts'
 import type { FilterString } from '../../../schemas/meters.ts'
 import { instantMs, isZone } from '../../../schemas/window.ts'
 import { filterSql } from '../../filters.ts'
-import { invalid, type Part, WireFilterString, type WireMeterQuery, type WireWindowSize } from './wire.ts'
+import {
+  checkTexts,
+  invalid,
+  type Part,
+  WireFilterString,
+  type WireMeterQuery,
+  type WireWindowSize,
+} from './wire.ts'
 
 /** A query of any meter; whether it has the dims is for whoever answers. */
 export interface Asked {
@@ -58,6 +65,7 @@ export function askedInAddress(query: AddressQuery): Asked {
 /** @throws Unfit naming the member */
 export function askedInBody(query: WireMeterQuery, part: Part = 'body'): Asked {
   const { from, to, windowSize, windowTimeZone: zone = 'UTC', subject, filterCustomerId } = query
+  checkTexts(part, query)
   const fromMs = momentOf(from, part, 'from')
   const toMs = momentOf(to, part, 'to')
   if (fromMs !== undefined && toMs !== undefined && fromMs >= toMs)
@@ -112,11 +120,14 @@ export function filterOf(filter: unknown, part: Part, field: string): FilterStri
 
 /** @throws Unfit */
 export function jsonOf(text: string, field: string): unknown {
+  let value: unknown
   try {
-    return JSON.parse(text)
+    value = JSON.parse(text)
   } catch {
     throw invalid('query', field, 'is not JSON')
   }
+  checkTexts('query', value, `/${field}`)
+  return value
 }
 
 function filterRecord(value: unknown, field: string): Record<string, FilterString> {

@@ -11,6 +11,7 @@ import { partitionKey, type ReadingData, showReadat } from '../../../schemas/eve
 import { JsonNumber, parseExact } from '../../../schemas/json.ts'
 import type { FilterString, Meter } from '../../../schemas/meters.ts'
 import { parsePath, valueAt } from '../../../schemas/paths.ts'
+import { latestMs } from '../../../schemas/pushed.ts'
 import { showInstant } from '../../../schemas/window.ts'
 import type { Catalogue, CatalogueEntry } from '../../catalogue.ts'
 import type { Queries } from '../../queries.ts'
@@ -19,7 +20,7 @@ import { type Routes, route } from '../route.ts'
 import { tenantsOf } from '../tenants.ts'
 import { filterOf, jsonOf, momentOf } from './asked.ts'
 import { type FilterTime, type ListAsked, type ListedEvent, type ListPlace, listEvents } from './listed.ts'
-import { invalid, WireEventFilter, WireEventPage, WireIngestedEvent } from './wire.ts'
+import { checkTexts, invalid, WireEventFilter, WireEventPage, WireIngestedEvent } from './wire.ts'
 
 const limitMax = 100
 const limit = Type.Optional(
@@ -198,7 +199,8 @@ function timesOf(filter: unknown, field: string): readonly FilterTime[] {
   return [said]
 }
 
-const Cursor = Type.Tuple([Type.Integer(), Type.String(), Type.String()])
+/** Time, key and source of a place; nothing is billed before or after these times. */
+const Cursor = Type.Tuple([Type.Integer({ minimum: 0, maximum: latestMs }), Type.String(), Type.String()])
 
 function showCursor({ timeMs, key, source }: ListPlace): string {
   return Buffer.from(JSON.stringify([timeMs, key, source])).toString('base64url')
@@ -212,6 +214,7 @@ function readCursor(text: string): ListPlace {
     // Told below.
   }
   if (!fits(Cursor, place)) throw invalid('query', 'cursor', 'is none that this API gave')
+  checkTexts('query', place, '/cursor')
   const [timeMs, key, source] = place
   return { timeMs, key, source }
 }

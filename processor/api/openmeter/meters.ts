@@ -17,6 +17,7 @@ import { type Caller, type Routes, route } from '../route.ts'
 import { momentOf } from './asked.ts'
 import {
   type WireMeterCreate as Create,
+  checkTexts,
   type WireAggregation,
   WireMeter,
   WireMeterCreate,
@@ -88,6 +89,7 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         idempotent: 'answer',
       },
       async ({ body, caller }) => {
+        checkTexts('body', body)
         const { name, metadata, eventFrom } = body
         const eventFromMs = momentOf(eventFrom, 'body', 'eventFrom')
         const { entry, warnings } = await catalogue.create(meterOf(body), {
@@ -127,7 +129,9 @@ export function meterRoutes({ catalogue }: MeterParts): Routes {
         answers: { 200: { description: 'The meter.', body: WireMeter } },
         problems: [409],
       },
-      async ({ params: { meterIdOrSlug }, body: { name, description, metadata, groupBy }, caller }) => {
+      async ({ params: { meterIdOrSlug }, body, caller }) => {
+        checkTexts('body', body)
+        const { name, description, metadata, groupBy } = body
         const { meter } = await catalogue.get(meterIdOrSlug)
         const { entry, warnings } = await catalogue.update(meterIdOrSlug, {
           meter: {

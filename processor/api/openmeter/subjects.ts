@@ -11,7 +11,7 @@ import { problem } from '../api.ts'
 import { type Caller, type Routes, route } from '../route.ts'
 import { tenantsOf } from '../tenants.ts'
 import { momentOf } from './asked.ts'
-import { ulidPattern, WireSubject, WireSubjectUpsert } from './wire.ts'
+import { checkTexts, ulidPattern, WireSubject, WireSubjectUpsert } from './wire.ts'
 
 const subjectsMax = 1000
 const Params = Type.Object({
@@ -73,6 +73,7 @@ export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes 
         answers: { 200: { description: 'As they are now.', body: Type.Array(WireSubject) } },
       },
       async ({ body }) => {
+        checkTexts('body', body)
         // Of a key that is named twice the last word counts, as if they had come one after the other.
         const known = new Map(
           (await rowsOf(store, { keys: body.map(({ key }) => key) })).map(row => [row.key, row]),

@@ -3,6 +3,7 @@
  * here. Times are RFC 3339 texts.
  */
 import Type, { type Static, type TSchema } from 'typebox'
+import { pointerPart } from '../../../schemas/check.ts'
 import { Unfit } from '../route.ts'
 
 const time = (description: string) => Type.String({ format: 'date-time', description })
@@ -261,4 +262,19 @@ export type Part = 'query' | 'body' | 'path'
 /** A 400 that names what is wrong, in the way that OpenMeter's clients read it. */
 export function invalid(part: Part, path: string, message: string): Unfit {
   return new Unfit(part, [{ path: `/${path}`, message }])
+}
+
+/**
+ * Half a character (a lone surrogate) can be written in JSON and in no text that the store takes.
+ * @throws Unfit
+ */
+export function checkTexts(part: Part, value: unknown, path = ''): void {
+  if (typeof value === 'string') {
+    if (!value.isWellFormed())
+      throw new Unfit(part, [{ path, message: 'has half a character: it is no Unicode' }])
+  } else if (typeof value === 'object' && value !== null)
+    for (const [name, member] of Object.entries(value)) {
+      checkTexts(part, name, path)
+      checkTexts(part, member, `${path}/${pointerPart(name)}`)
+    }
 }
