@@ -7,6 +7,7 @@ import fc from 'fast-check'
 import {
   contentHash,
   type DecisionEvent,
+  type MarkData,
   partitionKey,
   sealMark,
   sealReading,
@@ -17,7 +18,7 @@ import {
 import { aggregations, type Meter } from '../../schemas/meters.ts'
 import { type AmendmentEvent, sealAbout } from '../../schemas/pushed.ts'
 import { dayMs, hourMs, minuteMs, showInstant } from '../../schemas/window.ts'
-import type { Asked, Condition, Message } from './usage.oracle.ts'
+import type { Asked, Condition, Message, Said } from './usage.oracle.ts'
 
 /** Where clocks change, days are missing, or months end. */
 const places = [
@@ -407,7 +408,7 @@ export class Speaker {
     this.#next[partition] = offset + 1
     // A second of the log apart, so that what says no time has one of its own.
     const appendedMs = this.#placeMs + 36 * hourMs + this.messages.length * 1000
-    this.messages.push({ partition, offset, appendedMs, event })
+    this.messages.push({ partition, offset, appendedMs, event: event as Said })
   }
 
   #read({
@@ -451,7 +452,8 @@ export class Speaker {
           event.readat === repeated.readat &&
           event.data.window.start === start,
       )
-      const { events, digest, outcome, repeats, estimated } = of?.event.data ?? {}
+      const said = of?.event.data as Partial<MarkData> | undefined
+      const { events = 0, digest = '', outcome, repeats, estimated = false } = said ?? {}
       if (outcome === 'complete') {
         this.#add(
           key,

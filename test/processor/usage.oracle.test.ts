@@ -17,13 +17,13 @@ afterAll(async () => {
 
 test('what the API answers is what a plain sum over all messages is, in some worlds', async () => {
   const { cases, rows, split } = await holdsFor(bench, {
-    seed: 3,
+    seed: 9,
     worlds: 2,
-    sizes: { stages: 2, questions: 20 },
-    timeMaxMs: 60_000,
+    sizes: { stages: 1, questions: 20 },
+    timeMaxMs: 120_000,
   })
   // Worlds without usage would be equal whatever the engine did.
   expect(cases).toBeGreaterThan(20)
   expect(rows).toBeGreaterThan(cases / 2)
   expect(split).toBeGreaterThan(0)
-})
+}, 180_000)

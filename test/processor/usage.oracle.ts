@@ -12,8 +12,35 @@ export interface Message {
   readonly partition: number
   readonly offset: number
   readonly appendedMs: number
-  // biome-ignore lint/suspicious/noExplicitAny: any event that travels
-  readonly event: any
+  readonly event: Said
+}
+
+/** Whatever travels: which of it is there, its type says. */
+export interface Said {
+  readonly source: string
+  readonly id: string
+  readonly type: string
+  readonly subject: string
+  readonly scope: string
+  readonly readat: string
+  readonly time?: string
+  readonly partitionkey?: string
+  readonly data: SaidData
+}
+
+export interface SaidData {
+  readonly window: { readonly start: string; readonly end: string }
+  readonly interval?: { readonly start: string; readonly end: string }
+  readonly measures: Readonly<Record<string, string>>
+  readonly labels: Readonly<Record<string, string>>
+  /** Of a decision. */
+  readonly readat?: string
+  /** Of an amendment: which event, and what it says instead. */
+  readonly source?: string
+  readonly id?: string
+  readonly action?: string
+  readonly event?: Said
+  readonly [member: string]: unknown
 }
 
 /** One event that counts. */
@@ -31,8 +58,7 @@ export interface Counted {
   readonly partition: number
   readonly offset: number
   /** `data` of the event as it was written. */
-  // biome-ignore lint/suspicious/noExplicitAny: any data
-  readonly data: any
+  readonly data: SaidData
 }
 
 export interface Rule {
@@ -61,7 +87,7 @@ interface Read {
   /** The read whose readings these are. */
   readonly content: string
   readonly mark: MarkEvent
-  readonly events: readonly (Message & { readonly event: ReadingEvent })[]
+  readonly events: readonly Message[]
   readonly isHeld: boolean
   isSuspect: boolean
 }
@@ -107,13 +133,16 @@ function currentRead(messages: readonly Message[], rule: Rule | null): Read | un
       // The first message of an id counts: the same again is a duplicate, anything else a conflict.
       if (!events.has(event.id)) events.set(event.id, message)
     } else {
-      const mark = event as MarkEvent
+      const mark = event as unknown as MarkEvent
       const same = reads.find(({ readat }) => readat === mark.readat)
       // Of two marks of one read the first counts, but for one that comes again with what was missing.
       if (same && (same.isHeld || JSON.stringify(same.mark.data) !== JSON.stringify(mark.data))) continue
       const content = mark.data.repeats ?? mark.readat
       const there = Array.from(events.values()).filter(one => one.event.readat === content)
-      const digest = there.reduce((sum, one) => (sum + contentHash(one.event)) % 2n ** 64n, 0n)
+      const digest = there.reduce(
+        (sum, one) => (sum + contentHash(one.event as unknown as ReadingEvent)) % 2n ** 64n,
+        0n,
+      )
       const isHeld =
         mark.data.outcome === 'complete' &&
         there.length === mark.data.events &&
@@ -154,7 +183,7 @@ function waits(read: Read, others: readonly Read[], rule: Rule): boolean {
 
 function takes(before: Read, after: Read, { percent }: Rule): boolean {
   const total = (read: Read, name: string) =>
-    sum(read.events.map(({ event }) => new Fraction((event.data.measures as never)[name] ?? 0)))
+    sum(read.events.map(({ event }) => new Fraction(event.data.measures[name] ?? 0)))
   const names = new Set(before.events.flatMap(({ event }) => Object.keys(event.data.measures)))
   return Array.from(names).some(name => {
     const [was, is] = [total(before, name), total(after, name)]
@@ -176,7 +205,7 @@ function pushed(messages: readonly Message[]): Counted[] {
   }
   const all: Counted[] = []
   for (const { event, partition, offset, appendedMs } of firsts.values()) {
-    let says = event
+    let says: Said | undefined = event
     let saidMs = appendedMs
     for (const { event: amendment, appendedMs: amendedMs } of amendments.values())
       if (amendment.data.source === event.source && amendment.data.id === event.id) {
@@ -384,17 +413,19 @@ function sum(values: readonly Fraction[]): Fraction {
 export function holds(text: string, wanted: Condition): boolean {
   if (typeof wanted === 'string') return text === wanted
   const order = (other: string) => Buffer.compare(Buffer.from(text), Buffer.from(other))
-  // biome-ignore lint/suspicious/noExplicitAny: what an operator takes is known by its name
-  return Object.entries(wanted as Record<string, any>).every(([operator, value]) => {
+  return Object.entries(wanted).every(([operator, said]) => {
+    const value = typeof said === 'string' ? said : ''
+    const texts = said as readonly string[]
+    const parts = said as readonly Condition[]
     switch (operator) {
       case '$eq':
         return text === value
       case '$ne':
         return text !== value
       case '$in':
-        return value.includes(text)
+        return texts.includes(text)
       case '$nin':
-        return !value.includes(text)
+        return !texts.includes(text)
       case '$like':
         return isLike(text, value)
       case '$nlike':
@@ -412,9 +443,9 @@ export function holds(text: string, wanted: Condition): boolean {
       case '$lte':
         return order(value) <= 0
       case '$and':
-        return value.every((one: Condition) => holds(text, one))
+        return parts.every(one => holds(text, one))
       case '$or':
-        return value.some((one: Condition) => holds(text, one))
+        return parts.some(one => holds(text, one))
       default:
         throw new Error(`no operator ${operator}`)
     }
@@ -472,12 +503,14 @@ function textAt(event: Counted, path: string): string | undefined {
   if (path === 'subject') return event.subject
   if (path === 'source') return event.source
   if (path === 'scope') return event.scope
-  let at = event.data
-  if (!path.startsWith('$')) at = event.isReading ? at.labels?.[path] : at?.[path]
-  else
-    for (const step of path.slice(1).matchAll(/\.([A-Za-z0-9_]+)|\['([^']+)'\]/g))
-      at = at?.[step[1] ?? step[2] ?? '']
-  if (at?.rawJSON !== undefined) return at.rawJSON
+  const steps = path.startsWith('$')
+    ? Array.from(path.slice(1).matchAll(/\.([A-Za-z0-9_]+)|\['([^']+)'\]/g), step => step[1] ?? step[2] ?? '')
+    : event.isReading
+      ? ['labels', path]
+      : [path]
+  let at: unknown = event.data
+  for (const step of steps) at = (at as Readonly<Record<string, unknown>> | undefined | null)?.[step]
+  if (typeof at === 'object' && at !== null && 'rawJSON' in at) return String(at.rawJSON)
   return typeof at === 'string' || typeof at === 'number' || typeof at === 'boolean' ? String(at) : undefined
 }
 
