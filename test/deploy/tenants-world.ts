@@ -277,6 +277,8 @@ async function fill(store: Store, others: 'with' | 'without'): Promise<void> {
     pushed('Zebra-1', zebra),
     pushed('Zebra-2', { ...zebra, source: 'https://Zebra.example/usage', subject: 'ant' }),
     pushed('Zebra-3', { ...zebra, source: 'https://Zebra.example/usage', type: 'Zebra' }),
+    // An hour in which nobody else did anything: how many there are shows in no progress.
+    pushed('Zebra-5', { ...zebra, time: '2025-06-01T05:00:00Z' }),
     // Conflicts and rejects: one of each customer's own event, and what is not even readable.
     pushed('Zebra-1', { ...zebra, data: { tokens: 12, Zebra: 'Zebra' } }),
     pushed('Zebra-4', { ...zebra, time: 'Zebra o’clock' }),
