@@ -1,7 +1,7 @@
 /**
- * `npm run bench -- query [EVENTS …]`: questions for usage through our own code, against the table and the SQL of OpenMeter
+ * `npm run bench -- query [short] [EVENTS …]`: questions for usage through our own code, against the table and the SQL of OpenMeter
  * made of the same events in the same embedded ClickHouse. Without numbers: 2 and 20 million over a week, and 20 million
- * over 720 hours.
+ * over 720 hours. `short` looks whether it works: a day, and nothing is asked often enough to be measured.
  */
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -22,10 +22,17 @@ import { askUsage, serveUsage } from './usage-api.ts'
 
 const subjects = 1000
 const types = 10
-const rounds = 5
-/** Ticks are of 10 ms: what takes less is asked so often that it is this long. */
-const cpuMsMin = 250
+
+/** How long it measures. Ticks are of 10 ms: what takes less is asked so often that it is `cpuMsMin`. */
+interface Effort {
+  readonly rounds: number
+  readonly cpuMsMin: number
+  readonly lone: number
+}
+const full: Effort = { rounds: 5, cpuMsMin: 250, lone: 200 }
+const short: Effort = { rounds: 1, cpuMsMin: 10, lone: 5 }
 const repeatsMax = 60
+const week = 168
 
 const typeName = (type: number) => `io.meterline.bench.thing${type}.v1`
 const groupBy = { gpu_type: 'gpu_type', profile: 'profile' }
@@ -56,15 +63,17 @@ interface Case {
 }
 
 export async function benchQuery(args: readonly string[]): Promise<void> {
-  const week = (events: number) => ({ events, subjects, types, hours: 168, rereadPercent: 2 })
+  const isShort = args.includes('short')
+  const given = args.filter(arg => arg !== 'short').map(Number)
+  const of = (events: number, hours: number) => ({ events, subjects, types, hours, rereadPercent: 2 })
   const plans =
-    args.length > 0
-      ? args.map(events => week(Number(events)))
-      : [week(2_000_000), week(20_000_000), { ...week(20_000_000), hours: 720 }]
-  for (const plan of plans) await benchPlan(plan)
+    given.length > 0
+      ? given.map(events => of(events, isShort ? 24 : week))
+      : [of(2_000_000, week), of(20_000_000, week), of(20_000_000, 720)]
+  for (const plan of plans) await benchPlan(plan, isShort ? short : full)
 }
 
-async function benchPlan(plan: MadePlan): Promise<void> {
+async function benchPlan(plan: MadePlan, effort: Effort): Promise<void> {
   const dir = mkdtempSync(join(tmpdir(), 'meterline-bench-query-'))
   try {
     await using embedded = await openEmbedded({ dataDir: dir })
@@ -78,7 +87,7 @@ async function benchPlan(plan: MadePlan): Promise<void> {
     await quiet(store)
     await printBytes(store, readings)
     await compareSums(store, plan)
-    await benchCases(store, pid, plan)
+    await benchCases(store, pid, plan, effort)
   } finally {
     rmSync(dir, { recursive: true, force: true })
   }
@@ -177,7 +186,7 @@ function casesOf(plan: MadePlan): readonly Case[] {
   })
   const hourly = [{ step: 'HOUR' }, { window: 'HOUR' }] as const
   const daily = [{ step: 'DAY' }, { window: 'DAY' }] as const
-  const isWeek = plan.hours === 168
+  const isWeek = plan.hours === week
   return [
     {
       name: 'all subjects, by hour',
@@ -237,7 +246,7 @@ async function statementsOf(store: Store, query: UsageQuery): Promise<readonly S
   return [staleSql(plan, 1000), usageSql(plan, { rollups, stale: { cells: [] } })]
 }
 
-async function benchCases(store: Store, pid: number, plan: MadePlan): Promise<void> {
+async function benchCases(store: Store, pid: number, plan: MadePlan, effort: Effort): Promise<void> {
   await using api = await serveUsage(store, meters)
   const cases = casesOf(plan)
   console.log(
@@ -246,12 +255,12 @@ async function benchCases(store: Store, pid: number, plan: MadePlan): Promise<vo
   console.log('|---|---|---|---|---|---|')
   for (const { name, ours, asked, theirs, wanted } of cases) {
     const statements = await statementsOf(store, ours)
-    const cpu = await bestCpuMs(pid, [
+    const cpu = await bestCpuMs(pid, effort, [
       async () => await toNothing(store, statements),
       async () => await toNothing(store, [{ sql: theirs(float), params: {} }]),
       async () => await toNothing(store, [{ sql: theirs(decimal), params: {} }]),
     ])
-    const wall = await bestWallMs([
+    const wall = await bestWallMs(effort, [
       async () => void (await askUsage(api.url, asked)),
       async () => await toJson(store, theirs(float)),
     ])
@@ -263,17 +272,17 @@ async function benchCases(store: Store, pid: number, plan: MadePlan): Promise<vo
   }
   const times: number[] = []
   const { asked } = cases.find(({ name }) => name === 'one subject of one type, by hour') ?? { asked: {} }
-  for (let at = 0; at < 200; at += 1)
+  for (let at = 0; at < effort.lone; at += 1)
     times.push(await wallMs(async () => void (await askUsage(api.url, asked))))
   times.sort((a, b) => a - b)
   console.log(
-    `one subject of one type over HTTP, 200 times: p50 ${ms(times[100] ?? 0)}, p95 ${ms(times[190] ?? 0)} (wanted: under 50 ms)`,
+    `one subject of one type over HTTP, ${effort.lone} times: p50 ${ms(times[Math.floor(effort.lone * 0.5)] ?? 0)}, p95 ${ms(times[Math.floor(effort.lone * 0.95)] ?? 0)} (wanted: under 50 ms)`,
   )
-  await benchCoarser(store, pid, plan)
+  await benchCoarser(store, pid, plan, effort)
 }
 
 /** What rollups by day would give beside those by hour: made here for this alone. */
-async function benchCoarser(store: Store, pid: number, plan: MadePlan): Promise<void> {
+async function benchCoarser(store: Store, pid: number, plan: MadePlan, effort: Effort): Promise<void> {
   const key = await readyKey(store, all)
   await store.run(
     `create table days engine = MergeTree order by (day, source, subject) as
@@ -293,7 +302,7 @@ async function benchCoarser(store: Store, pid: number, plan: MadePlan): Promise<
     sql: 'select day, source, subject, sum from days order by day, source, subject',
     params: {},
   }
-  const [hourly = 0, daily = 0] = await bestCpuMs(pid, [
+  const [hourly = 0, daily = 0] = await bestCpuMs(pid, effort, [
     async () => await toNothing(store, byHour),
     async () => await toNothing(store, [byDay]),
   ])
@@ -313,7 +322,11 @@ async function toJson(store: Store, sql: string): Promise<void> {
 }
 
 /** The least of each, alternating; each first runs once for the caches. */
-async function bestCpuMs(pid: number, runs: readonly (() => Promise<void>)[]): Promise<readonly number[]> {
+async function bestCpuMs(
+  pid: number,
+  { rounds, cpuMsMin }: Effort,
+  runs: readonly (() => Promise<void>)[],
+): Promise<readonly number[]> {
   const used = async (run: () => Promise<void>, times: number) => {
     const before = cpuSeconds(pid)
     for (let at = 0; at < times; at += 1) await run()
@@ -331,7 +344,10 @@ async function bestCpuMs(pid: number, runs: readonly (() => Promise<void>)[]): P
   return best
 }
 
-async function bestWallMs(runs: readonly (() => Promise<void>)[]): Promise<readonly number[]> {
+async function bestWallMs(
+  { rounds }: Effort,
+  runs: readonly (() => Promise<void>)[],
+): Promise<readonly number[]> {
   const best = runs.map(() => Number.POSITIVE_INFINITY)
   for (let round = 0; round < rounds; round += 1)
     for (const [index, run] of runs.entries()) best[index] = Math.min(best[index] ?? 0, await wallMs(run))

@@ -1,0 +1,15 @@
+/** The benchmark of questions works: its figures are of no use here, its comparison of all sums is. */
+import { expect, test, vi } from 'vitest'
+import { benchQuery } from './query.ts'
+
+test('questions are asked of both, and all sums are equal', { timeout: 120_000 }, async () => {
+  const said: string[] = []
+  const log = vi.spyOn(console, 'log').mockImplementation(line => void said.push(String(line)))
+  try {
+    await benchQuery(['short', '20000'])
+  } finally {
+    log.mockRestore()
+  }
+  expect(said.join('\n')).toContain('are equal to the last digit')
+  expect(said.filter(line => line.startsWith('| '))).toHaveLength(8)
+})
