@@ -143,6 +143,10 @@ function boundsOf(filters: readonly FilterTime[]): { startMs: number; endMs: num
   return { startMs, endMs }
 }
 
+/**
+ * When one was stored is noted after it, so one that is being put is stored now; and where two have put a part of the log
+ * at a time, spans of `positions` lie over each other: the last that begins before it tells the time. Neither hides one.
+ */
 async function listedWithin(
   store: Store,
   { texts, time, ingestedAt, tenants, after }: ListAsked,
@@ -160,7 +164,7 @@ async function listedWithin(
   const readings = `start >= ${seconds(startMs)} and start < ${seconds(endMs)}`
   const pushed = `time >= ${millis(startMs)} and time < ${millis(endMs)}`
   const conditions = [
-    'stored.first <= offset and offset <= stored.last',
+    'true',
     ...Object.entries(texts).map(([column, filter]) => filterSql(column, filter, bind)),
     ...time.map(filter => timeSql('timeMs', filter, bind)),
     ...ingestedAt.map(filter => timeSql('ingestedMs', filter, bind)),
@@ -173,7 +177,8 @@ async function listedWithin(
   const rows = await readAll<Row>(
     store,
     `select kind, source, key, id, type, subject, timeMs, timeText, data, attributes, scope,
-       if(kind = 'reading', readatMs, toUnixTimestamp64Milli(stored.at)) as ingestedMs, toUnixTimestamp64Milli(stored.at) as storedMs
+       if(kind = 'reading', readatMs, storedMs) as ingestedMs,
+       toUnixTimestamp64Milli(if(toUnixTimestamp64Milli(stored.at) = 0, now64(3), stored.at)) as storedMs
      from (
        select 'pushed' as kind, source, id as key, id, type, subject, toUnixTimestamp64Milli(time) as timeMs,
          time_text as timeText, data, attributes, '' as scope, toInt64(0) as readatMs, toString(log) as log, partition, offset
@@ -188,7 +193,7 @@ async function listedWithin(
        from events final
        where ${readings} and (source, scope, start, readat) in (${currentReads(readings)})
      ) as listed
-     asof inner join (select log, partition, first, last, at from positions final) as stored
+     asof left join (select log, partition, first, at from positions final) as stored
        on listed.log = stored.log and listed.partition = stored.partition and listed.offset >= stored.first
      where ${conditions.join(' and ')}
      order by timeMs desc, key desc, source desc limit ${bind('UInt32', limit)}`,
