@@ -24,8 +24,7 @@ export async function schemathesis(asked: {
   /** Of the document. */
   readonly url: string
   readonly headers: Readonly<Record<string, string>>
-  /** It goes on for so long; without it, until it has tried everything a few times. */
-  readonly seconds?: number
+  readonly seconds: number
   /** Values of parameters by where they are and their name, `query.meter`: of what is there to be found. */
   readonly values: Readonly<Record<string, string>>
   readonly options?: readonly string[]
@@ -48,8 +47,7 @@ export async function schemathesis(asked: {
     writeFileSync(join(dir, 'schemathesis.toml'), ['[parameters]', ...values, ''].join('\n'))
     const headers = Object.entries(asked.headers).flatMap(([name, value]) => ['-H', `${name}: ${value}`])
     const main = 'import sys; from schemathesis.cli import schemathesis; sys.exit(schemathesis())'
-    const bounds =
-      asked.seconds === undefined ? ['--max-examples', '5'] : ['--max-time', String(asked.seconds)]
+    const bounds = ['--max-time', String(asked.seconds), '--phases', 'coverage,fuzzing,stateful']
     const output = ['--continue-on-failure', '--no-color', '--warnings', 'off']
     const child = spawn(
       'python3',
@@ -58,7 +56,7 @@ export async function schemathesis(asked: {
         cwd: dir,
         env: { ...process.env, PYTHONPATH: packages, PYTHONDONTWRITEBYTECODE: '1' },
         stdio: ['ignore', 'pipe', 'pipe'],
-        timeout: ((asked.seconds ?? 0) + 400) * 1000,
+        timeout: (asked.seconds + 120) * 1000,
       },
     )
     let text = ''
