@@ -354,8 +354,8 @@ function showTime({ timeMs }: PushedContent): string {
 
 /**
  * The pushed events that count, as they count: the first message of each identity, what it was amended to, and not those
- * that are void. Rows have source, id, type, subject, time, time_text, data, id_hash, log, partition and offset (of the
- * first message), and `amended`.
+ * that are void. Rows have source, id, type, subject, time, time_text, data, id_hash, attributes, log, partition and
+ * offset (the last four of the first message), and `amended`.
  * @param range a condition on `time`
  * @param asOf `position`: as the ledger stood there, with the parameters of `positionParams`
  */
