@@ -32,7 +32,7 @@ test('keeps to its document whatever it is asked', { timeout: (seconds + 300) * 
     options: ['--exclude-checks', 'positive_data_acceptance'],
   })
   expect(code, text.slice(-20_000)).toBe(0)
-  // It tried all of them, on a quiet machine each some fifty times.
+  // It tried all of them, on average more than twice, also where the machine has other work.
   const [, selected, total] = /Operations: +(\d+) selected \/ (\d+) total/.exec(text) ?? []
   const tested = /Tested: +(\d+)/.exec(text)?.[1]
   expect([selected, tested], text.slice(0, 3000)).toEqual([total, total])
