@@ -105,7 +105,10 @@ export async function startSite(hours: Window): Promise<Site> {
         // What is over long since settles at once: nothing is read twice while a test looks on.
         rereadAfterMinutes: [1],
       }
-      writeFileSync(file, stringify({ data: name, sources: [site], listen: { port, api: 'loopback' }, ...more }))
+      writeFileSync(
+        file,
+        stringify({ data: name, sources: [site], listen: { port, api: 'loopback' }, ...more }),
+      )
       const data = join(dir, name)
       const ask = (...args: string[]) => meterline(['--config', file, ...args], { env, cwd: dir })
       return {

@@ -42,7 +42,10 @@ afterAll(async () => {
 /** Writes a config that reads the console, and more. */
 function configure(name: string, more: Readonly<Record<string, unknown>>): string {
   const file = join(dir, name)
-  writeFileSync(file, stringify({ sources: [goldenSource(double)], listen: { port: 0, api: 'loopback' }, ...more }))
+  writeFileSync(
+    file,
+    stringify({ sources: [goldenSource(double)], listen: { port: 0, api: 'loopback' }, ...more }),
+  )
   return file
 }
 

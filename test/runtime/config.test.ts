@@ -76,6 +76,7 @@ describe('what is not written', () => {
       accounts: [],
       books: [],
       keys: [],
+      query: { concurrency: 3, memoryBytes: 1_073_741_824, queued: 200, seconds: 60 },
     }
     expect(loadConfig(undefined, rules)).toEqual({ ...expected, file: undefined })
     const empty = files({ 'meterline.yaml': '# nothing yet\n' })
