@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { coverageAnswer } from '../processor/api/coverage.ts'
 import { positionAsOf } from '../processor/as-of.ts'
 import type { bill } from '../processor/billing.ts'
+import { Catalogue, type CatalogueEntry, countedIn } from '../processor/catalogue.ts'
 import { type CoverageRow, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
 import { unknownLine } from '../processor/gate.ts'
@@ -15,7 +16,7 @@ import { misfits } from '../schemas/check.ts'
 import { Fault } from '../schemas/fault.ts'
 import { FilterString, type UsageRow } from '../schemas/meters.ts'
 import { dayMs } from '../schemas/window.ts'
-import { configured, meterNamed, openStore, type Settings, spanOf } from './roles.ts'
+import { configured, openStore, type Settings, spanOf } from './roles.ts'
 
 const done = 0
 const failed = 1
@@ -83,18 +84,21 @@ export async function usage(
   },
 ): Promise<number> {
   const config = await configured(settings, 'meter')
-  const meter = meterNamed(config.meters, settings.meter)
+  const asked = spanOf(settings)
   await using opened = await openStore(config, settings)
   const { store } = opened
   const { signal, stdout, window, subject, source, top, asOf } = settings
+  const found = await meterNamed(new Catalogue(store, config.meters, settings.nowMs), settings.meter)
+  const span = countedIn(found, asked)
   const query: UsageQuery = {
-    meter,
-    span: spanOf(settings),
+    meter: found.answering,
+    span: span ?? asked,
     zone: zoneOf(settings.zone),
     groupBy: (settings.groupBy ?? '').split(',').filter(dim => dim !== ''),
     where: filtersOf(settings.where ?? {}),
     ...(window !== undefined && { step: window }),
-    ...(subject && { subjects: subject }),
+    // Before the meter's first event the answer is that of no tenant: empty, and checked all the same.
+    ...((subject || !span) && { subjects: span ? (subject ?? []) : [] }),
     ...(source && { sources: source }),
     ...(top !== undefined && { top: topOf(top) }),
     ...(asOf !== undefined && { asOf: await positionAsOf(store, asOf, settings.nowMs()) }),
@@ -103,6 +107,15 @@ export async function usage(
   if (format === 'table') stdout(printUsage(await usageOf(store, query, { signal }), format))
   else for await (const text of usageText(query, format, amounts(store, query, { signal }))) stdout(text)
   return done
+}
+
+/** @throws Fault METER_UNKNOWN naming those that there are */
+async function meterNamed(catalogue: Catalogue, slug: string): Promise<CatalogueEntry> {
+  const entries = await catalogue.list()
+  const found = entries.find(({ meter }) => meter.slug === slug)
+  if (found) return found
+  const slugs = entries.map(({ meter }) => meter.slug).join(', ')
+  throw new Fault('METER_UNKNOWN', `there is no meter "${slug}"; there are ${slugs}`)
 }
 
 const splitColumn = { heading: 'split', text: (row: UsageRow) => (row.split === true ? 'true' : '') }

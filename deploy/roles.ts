@@ -23,7 +23,6 @@ import { answerNotYet, apiPrefix } from '../runtime/problem.ts'
 import { rest } from '../runtime/rest.ts'
 import { readSecret } from '../runtime/secrets.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
-import type { Meter } from '../schemas/meters.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
 import { dayMs, hourMs, minuteMs, parseInstant, secondMs } from '../schemas/window.ts'
 import type { Resending } from './resend.ts'
@@ -405,14 +404,6 @@ async function serveApi(
   })
 }
 
-/** @throws Fault METER_UNKNOWN */
-export function meterNamed(meters: readonly Meter[], slug: string): Meter {
-  const meter = meters.find(one => one.slug === slug)
-  if (meter) return meter
-  const slugs = meters.map(one => one.slug).join(', ')
-  throw new Fault('METER_UNKNOWN', `there is no meter "${slug}"; there are ${slugs}`)
-}
-
 /** All that the API answers. A noun is a file in processor/api/ and a line here. */
 export async function apiRoutes(
   config: LoadedConfig,
@@ -461,7 +452,7 @@ export async function apiRoutes(
       logState: () => eventLog.state(),
       ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
     }),
-    usageRoutes({ store, queries, meterOf: async slug => (await catalogue.get(slug)).answering, accounts }),
+    usageRoutes({ store, queries, meterOf: slug => catalogue.get(slug), accounts }),
     eventListRoutes({ store, queries, catalogue, accounts }),
     meterRoutes({ catalogue }),
     queryRoutes({ store, queries, catalogue, accounts, nowMs }),

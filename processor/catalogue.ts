@@ -6,6 +6,7 @@ import { hash, randomBytes } from 'node:crypto'
 import { misfitOf, validator } from '../schemas/check.ts'
 import { Fault } from '../schemas/fault.ts'
 import { catalogueMisfits, Meter, meterHash } from '../schemas/meters.ts'
+import type { Window } from '../schemas/window.ts'
 import { dimNames, ledgerRows, meterMisfit } from './meters.ts'
 import {
   type Build,
@@ -18,11 +19,11 @@ import {
 } from './rollups.ts'
 import type { Store } from './store.ts'
 
-/** What is said of a meter besides its definition; no answer depends on it. */
+/** What is said of a meter besides its definition. */
 export interface MeterNotes {
   readonly name?: string | undefined
   readonly metadata?: Readonly<Record<string, string>> | null | undefined
-  /** As OpenMeter has it: events before it are not asked for. */
+  /** As OpenMeter has it: events before it do not count. See `countedIn`. */
   readonly eventFromMs?: number | undefined
 }
 
@@ -40,6 +41,14 @@ export interface CatalogueEntry extends MeterNotes {
   /** `computing`: its history is on its way. Answers are exact all the same, of a new meter from the ledger, and slower. */
   readonly state: 'ready' | 'computing'
   readonly progress: BuildProgress
+}
+
+/** The part of a span in which events count, from the meter's `eventFrom` on; undefined where there is none. */
+export function countedIn(
+  { eventFromMs = Number.NEGATIVE_INFINITY }: MeterNotes,
+  { startMs, endMs }: Window,
+): Window | undefined {
+  return eventFromMs < endMs ? { startMs: Math.max(startMs, eventFromMs), endMs } : undefined
 }
 
 /** An entry, and what may be a mistake in it. */

@@ -4,9 +4,10 @@ import Type from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { misfits } from '../../schemas/check.ts'
 import { Fault } from '../../schemas/fault.ts'
-import { FilterString, type Meter } from '../../schemas/meters.ts'
+import { FilterString } from '../../schemas/meters.ts'
 import { stepNames } from '../../schemas/step.ts'
 import { parseInstant } from '../../schemas/window.ts'
+import { type CatalogueEntry, countedIn } from '../catalogue.ts'
 import type { Queries } from '../queries.ts'
 import type { Store } from '../store.ts'
 import { type Amount, amounts, keyOf } from '../usage.ts'
@@ -108,7 +109,7 @@ export interface UsageParts {
   readonly store: Store
   readonly queries: Queries
   /** @throws Fault METER_UNKNOWN */
-  readonly meterOf: (slug: string) => Promise<Meter>
+  readonly meterOf: (slug: string) => Promise<Pick<CatalogueEntry, 'answering' | 'eventFromMs'>>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
@@ -143,14 +144,18 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
         const limit = asked.limit === undefined ? undefined : Number(asked.limit)
         if (limit !== undefined && asked.top !== undefined)
           throw new Fault('USAGE', 'top has no pages: give limit or top, not both')
+        const found = await meterOf(asked.meter)
+        const span = { startMs: parseInstant(asked.from, 'from'), endMs: parseInstant(asked.to, 'to') }
+        const counted = countedIn(found, span)
         const query: UsageQuery = {
-          meter: await meterOf(asked.meter),
-          span: { startMs: parseInstant(asked.from, 'from'), endMs: parseInstant(asked.to, 'to') },
+          meter: found.answering,
+          span: counted ?? span,
           ...(asked.window !== undefined && { step: asked.window }),
           zone: asked.zone ?? 'UTC',
           ...keptOf(asked.groupBy),
           where: { ...whereOf(asked.where), ...anyOf(asked.filter ?? {}) },
-          ...(asked.subject && { subjects: asked.subject }),
+          // Before the meter's first event the answer is that of no tenant: empty, and checked all the same.
+          ...((asked.subject || !counted) && { subjects: counted ? (asked.subject ?? []) : [] }),
           ...(asked.source && { sources: asked.source }),
           ...(tenants && { tenants }),
           ...(asked.top !== undefined && { top: Number(asked.top) }),

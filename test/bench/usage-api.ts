@@ -32,7 +32,7 @@ export async function serveUsage(store: Store, meters: readonly Meter[]): Promis
         meterOf: async slug => {
           const meter = meters.find(one => one.slug === slug)
           if (!meter) throw new Error(`there is no meter ${slug}`)
-          return meter
+          return { answering: meter }
         },
       }),
     ],

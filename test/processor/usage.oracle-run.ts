@@ -135,10 +135,7 @@ export async function openBench(rig: TestClickHouse): Promise<Bench> {
   scope.use(
     await openApi({
       mount: server.mount,
-      routes: [
-        usageRoutes({ ...parts, meterOf: async slug => (await get(slug)).answering }),
-        queryRoutes({ ...parts, catalogue: { get } }),
-      ],
+      routes: [usageRoutes({ ...parts, meterOf: get }), queryRoutes({ ...parts, catalogue: { get } })],
       access: 'keys',
       onFault: fault => faults.push(fault),
       keys: {

@@ -22,6 +22,8 @@ export const meter: Meter = {
   groupBy: { gpu_type: 'gpu_type', who: 'subject' },
   unit: 'h',
 }
+/** From when events count for the same meter under the name `late`. */
+export const lateFromMs = startMs + 2 * hourMs
 const limits: QueryLimits = { seconds: 60, memoryBytes: 2 ** 30, concurrency: 2, queued: 5 }
 
 export interface Planted extends AsyncDisposable {
@@ -58,7 +60,12 @@ async function serve(store: Store, bounds: Partial<QueryLimits> = {}): Promise<S
     await serveHealth({ health: new Health(), registry: new Registry(), host: '127.0.0.1', port: 0 }),
   )
   const queries = new Queries({ ...limits, ...bounds })
-  const routes = usageRoutes({ store, queries, meterOf: async () => meter, accounts: async () => [] })
+  const routes = usageRoutes({
+    store,
+    queries,
+    meterOf: async slug => ({ answering: meter, ...(slug === 'late' && { eventFromMs: lateFromMs }) }),
+    accounts: async () => [],
+  })
   scope.use(await openApi({ mount: server.mount, routes: [routes], access: 'anyone' }))
   const ask = async (query: Record<string, string>, init: RequestInit = {}) =>
     await fetch(

@@ -5,7 +5,7 @@ import { usage } from '../../../processor/usage.ts'
 import type { UsageRow } from '../../../schemas/meters.ts'
 import { dayMs, hourMs, showInstant } from '../../../schemas/window.ts'
 import { startClickHouse } from '../../rig/clickhouse.ts'
-import { meter, type Planted, plant, span, startMs } from './usage-planted.ts'
+import { lateFromMs, meter, type Planted, plant, span, startMs } from './usage-planted.ts'
 
 let planted: Planted
 beforeAll(async () => {
@@ -179,4 +179,15 @@ test('where too many wait the answer is 503, and when to come again', async () =
   resolve()
   await first
   expect((await server.ask(day)).status).toBe(200)
+})
+
+test('of a meter that begins in the span only what came since then counts, and of one that begins later nothing', async () => {
+  await using server = await planted.serve()
+  const rows = async (query: Record<string, string>) =>
+    (await (await server.ask({ subject: 's0003', ...query })).json()) as UsageRow[]
+  const sinceThen = await rows({ from: showInstant(lateFromMs), to: day.to })
+  expect(sinceThen).toHaveLength(1)
+  expect(await rows({ meter: 'late', to: day.to })).toEqual(sinceThen)
+  expect((await rows({ to: day.to }))[0]?.value).not.toBe(sinceThen[0]?.value)
+  expect(await rows({ meter: 'late', to: showInstant(lateFromMs) })).toEqual([])
 })
