@@ -71,11 +71,14 @@ export async function registerMeters(
   const builds = await buildsOf(store)
   const latest = builds.reduce((most, { ordinal }) => Math.max(most, ordinal), 0)
   const added: Build[] = []
+  const used = await usedKeys(store)
   for (const meter of meters) {
     const key = rollupKey(meter)
     const same = builds.filter(build => rollupKey(build.meter) === key)
     if (same.some(({ state }) => state !== 'retired')) continue
-    const newKey = await unusedKey(store, key, same.length > 0)
+    // Cells of a retired key stand for no time that is known: the same definition gets a new one.
+    const before = used.filter(one => one === key || one.startsWith(`${key}:`)).length
+    const newKey = before === 0 ? key : `${key}:${before}`
     added.push({ key: newKey, meter, ordinal: latest + 1, state: 'building', ageSeconds: 0 })
   }
   if (added.length === 0) return
@@ -83,14 +86,10 @@ export async function registerMeters(
   await finishBuilds(store, added)
 }
 
-/** Cells of a retired key stand for no time that is known: the same definition gets a new one. */
-async function unusedKey(store: Store, key: string, isUsed: boolean): Promise<string> {
-  const [row] = await store.rows<{ used: string }>(
-    'select count() as used from builds final where meter = {key:String} or startsWith(meter, {more:String})',
-    { key, more: `${key}:` },
-  )
-  const used = Number(row?.used ?? 0)
-  return used === 0 && !isUsed ? key : `${key}:${used}`
+/** Of all definitions that ever were. */
+async function usedKeys(store: Store): Promise<readonly string[]> {
+  const rows = await store.rows<{ meter: string }>('select distinct meter from builds')
+  return rows.map(({ meter }) => meter)
 }
 
 /** Stops computing the meters of these slugs. */
@@ -206,7 +205,7 @@ async function build(store: Store, builds: readonly Build[], rowsMax: number): P
     if (first.state !== 'building') continue
     const left = await hoursOf(store, first.meter, first.key)
     if (left.length === 0) {
-      await finishBuild(store, first)
+      await finish(store, [first])
       continue
     }
     let rows = 0
@@ -267,21 +266,28 @@ async function buildHours(store: Store, family: readonly Build[], hours: readonl
   )
 }
 
-/** Those without history left are ready. */
+/** Those of whose types the ledger has nothing are ready. */
 async function finishBuilds(store: Store, builds: readonly Build[]): Promise<void> {
-  for (const family of Map.groupBy(builds, ({ meter }) => JSON.stringify(meter.eventTypes)).values()) {
-    const [first] = family
-    if (first && (await hoursOf(store, first.meter)).length === 0)
-      for (const one of family) await finishBuild(store, one)
-  }
+  const tables = ['events', 'pushed', 'amendments'].map(table => `select type from ${table}`)
+  const rows = await store.rows<{ type: string }>(
+    `select distinct type from (${tables.join(' union all ')}) where type in ({types:Array(String)})`,
+    { types: builds.flatMap(({ meter }) => meter.eventTypes) },
+  )
+  const types = new Set(rows.map(({ type }) => type))
+  await finish(
+    store,
+    builds.filter(({ meter }) => !meter.eventTypes.some(type => types.has(type))),
+  )
 }
 
-/** Ready first, then those retired that it takes the place of: in between both would be right. */
-async function finishBuild(store: Store, done: Build): Promise<void> {
-  await enter(store, [done], 'ready')
+/** Ready first, then those retired that they take the place of: in between both would be right. */
+async function finish(store: Store, done: readonly Build[]): Promise<void> {
+  if (done.length === 0) return
+  await enter(store, done, 'ready')
+  const ordinals = new Map(done.map(({ meter, ordinal }) => [meter.slug, ordinal]))
   const before = (await buildsOf(store)).filter(
     ({ meter, state, ordinal }) =>
-      meter.slug === done.meter.slug && state !== 'retired' && ordinal < done.ordinal,
+      state !== 'retired' && ordinal < (ordinals.get(meter.slug) ?? Number.NEGATIVE_INFINITY),
   )
   await enter(store, before, 'retired')
 }
@@ -311,8 +317,7 @@ export async function recompute(
   store: Store,
   options: { readonly run: bigint; readonly cellsMax: number; readonly rowsMax?: number },
 ): Promise<number> {
-  const cells = await recomputeStale(store, options)
-  const builds = await buildsOf(store)
+  const { cells, builds } = await recomputeStale(store, options)
   const hours = await build(store, builds, options.rowsMax ?? buildRowsMax)
   await clear(store, builds)
   return cells + hours
@@ -321,7 +326,7 @@ export async function recompute(
 async function recomputeStale(
   store: Store,
   options: { readonly run: bigint; readonly cellsMax: number },
-): Promise<number> {
+): Promise<{ readonly cells: number; readonly builds: readonly Build[] }> {
   const run = options.run.toString()
   await store.run(
     `insert into recomputes (run, source, hour, token, subjects)
@@ -339,8 +344,10 @@ async function recomputeStale(
        select uniqExactArray(subjects) as subjects from recomputes where run = {run:UInt64} group by source, hour)`,
     { run },
   )
-  if (!taken || taken.cells === '0') return 0
-  const families = Map.groupBy((await buildsOf(store)).filter(isKept), ({ meter }) => familyKey(meter))
+  const builds = await buildsOf(store)
+  const cells = Number(taken?.cells ?? 0)
+  if (cells === 0) return { cells, builds }
+  const families = Map.groupBy(builds.filter(isKept), ({ meter }) => familyKey(meter))
   const types = await typesIn(store, run)
   const touched = families.values().filter(([of]) => of?.meter.eventTypes.some(type => types.has(type)))
   for (const family of touched) await recomputeFamily(store, run, family)
@@ -349,7 +356,7 @@ async function recomputeStale(
      select source, hour, token, [], 1 from recomputes where run = {run:UInt64}`,
     { run },
   )
-  return Number(taken.cells)
+  return { cells, builds }
 }
 
 /**

@@ -308,6 +308,7 @@ async function migrate(store: Store): Promise<void> {
     ),
   )
   const folder = new URL('./tables/', import.meta.url)
+  const done: string[] = []
   for (const name of (await readdir(folder)).filter(file => file.endsWith('.sql')).sort()) {
     const number = Number(name.slice(0, 4))
     const text = await readFile(new URL(name, folder), 'utf8')
@@ -320,11 +321,22 @@ async function migrate(store: Store): Promise<void> {
         sha256,
         before,
       })
-    // Each statement may have been applied by a process that died before it could say so.
-    for (const statement of statementsOf(text))
-      await store.run(statement.replace(/^create table (?!if not exists)/i, 'create table if not exists '))
-    await store.insert('migrations', ['number', 'name', 'sha256'], [JSON.stringify([number, name, sha256])])
+    // Each statement may have been applied by a process that died before it could say so. Those of a table go in their
+    // order, tables side by side.
+    await Promise.all(
+      Map.groupBy(statementsOf(text), tableOf)
+        .values()
+        .map(async statements => {
+          for (const statement of statements)
+            await store.run(
+              statement.replace(/^create table (?!if not exists)/i, 'create table if not exists '),
+            )
+        }),
+    )
+    done.push(JSON.stringify([number, name, sha256]))
   }
+  // Whoever dies before this does all of it once more, to no effect.
+  await store.insert('migrations', ['number', 'name', 'sha256'], done)
 }
 
 function statementsOf(text: string): readonly string[] {
@@ -335,6 +347,11 @@ function statementsOf(text: string): readonly string[] {
     .split(/;\s*(?:\n|$)/)
     .map(statement => statement.trim())
     .filter(statement => statement !== '')
+}
+
+/** The table that a statement is about; views are about others, and come in an order. */
+function tableOf(statement: string): string {
+  return /^(?:create|alter|drop) table (?:if (?:not )?exists )?(\w+)/i.exec(statement)?.[1] ?? ''
 }
 
 function identifier(name: string): string {
