@@ -1,6 +1,6 @@
 /**
- * How the tests run: quick ones two files at a time, then those on real servers one file after the other, so that
- * they do not take each other's time on a small machine. `--mode long` runs the slow ones instead (npm run test:long).
+ * How the tests run: quick ones two files at a time, then so those that ask a store of their own, then those on other real
+ * servers one file after the other, so that they do not take each other's time on a small machine. `--mode long` runs the slow ones instead (npm run test:long).
  */
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -19,7 +19,15 @@ const startsServers = (file: string): boolean =>
 const simulationFile = 'test/simulation/simulation.long.test.ts'
 /** These wait for nobody, and nobody for them: they follow the simulation, beside the others. */
 const isOfSources = (file: string): boolean =>
-  /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file)
+  /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file) || isOfAnswers(file)
+/** They ask a store of their own, and nothing in them is a matter of time. */
+const isOfAnswers = (file: string): boolean =>
+  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard)\.|^test\/deploy\/roles\.(sql|tenants)\./.test(
+    file,
+  )
+/** As those, of the quick ones: two files at a time leave no processor idle. */
+const isOfLedger = (file: string): boolean =>
+  isOfAnswers(file) || /^test\/processor\//.test(file) || file === 'test/deploy/grafana.test.ts'
 
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
@@ -27,6 +35,8 @@ export default defineConfig(({ mode }) => {
   const sources = mode === 'long' ? chosen.filter(isOfSources) : []
   const beside = [...simulation, ...sources]
   const alone = chosen.filter(file => (mode === 'long' ? !beside.includes(file) : startsServers(file)))
+  const ledger = mode === 'long' ? [] : alone.filter(isOfLedger)
+  const servers = alone.filter(file => !ledger.includes(file))
   const quick = chosen.filter(file => !alone.includes(file) && !beside.includes(file))
   return {
     test: {
@@ -39,15 +49,19 @@ export default defineConfig(({ mode }) => {
         },
         {
           extends: true,
-          test: { name: 'servers', include: alone, maxWorkers: 1, sequence: { groupOrder: 1 } },
+          test: { name: 'ledger', include: ledger, maxWorkers: 2, sequence: { groupOrder: 1 } },
         },
         {
           extends: true,
-          test: { name: 'simulation', include: simulation, maxWorkers: 1, sequence: { groupOrder: 2 } },
+          test: { name: 'servers', include: servers, maxWorkers: 1, sequence: { groupOrder: 2 } },
         },
         {
           extends: true,
-          test: { name: 'sources', include: sources, maxWorkers: 1, sequence: { groupOrder: 3 } },
+          test: { name: 'simulation', include: simulation, maxWorkers: 1, sequence: { groupOrder: 3 } },
+        },
+        {
+          extends: true,
+          test: { name: 'sources', include: sources, maxWorkers: 1, sequence: { groupOrder: 4 } },
         },
       ],
     },

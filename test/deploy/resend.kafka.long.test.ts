@@ -66,7 +66,7 @@ beforeEach(async () => {
 })
 afterEach(async () => {
   outbox[Symbol.dispose]()
-  for (const table of ['events', 'reads', 'positions', 'passed', 'stale', 'rollups', 'decisions'])
+  for (const table of ['events', 'reads', 'positions', 'passed', 'stale', 'cells', 'decisions'])
     await store.run(`truncate table ${table}`)
   await store[Symbol.asyncDispose]()
   rmSync(dir, { recursive: true, force: true })

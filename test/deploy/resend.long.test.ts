@@ -46,9 +46,9 @@ test('a ledger that lost a day is healed by a read by hand of the collector that
     await using embedded = await openEmbedded({ dataDir: join(dir, 'data') })
     const { url, user, password } = embedded
     await using store = await Store.open({ url, user, password, database: 'meterline' })
-    for (const table of ['events', 'reads', 'rollups'])
+    for (const table of ['events', 'reads', 'cells'])
       await store.run(
-        `delete from ${table} where toDate(${table === 'rollups' ? 'hour' : 'start'}) = '2025-06-02'`,
+        `delete from ${table} where toDate(${table === 'cells' ? 'hour' : 'start'}) = '2025-06-02'`,
       )
   }
   expect(await usage()).not.toBe(before)

@@ -128,7 +128,8 @@ export class Tables implements AsyncDisposable {
 async function clone(store: Store, from: string, to: string): Promise<void> {
   await store.run(`create database ${to}`)
   const tables = await store.rows<{ name: string }>(
-    'select name from system.tables where database = {from:String}',
+    // Views name the database that they are made in, and nothing here asks them.
+    "select name from system.tables where database = {from:String} and engine != 'View'",
     { from },
   )
   await Promise.all(

@@ -93,8 +93,8 @@ export const mutations: readonly Mutation[] = [
         put: '',
       },
       {
-        find: '  return Number(taken.cells)\n',
-        put: '  for (const family of touched) await recomputeFamily(store, run, family)\n  return Number(taken.cells)\n',
+        find: '    { run },\n  )\n  return { cells, builds }\n}',
+        put: '    { run },\n  )\n  for (const family of touched) await recomputeFamily(store, run, family)\n  return { cells, builds }\n}',
       },
     ],
     test: {
