@@ -22,12 +22,11 @@ const isOfSources = (file: string): boolean =>
   /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file) || isOfAnswers(file)
 /** They ask a store of their own, and nothing in them is a matter of time. */
 const isOfAnswers = (file: string): boolean =>
-  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard)\.|^test\/deploy\/roles\.(sql|tenants)\./.test(
+  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard)\.|^test\/deploy\/(roles\.(sql|tenants)|grafana)\./.test(
     file,
   )
 /** As those, of the quick ones: two files at a time leave no processor idle. */
-const isOfLedger = (file: string): boolean =>
-  isOfAnswers(file) || /^test\/processor\//.test(file) || file === 'test/deploy/grafana.test.ts'
+const isOfLedger = (file: string): boolean => isOfAnswers(file) || /^test\/processor\//.test(file)
 
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
