@@ -45,7 +45,7 @@ describe('a mistake in what is metered or priced', () => {
   writeFileSync(join(dir, 'prices.yaml'), 'id: list\ncharges: []\n')
   writeFileSync(
     join(dir, 'meters.yaml'),
-    'meters: [{ slug: m, eventTypes: [a], aggregation: SUM, value: no_measure, unit: h }]\n',
+    'meters: [{ slug: m, eventTypes: [a], aggregation: SUM, value: "$.a[*]", unit: h }]\n',
   )
   const problems = (use: 'collect' | 'meter' | 'price') =>
     configured(settings(file), use).then(
