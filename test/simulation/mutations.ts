@@ -69,7 +69,7 @@ export const mutations: readonly Mutation[] = [
       },
     ],
     test: {
-      file: 'test/runtime/log/kafka-event-log.test.ts',
+      file: 'test/runtime/log/kafka-event-log.rebalance.long.test.ts',
       title: 'what the ledger holds decides where reading begins, whatever was committed',
     },
     says: /timed out/,
@@ -79,7 +79,7 @@ export const mutations: readonly Mutation[] = [
     file: 'processor/reads.ts',
     patch: [{ find: "asOf === 'now' ? 'not suspect' :", put: "asOf === 'now' ? 'true' :" }],
     test: {
-      file: 'test/processor/ledger.suspect.test.ts',
+      file: 'test/processor/ledger.suspect.long.test.ts',
       title: 'waits, and counts once a second read an hour later agrees',
     },
     says: /to deeply equal/,
@@ -135,7 +135,16 @@ export class Copy implements Disposable {
   async #run({ file, title }: Mutation['test']): Promise<string> {
     const report = join(this.#dir, 'report.json')
     rmSync(report, { force: true })
-    const args = ['run', file, '-t', `${escaped(title)}$`, '--reporter=json', `--outputFile=${report}`]
+    const mode = file.endsWith('.long.test.ts') ? ['--mode', 'long'] : []
+    const args = [
+      'run',
+      file,
+      ...mode,
+      '-t',
+      `${escaped(title)}$`,
+      '--reporter=json',
+      `--outputFile=${report}`,
+    ]
     const said = await new Promise<string>(resolve =>
       execFile(
         process.execPath,
