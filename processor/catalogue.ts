@@ -135,15 +135,19 @@ export class Catalogue {
     const atMs = this.#nowMs()
     const row: Row = { ...notes, id: newId(atMs), meter, createdMs: atMs, updatedMs: atMs, version: 1 }
     await this.#write(row)
-    // Of two that are made at once the first by id stays: both see both.
+    // Of two that are made at once the first by id stays. Where that one was written after the look of the other, both
+    // were told that it is made, and it is: `#unshadowed` knows one.
     const rivals = (await this.#rows()).filter(
       other => other.meter.slug === meter.slug && other.deletedMs === undefined && other.id < row.id,
     )
-    if (rivals.length > 0) {
+    const withdrawn = async () => {
       await this.#write({ ...row, deletedMs: atMs, version: 2 })
-      throw exists(meter)
+      return exists(meter)
     }
-    return await this.#changed(row)
+    if (rivals.length > 0) throw await withdrawn()
+    return await this.#changed(row).catch(async (error: unknown) => {
+      throw error instanceof Fault && error.code === 'METER_UNKNOWN' ? await withdrawn() : error
+    })
   }
 
   /**
@@ -168,7 +172,10 @@ export class Catalogue {
   async remove(idOrSlug: string): Promise<void> {
     const row = await this.#own(idOrSlug)
     const atMs = this.#nowMs()
-    await this.#write({ ...row, deletedMs: atMs, updatedMs: atMs, version: row.version + 1 })
+    // One that was made beside it must not come to light now.
+    for (const one of await this.#rows())
+      if (one.meter.slug === row.meter.slug && one.deletedMs === undefined)
+        await this.#write({ ...one, deletedMs: atMs, updatedMs: atMs, version: one.version + 1 })
     await retire(this.#store, slug => slug === row.meter.slug)
   }
 
@@ -206,10 +213,16 @@ export class Catalogue {
     return row
   }
 
-  /** A meter of the file takes the place of one of its slug that was made by API. */
+  /** A meter of the file takes the place of one of its slug that was made by API, and of two of those the first by id. */
   #unshadowed(rows: readonly Row[]): readonly Row[] {
     const slugs = new Set(this.#file.map(({ slug }) => slug))
-    return rows.filter(({ meter }) => !slugs.has(meter.slug))
+    const firsts = new Map<string, string>()
+    for (const { id, meter, deletedMs } of rows)
+      if (deletedMs === undefined && !firsts.has(meter.slug)) firsts.set(meter.slug, id)
+    return rows.filter(
+      ({ id, meter, deletedMs }) =>
+        !slugs.has(meter.slug) && (deletedMs !== undefined || firsts.get(meter.slug) === id),
+    )
   }
 
   #fileEntry(meter: Meter, builds: readonly Build[], progress: Progress): CatalogueEntry {

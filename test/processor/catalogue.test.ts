@@ -112,14 +112,18 @@ test('meters of the file are fixed, have the same id everywhere, and what left t
   expect(await states()).toEqual(['calls ready', 'tokens retired'])
 })
 
-test('two that make one meter at once: one of them has it', async () => {
-  const outcomes = await Promise.allSettled([catalogue().create(tokens), catalogue().create(tokens)])
-  const failed = outcomes.filter(({ status }) => status === 'rejected')
-  expect(failed.map(one => (one as PromiseRejectedResult).reason.code)).toEqual(
-    failed.map(() => 'METER_EXISTS'),
-  )
-  expect(failed.length).toBeLessThan(2)
-  expect(await catalogue().list()).toHaveLength(1)
+test('two that make one meter at once: there is one of it, and none after it is removed', async () => {
+  for (let round = 0; round < 5; round += 1) {
+    const outcomes = await Promise.allSettled([catalogue().create(tokens), catalogue().create(tokens)])
+    const failed = outcomes.filter(({ status }) => status === 'rejected')
+    expect(failed.map(one => (one as PromiseRejectedResult).reason.code)).toEqual(
+      failed.map(() => 'METER_EXISTS'),
+    )
+    expect(failed.length).toBeLessThan(2)
+    expect(await catalogue().list()).toHaveLength(1)
+    await catalogue().remove('tokens')
+    expect(await catalogue().list()).toEqual([])
+  }
 })
 
 test('a bad definition is an error that names every problem', async () => {
