@@ -56,7 +56,7 @@ test('beside a daemon: what an account waits for, a waiver and an end; command a
   )
   const command = await ask('coverage', ...span, '--account', 'lk5xnd2')
   expect([command.code, command.rows]).toEqual([3, mine])
-  expect((await api({ account: 'nobody' })).status).toBe(400)
+  expect((await api({ account: 'nobody' })).status).toBe(404)
   expect((await api({ from: 'yesterday' })).status).toBe(400)
 
   // Not a word of why, an unknown source, nothing to confirm: refused, refused, and told.
