@@ -102,7 +102,16 @@ export function documentOf(declared: readonly Declared[]): Json {
 }
 
 function operationOf(declared: Declared, path: string, schemas: Map<string, Json>): Json {
-  const { method, scope, summary, description, body, reads, consumes = ['application/json'] } = declared
+  const {
+    method,
+    scope,
+    summary,
+    description,
+    body,
+    reads,
+    bodiless,
+    consumes = ['application/json'],
+  } = declared
   const taken = reads ?? (body && Object.fromEntries(consumes.map(type => [type, body])))
   const answers = Object.entries(declared.answers).map(
     ([status, answer]) => [status, responseOf(declared, answer, schemas)] as const,
@@ -118,7 +127,7 @@ function operationOf(declared: Declared, path: string, schemas: Map<string, Json
     ...(description !== undefined && { description }),
     security: scope === 'nobody' ? [] : [{ key: [scope] }],
     ...(parameters.length > 0 && { parameters }),
-    ...(taken && { requestBody: { required: true, content: contentOf(taken, schemas) } }),
+    ...(taken && { requestBody: { required: !bodiless, content: contentOf(taken, schemas) } }),
     responses: Object.fromEntries([
       ...answers,
       ...(declared.etag ? [['304', { description: 'As it was: the ETag of `If-None-Match` holds.' }]] : []),

@@ -52,6 +52,8 @@ export interface Declared {
   readonly consumes?: readonly string[]
   /** Of one that reads its body by itself: what it takes, for people. */
   readonly reads?: Readonly<Record<`${string}/${string}`, TSchema>>
+  /** One that reads its body by itself, and does without. */
+  readonly bodiless?: true
   readonly bodyMaxBytes?: number
   /** By status; the first is that of what the handler returns. */
   readonly answers: Readonly<Record<number, Answer>>

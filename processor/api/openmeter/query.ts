@@ -9,7 +9,6 @@ import { Readable } from 'node:stream'
 import { stringify } from 'csv-stringify/sync'
 import Type from 'typebox'
 import type { Account } from '../../../schemas/accounts.ts'
-import { Fault } from '../../../schemas/fault.ts'
 import type { Meter, UsageRow } from '../../../schemas/meters.ts'
 import { parseStep, windowHolding, windowRuns } from '../../../schemas/step.ts'
 import { dayMs, hourMs, minuteMs, showInstant, type Window } from '../../../schemas/window.ts'
@@ -76,7 +75,7 @@ const Span = Type.Object(
 export interface QueryParts {
   readonly store: Store
   readonly queries: Queries
-  readonly catalogue: Pick<Catalogue, 'get'>
+  readonly catalogue: Pick<Catalogue, 'find'>
   readonly accounts: () => Promise<readonly Account[]>
   readonly nowMs: () => number
 }
@@ -90,9 +89,7 @@ interface Answering {
 export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: QueryParts): Routes {
   /** @throws Fault METER_UNKNOWN, also for one that was removed */
   const find = async (idOrSlug: string): Promise<Answering> => {
-    const { answering, eventFromMs, deletedMs } = await catalogue.get(idOrSlug)
-    if (deletedMs !== undefined)
-      throw new Fault('METER_UNKNOWN', `meter ${answering.slug} was removed`, { meter: answering.slug })
+    const { answering, eventFromMs } = await catalogue.find(idOrSlug)
     return { meter: answering, sinceMs: eventFromMs }
   }
 
@@ -193,6 +190,7 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
         description: 'As CSV where `Accept: text/csv` says so.',
         params: Params,
         reads: { 'application/json': WireMeterQuery },
+        bodiless: true,
         answers,
         problems: [404],
       },
@@ -253,9 +251,9 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
 
 const checkBody = partChecker({ schema: WireMeterQuery })
 
-/** Python's client asks for CSV without a body: that is everything. */
+/** Python's client asks for CSV without a body: that is everything. One that is there is an object, and not null. */
 function bodyOf(body: unknown): WireQuery {
-  const checked = checkBody(body ?? {})
+  const checked = checkBody(body === undefined ? {} : body)
   if ('error' in checked) throw checked.error
   return checked.value as WireQuery
 }

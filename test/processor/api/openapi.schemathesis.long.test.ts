@@ -1,7 +1,7 @@
 /**
  * The whole API, over a real store with usage in it, asked by schemathesis for whatever its document lets it think of: no
  * failure inside, nothing answered that the document does not say, nothing taken that it forbids, nobody let in without a
- * key. For longer: SECONDS=600.
+ * key. For longer: SECONDS=600; as a run before: SEED=, of its last lines.
  */
 import { expect, test } from 'vitest'
 import { createKey } from '../../../processor/keys.ts'
@@ -11,6 +11,7 @@ import { startClickHouse } from '../../rig/clickhouse.ts'
 import { schemathesis } from '../../rig/schemathesis.ts'
 
 const seconds = Number(process.env.SECONDS ?? 60)
+const seed = process.env.SEED
 
 test('keeps to its document whatever it is asked', { timeout: (seconds + 300) * 1000 }, async () => {
   await using rig = await startClickHouse()
@@ -29,7 +30,7 @@ test('keeps to its document whatever it is asked', { timeout: (seconds + 300) * 
       'path.meterIdOrSlug': 'calls',
     },
     // What a schema cannot say is refused all the same: a time before another, a name that is there already.
-    options: ['--exclude-checks', 'positive_data_acceptance'],
+    options: ['--exclude-checks', 'positive_data_acceptance', ...(seed ? ['--seed', seed] : [])],
   })
   expect(code, text.slice(-20_000)).toBe(0)
   // It tried all of them, on average more than twice, also where the machine has other work.

@@ -3,7 +3,7 @@ import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { documentOf } from '../../../processor/api/openapi.ts'
-import { openTenantsWorld, type TenantsWorld } from '../../deploy/tenants-world.ts'
+import { openTenantsWorld, type TenantsWorld, type Who } from '../../deploy/tenants-world.ts'
 import { startClickHouse, type TestClickHouse } from '../../rig/clickhouse.ts'
 
 interface Operation {
@@ -12,6 +12,10 @@ interface Operation {
   readonly tags: readonly string[]
   readonly security: readonly { readonly key: readonly string[] }[]
   readonly parameters?: readonly { readonly name: string; readonly in: string; readonly schema: object }[]
+  readonly requestBody?: {
+    readonly required: boolean
+    readonly content: Readonly<Record<string, { readonly schema: object }>>
+  }
   readonly responses: Readonly<
     Record<string, { readonly $ref?: string; readonly content?: Record<string, { schema: object }> }>
   >
@@ -142,6 +146,33 @@ test('routes answer what it says, with something in it, and problems as it says'
       'GET /api/v1/usage',
     ]),
   )
+})
+
+test('a body that the document does not have is refused, and one that it needs is missed', async () => {
+  const ajv = openAjv()
+  const asked: string[] = []
+  for (const [name, { security, requestBody }] of operations) {
+    const schema = requestBody?.content['application/json']?.schema
+    if (!schema) continue
+    const fits = ajv.compile(located(schema))
+    const unfit = ['null', 'true', '7', '"text"', '[]', '{}', '[null]'].filter(
+      text => !fits(JSON.parse(text)),
+    )
+    expect(unfit, name).toContain('null')
+    const [method, path = ''] = name.split(' ')
+    for (const body of [...unfit, ...(requestBody.required ? [''] : [])]) {
+      const response = await fetch(world.url + path.replace('{meterIdOrSlug}', 'calls'), {
+        method: method!,
+        headers: { ...world.as(`all ${security[0]?.key[0]}` as Who), 'content-type': 'application/json' },
+        body,
+      })
+      expect(`${response.status} ${await response.text()}`, `${name} ${body}`).toMatch(
+        /^400 .*"code":"(USAGE|EVENT_\w+)"/,
+      )
+    }
+    asked.push(name)
+  }
+  expect(asked.length).toBeGreaterThan(4)
 })
 
 test('the page stands in the package and takes nothing from anywhere else', async () => {
