@@ -130,6 +130,8 @@ export async function holds(steps: readonly Step[]): Promise<void> {
   async function take(step: Step): Promise<void> {
     it.pass(step.passSeconds)
     if (step.do === 'break') {
+      // One that is not open yet would not hear of it.
+      await expect.poll(() => double.watching('pods'), { interval: 1, timeout: 8000 }).toBe(1)
       if (step.how === 'error_410') {
         // Only what is told between the end of the watch and the list is not seen: nothing, here.
         blindSince(await lastSeenMs())
