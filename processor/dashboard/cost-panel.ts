@@ -83,6 +83,8 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
         nothing('Nothing is charged', 'No usage of this month has a price, or no account is configured.'),
       ],
     }
+  // A way down to a tenant does not change what is summed.
+  const of = charged.length > 1 ? ', all accounts' : ''
   const sums = [...new Set(charged.map(({ currency }) => currency))].map(
     currency =>
       [currency, money(charged.filter(one => one.currency === currency).map(({ total }) => total))] as const,
@@ -104,11 +106,11 @@ export async function loadCost(scene: Scene, signal: AbortSignal): Promise<Usage
     table,
     summary: {
       value: sums.map(([currency, sum]) => `${grouped(sum)} ${currency}`).join(' + '),
-      about: `${heading}${isOpen ? ', so far' : ''}${charged.length > 1 ? ', all accounts' : ''}`,
+      about: `${heading}${isOpen ? ', so far' : ''}${of}`,
     },
     said: `${caption}: ${sums.map(([currency, sum]) => `${sum} ${currency}`).join(', ')}`,
     content: [
-      element('p', { class: 'muted' }, period),
+      element('p', { class: 'muted' }, period + of),
       element(
         'p',
         { class: 'figures', id: 'cost-total' },

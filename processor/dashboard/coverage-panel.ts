@@ -57,8 +57,8 @@ export function lookOf({ states, gaps }: Pick<CoverageDay, 'states' | 'gaps'>): 
   return has('settled') ? 'settled' : 'none'
 }
 
-/** How many windows of a day nobody has. */
-export function missingOf({ states }: Pick<CoverageDay, 'states'>): number {
+/** How many windows nobody has. */
+export function missingOf(states: CoverageDay['states']): number {
   return missing.reduce((sum, state) => sum + (states[state] ?? 0), 0)
 }
 
@@ -82,7 +82,7 @@ export async function loadCoverage(scene: Scene, signal: AbortSignal): Promise<U
   const sources = [...new Set(days.map(({ source }) => source))].sort()
   const starts = [...new Set(days.map(({ start }) => start))].sort()
   const expected = days.reduce((sum, day) => sum + day.windows, 0)
-  const absent = days.reduce((sum, day) => sum + missingOf(day), 0)
+  const absent = days.reduce((sum, day) => sum + missingOf(day.states), 0)
   const gaps = days.flatMap(day => day.gaps.map(gap => ({ source: day.source, ...gap })))
   const table: Table = {
     caption: `What is missing, ${spanLabel(scene)}`,
@@ -181,7 +181,7 @@ function reasonOf(gap: Pick<Gap, 'code' | 'message' | 'state'>): string {
 /** The whole truth of a day, in a sentence. */
 export function dayText({ view }: Pick<Scene, 'view'>, day: CoverageDay): string {
   const head = `${sourceName(day.source)}, ${dayLabel(view.zone, Date.parse(day.start))}: `
-  const absent = missingOf(day)
+  const absent = missingOf(day.states)
   if (day.windows === 0 && day.gaps.length === 0) return `${head}nothing was expected.`
   const states = Object.entries(day.states).filter(([, count]) => count > 0)
   const parts = states.map(([state, count]) => `${count} ${stateWords[state] ?? state}`)
@@ -215,7 +215,7 @@ function grid(
     const inRow = starts.map((start, column) => {
       const day = found.get(`${source}\n${start}`) ?? noDay(source, start)
       const look = lookOf(day)
-      const absent = missingOf(day)
+      const absent = missingOf(day.states)
       return element(
         'td',
         {

@@ -71,6 +71,7 @@ async function open(signal: AbortSignal): Promise<Shown> {
     caller.account === undefined ? caller.name : (own?.name ?? own?.id ?? caller.account)
   byId('heading').textContent = caller.account === undefined ? 'Usage and cost' : 'Your usage and cost'
   byId('sign-out').hidden = takeKey() === undefined
+  byId('refresh').hidden = false
   byId('sign-in').hidden = true
   await show(viewOf(location.search, zoneDefault(accounts), isZone), signal)
   return { content: [], said: '' }
@@ -217,6 +218,7 @@ function askForKey(why: string): void {
   byId('sign-in-why').textContent = takeKey() === undefined ? '' : why
   keepKey(undefined)
   byId('sign-out').hidden = true
+  byId('refresh').hidden = true
   byId('who').textContent = ''
   ;(byId('key') as HTMLInputElement).focus()
 }

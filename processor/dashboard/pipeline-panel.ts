@@ -1,4 +1,5 @@
 /** How the pipeline is doing, for those who run it: what is wrong in words, how far it is, what waits, what was rejected. */
+import { missingOf } from './coverage-panel.ts'
 import { element } from './elements.ts'
 import { grouped } from './figures.ts'
 import type { Shown } from './panel.ts'
@@ -96,8 +97,8 @@ function tilesOf({ view }: Scene, status: Status): readonly Tile[] {
       'Last acknowledged',
       acknowledged === undefined
         ? 'never'
-        : ageText(Math.max(0, Math.floor((Date.parse(status.at) - Date.parse(acknowledged)) / 1000))),
-      acknowledged === undefined ? '' : `ago, ${timeLabel(view.zone, Date.parse(acknowledged))}`,
+        : `${ageText(Math.max(0, Math.floor((Date.parse(status.at) - Date.parse(acknowledged)) / 1000)))} ago`,
+      acknowledged === undefined ? '' : timeLabel(view.zone, Date.parse(acknowledged)),
     ],
     [
       'Being recomputed',
@@ -164,15 +165,16 @@ export function statusShown(scene: Scene, status: Status): Shown {
                 : timeLabel(scene.view.zone, Date.parse(covered_until)),
               behind_seconds === undefined ? '' : ageText(behind_seconds),
               String(Object.values(windows).reduce((sum, number) => sum + number, 0)),
-              String(
-                ['never', 'failed', 'incomplete', 'suspect'].reduce(
-                  (sum, state) => sum + (windows[state] ?? 0),
-                  0,
-                ),
-              ),
+              String(missingOf(windows)),
             ]),
           },
-          { showsCaption: true },
+          {
+            showsCaption: true,
+            cell: (row, column) => {
+              const count = column === 4 ? missingOf(status.sources[row]!.windows) : 0
+              return count === 0 ? undefined : element('strong', { class: 'bad' }, grouped(String(count)))
+            },
+          },
         ),
       element('p', { class: 'note' }, `As of ${timeLabel(scene.view.zone, Date.parse(status.at))}`),
     ],

@@ -22,8 +22,8 @@ export interface ChartWanted {
 }
 
 const heightPx = 260
-const colourOf = (index: number) => `--series-${(index % 8) + 1}`
-const css = (name: string) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()
+const colourOf = (key: string, index: number) =>
+  `var(--series-${key.startsWith('\u0000') ? 'others' : (index % 8) + 1})`
 
 /** The chart, its legend and what the cursor is over. It follows the width of its place, and the colours of the page. */
 export function chartElement(wanted: ChartWanted): HTMLElement {
@@ -49,6 +49,12 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
     return shown.has(index)
   })
 
+  // Of a custom property the browser gives the text, `light-dark(…)` and all; of a colour that is used, the colour.
+  const probe = element('span', { hidden: true })
+  const resolved = (colour: string) => {
+    probe.style.color = colour
+    return getComputedStyle(probe).color
+  }
   let plot: uPlot | undefined
   const numbers = () => {
     const columns = groups.map((_, index) =>
@@ -72,9 +78,9 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
     plot?.destroy()
     const columns = numbers()
     const order = isAdditive ? [...groups.keys()].reverse() : [...groups.keys()]
-    const text = css('--muted')
-    const line = css('--line')
-    const surface = css('--surface')
+    const text = resolved('var(--muted)')
+    const line = resolved('var(--line)')
+    const surface = resolved('var(--surface)')
     const { uPlot } = window
     const axis = { stroke: text, font: '12px system-ui, sans-serif', ticks: { stroke: line, width: 1 } }
     plot = new uPlot(
@@ -117,7 +123,7 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
         series: [
           {},
           ...order.map(index => {
-            const colour = css(groups[index]!.key.startsWith('\u0000') ? '--series-others' : colourOf(index))
+            const colour = resolved(colourOf(groups[index]!.key, index))
             return isAdditive
               ? {
                   show: shown.has(index),
@@ -195,7 +201,7 @@ export function chartElement(wanted: ChartWanted): HTMLElement {
   }
 
   read(undefined)
-  const whole = element('div', { class: 'chart' }, readout, place, legend)
+  const whole = element('div', { class: 'chart' }, readout, place, legend, probe)
   const resized = new ResizeObserver(() => {
     if (!place.isConnected) return
     if (!plot) draw()
@@ -217,7 +223,8 @@ function legendOf(
   toggle: (index: number) => boolean,
 ): HTMLElement {
   const rows = series.groups.map(({ key, name, total: ofGroup }, index) => {
-    const isOthers = key.startsWith('\u0000')
+    const swatch = element('span', { class: 'swatch' })
+    swatch.style.background = colourOf(key, index)
     const button: HTMLButtonElement = element(
       'button',
       {
@@ -227,7 +234,7 @@ function legendOf(
         title: 'Show or hide in the chart',
         onclick: () => button.setAttribute('aria-pressed', String(toggle(index))),
       },
-      element('span', { class: `swatch ${isOthers ? 'series-others' : `series-${(index % 8) + 1}`}` }),
+      swatch,
       name,
     )
     return element(

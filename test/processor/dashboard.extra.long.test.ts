@@ -31,6 +31,7 @@ test('without a key it asks for one; a wrong one is said to be wrong, and the ri
   const field = page.getByLabel('API key')
   await field.waitFor()
   expect(await page.evaluate('document.activeElement.id')).toBe('key')
+  expect(await page.locator('.top-actions button:visible').allInnerTexts()).toEqual(['Dark'])
   await field.fill('mtl_of_nobody_at_all')
   await page.getByRole('button', { name: 'Sign in' }).click()
   await page.getByRole('alert').filter({ hasText: /key/ }).waitFor()

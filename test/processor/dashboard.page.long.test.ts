@@ -269,10 +269,31 @@ test('the chart is read by keyboard, window by window', async () => {
   expect(await key.getAttribute('aria-pressed')).toBe('true')
 })
 
+test('the chart is drawn in the colours of its legend, in light and in dark', async () => {
+  const { page } = looking
+  const drawn = async () =>
+    (await page.evaluate(`(() => {
+      const { data } = (canvas => canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height))(
+        document.querySelector('.plot canvas'))
+      const colours = new Set()
+      for (let at = 0; at < data.length; at += 4)
+        if (data[at + 3] === 255) colours.add('rgb(' + data.slice(at, at + 3).join(', ') + ')')
+      return [...document.querySelectorAll('.swatch')].map(one => getComputedStyle(one).backgroundColor)
+        .map(colour => [colour, colours.has(colour)])
+    })()`)) as readonly (readonly [string, boolean])[]
+  const before = await drawn()
+  await page.locator('#theme').click()
+  const after = await drawn()
+  for (const [colour, isDrawn] of [...before, ...after])
+    expect(`${colour} ${isDrawn}`).toMatch(/^rgb.* true$/)
+  expect(before.length).toBe(3)
+  for (const [index, [colour]] of after.entries()) expect(colour).not.toBe(before[index]?.[0])
+})
+
 test('a phone needs no scrolling to the side', async () => {
   const { page } = looking
-  await page.setViewportSize({ width: 390, height: 844 })
+  await page.setViewportSize({ width: 360, height: 800 })
   const widths = await page.evaluate('[document.documentElement.scrollWidth, innerWidth]')
-  expect(widths).toEqual([390, 390])
+  expect(widths).toEqual([360, 360])
   expect(await page.locator('#usage-total').isVisible()).toBe(true)
 })
