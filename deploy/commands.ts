@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { coverageAnswer } from '../processor/api/coverage.ts'
 import { positionAsOf } from '../processor/as-of.ts'
 import type { bill } from '../processor/billing.ts'
-import { Catalogue, type CatalogueEntry, countedIn } from '../processor/catalogue.ts'
+import { Catalogue, type CatalogueEntry } from '../processor/catalogue.ts'
 import { type CoverageRow, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
 import { unknownLine } from '../processor/gate.ts'
@@ -84,21 +84,20 @@ export async function usage(
   },
 ): Promise<number> {
   const config = await configured(settings, 'meter')
-  const asked = spanOf(settings)
+  const span = spanOf(settings)
   await using opened = await openStore(config, settings)
   const { store } = opened
   const { signal, stdout, window, subject, source, top, asOf } = settings
   const found = await meterNamed(new Catalogue(store, config.meters, settings.nowMs), settings.meter)
-  const span = countedIn(found, asked)
   const query: UsageQuery = {
     meter: found.answering,
-    span: span ?? asked,
+    span,
+    sinceMs: found.eventFromMs,
     zone: zoneOf(settings.zone),
     groupBy: (settings.groupBy ?? '').split(',').filter(dim => dim !== ''),
     where: filtersOf(settings.where ?? {}),
     ...(window !== undefined && { step: window }),
-    // Before the meter's first event the answer is that of no tenant: empty, and checked all the same.
-    ...((subject || !span) && { subjects: span ? (subject ?? []) : [] }),
+    ...(subject && { subjects: subject }),
     ...(source && { sources: source }),
     ...(top !== undefined && { top: topOf(top) }),
     ...(asOf !== undefined && { asOf: await positionAsOf(store, asOf, settings.nowMs()) }),

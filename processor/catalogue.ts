@@ -6,7 +6,6 @@ import { hash, randomBytes } from 'node:crypto'
 import { misfitOf, validator } from '../schemas/check.ts'
 import { Fault } from '../schemas/fault.ts'
 import { catalogueMisfits, Meter, meterHash } from '../schemas/meters.ts'
-import type { Window } from '../schemas/window.ts'
 import { dimNames, ledgerRows, meterMisfit } from './meters.ts'
 import {
   type Build,
@@ -23,7 +22,7 @@ import type { Store } from './store.ts'
 export interface MeterNotes {
   readonly name?: string | undefined
   readonly metadata?: Readonly<Record<string, string>> | null | undefined
-  /** As OpenMeter has it: events before it do not count. See `countedIn`. */
+  /** As OpenMeter has it: events before it do not count. `sinceMs` of a question (usage-plan.ts). */
   readonly eventFromMs?: number | undefined
 }
 
@@ -41,14 +40,6 @@ export interface CatalogueEntry extends MeterNotes {
   /** `computing`: its history is on its way. Answers are exact all the same, of a new meter from the ledger, and slower. */
   readonly state: 'ready' | 'computing'
   readonly progress: BuildProgress
-}
-
-/** The part of a span in which events count, from the meter's `eventFrom` on; undefined where there is none. */
-export function countedIn(
-  { eventFromMs = Number.NEGATIVE_INFINITY }: MeterNotes,
-  { startMs, endMs }: Window,
-): Window | undefined {
-  return eventFromMs < endMs ? { startMs: Math.max(startMs, eventFromMs), endMs } : undefined
 }
 
 /** An entry, and what may be a mistake in it. */

@@ -19,6 +19,8 @@ import { rollupKey } from './rollups.ts'
 export interface UsageQuery {
   readonly meter: Meter
   readonly span: Window
+  /** Events before it do not count, as if the span began there: `eventFrom` of a meter made by API. */
+  readonly sinceMs?: number | undefined
   /** A name of a step or an ISO 8601 duration (schemas/step.ts); without it the span is one window. */
   readonly step?: string
   /** An IANA zone, for the step: days of 23 and 25 hours come out right. */
@@ -54,7 +56,10 @@ interface Tenure {
 }
 
 export interface UsagePlan {
+  /** With the part of the span in which events count. */
   readonly query: UsageQuery
+  /** Nothing can be in the answer: nobody is asked for, or the meter begins behind the span. */
+  readonly isEmpty: boolean
   readonly runs: readonly WindowRun[]
   /** Whole hours around the span, and behind the key of the row before, in seconds. */
   readonly hours: { readonly fromS: number; readonly toS: number }
@@ -86,8 +91,13 @@ const hoursEndS = Math.floor(2 ** 32 / 3600) * 3600
  * @throws Fault METER_UNKNOWN for a dim that the meter does not have; USAGE for an empty span, a step or zone that is none,
  *   or too many windows
  */
-export function planUsage(query: UsageQuery): UsagePlan {
-  const { meter, span, step, zone, after } = query
+export function planUsage(asked: UsageQuery): UsagePlan {
+  const { meter, sinceMs = Number.NEGATIVE_INFINITY, step, zone, after } = asked
+  const isCounted = sinceMs < asked.span.endMs
+  const span = isCounted
+    ? { startMs: Math.max(asked.span.startMs, sinceMs), endMs: asked.span.endMs }
+    : asked.span
+  const query = { ...asked, span }
   const names = dimNames(meter)
   for (const dim of [...query.groupBy, ...Object.keys(query.where)])
     if (!names.includes(dim))
@@ -115,6 +125,8 @@ export function planUsage(query: UsageQuery): UsagePlan {
     throw new Fault('USAGE', 'the cursor is of another question: its rows are told apart by other names')
   return {
     query,
+    isEmpty:
+      !isCounted || tenures?.length === 0 || query.subjects?.length === 0 || query.sources?.length === 0,
     runs,
     hours: {
       fromS: clampedHour(Math.floor(startMs / hourMs)),

@@ -104,7 +104,7 @@ export async function* amounts(
   reading?: Reading,
 ): AsyncGenerator<readonly Amount[]> {
   const plan = planUsage(query)
-  if (plan.tenures?.length === 0 || query.subjects?.length === 0 || query.sources?.length === 0) return
+  if (plan.isEmpty) return
   const fresh = await freshness(store, plan, reading)
   const { sql, params, hasParts, isTopped } = usageSql(plan, fresh)
   const read = rowReader(plan, hasParts)

@@ -7,7 +7,7 @@ import { Fault } from '../../schemas/fault.ts'
 import { FilterString } from '../../schemas/meters.ts'
 import { stepNames } from '../../schemas/step.ts'
 import { parseInstant } from '../../schemas/window.ts'
-import { type CatalogueEntry, countedIn } from '../catalogue.ts'
+import type { CatalogueEntry } from '../catalogue.ts'
 import type { Queries } from '../queries.ts'
 import type { Store } from '../store.ts'
 import { type Amount, amounts, keyOf } from '../usage.ts'
@@ -145,17 +145,15 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
         if (limit !== undefined && asked.top !== undefined)
           throw new Fault('USAGE', 'top has no pages: give limit or top, not both')
         const found = await meterOf(asked.meter)
-        const span = { startMs: parseInstant(asked.from, 'from'), endMs: parseInstant(asked.to, 'to') }
-        const counted = countedIn(found, span)
         const query: UsageQuery = {
           meter: found.answering,
-          span: counted ?? span,
+          span: { startMs: parseInstant(asked.from, 'from'), endMs: parseInstant(asked.to, 'to') },
+          sinceMs: found.eventFromMs,
           ...(asked.window !== undefined && { step: asked.window }),
           zone: asked.zone ?? 'UTC',
           ...keptOf(asked.groupBy),
           where: { ...whereOf(asked.where), ...anyOf(asked.filter ?? {}) },
-          // Before the meter's first event the answer is that of no tenant: empty, and checked all the same.
-          ...((asked.subject || !counted) && { subjects: counted ? (asked.subject ?? []) : [] }),
+          ...(asked.subject && { subjects: asked.subject }),
           ...(asked.source && { sources: asked.source }),
           ...(tenants && { tenants }),
           ...(asked.top !== undefined && { top: Number(asked.top) }),

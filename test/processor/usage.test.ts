@@ -94,6 +94,19 @@ test('a window is given what was used in it, and says that it was split', async 
   ])
 })
 
+test('a meter that begins within the span answers as if the span began there, and behind it nothing', async () => {
+  const of = async (more: Partial<UsageQuery>) => await quantities(at.store, { ...ask, step: 'DAY', ...more })
+  const sinceMs = day.startMs + 30 * minuteMs
+  const sinceThen = await of({ span: { ...day, startMs: sinceMs } })
+  expect(sinceThen.map(row => row.isSplit)).toEqual([true, true])
+  expect(await of({ sinceMs })).toEqual(sinceThen)
+  expect(await of({ sinceMs: day.startMs - 1 })).toEqual(await of({}))
+  expect(await of({ sinceMs: day.endMs })).toEqual([])
+  // What is asked is looked at all the same.
+  await expect(of({ sinceMs: day.endMs, groupBy: ['colour'] })).rejects.toThrow('no dim "colour"')
+  await expect(of({ sinceMs: day.endMs, step: 'P1DT1H' })).rejects.toThrow('P1DT1H')
+})
+
 test('a tenant from the middle of an hour is split like a window, and whoever else asks sees no more', async () => {
   const turn = showInstant(day.startMs + 30 * minuteMs)
   const of = async (tenants: UsageQuery['tenants'], more: Partial<UsageQuery> = {}) =>

@@ -94,14 +94,14 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
   }
 
   const usageOf = (
-    { meter, sinceMs }: Answering,
+    answering: Answering,
     asked: Asked,
     tenants: readonly Tenant[] | undefined,
     signal: AbortSignal,
   ): AsyncGenerator<readonly UsageRow[]> =>
     queries.ask(signal, async function* (reading) {
-      const span = await spanOf(store, meter, asked, { sinceMs, tenants, reading })
-      if (span) yield* usageRows(store, usageQuery(meter, asked, span, tenants), reading)
+      const span = await spanOf(store, answering.meter, asked, { tenants, reading })
+      if (span) yield* usageRows(store, usageQuery(answering, asked, span, tenants), reading)
     })
 
   type Who = Pick<AskedOf<Declared>, 'caller' | 'accepts' | 'signal' | 'reply'>
@@ -274,13 +274,13 @@ function checkDims(meter: Meter, { groupBy, where }: Pick<Asked, 'groupBy' | 'wh
 }
 
 function usageQuery(
-  meter: Meter,
+  answering: Answering,
   { windowSize, zone, subjects, groupBy, bySubject, where }: Asked,
   span: Window,
   tenants: readonly Tenant[] | undefined,
 ): UsageQuery {
   return {
-    meter,
+    ...answering,
     span,
     zone,
     groupBy,
@@ -300,21 +300,9 @@ async function spanOf(
   store: Store,
   { eventTypes }: Meter,
   { fromMs, toMs, windowSize = 'MINUTE', zone }: Asked,
-  {
-    sinceMs = Number.NEGATIVE_INFINITY,
-    tenants,
-    reading,
-  }: {
-    readonly sinceMs: number | undefined
-    readonly tenants: readonly Tenant[] | undefined
-    readonly reading: Reading
-  },
+  { tenants, reading }: { readonly tenants: readonly Tenant[] | undefined; readonly reading: Reading },
 ): Promise<Window | undefined> {
-  const cut = (startMs: number, endMs: number): Window | undefined => {
-    const span = { startMs: Math.max(startMs, sinceMs), endMs }
-    return span.startMs < span.endMs ? span : undefined
-  }
-  if (fromMs !== undefined && toMs !== undefined) return cut(fromMs, toMs)
+  if (fromMs !== undefined && toMs !== undefined) return { startMs: fromMs, endMs: toMs }
   const params: Record<string, unknown> = {}
   const bind = binder(params, 'extent')
   const types = bind('Array(String)', [...eventTypes])
@@ -338,7 +326,7 @@ async function spanOf(
   if (count === '0') return undefined
   const startMs = fromMs ?? windowAround(Number(first), windowSize, zone).startMs
   const endMs = toMs ?? windowAround(Number(last) - 1, windowSize, zone).endMs
-  return cut(startMs, endMs)
+  return startMs < endMs ? { startMs, endMs } : undefined
 }
 
 /** No window is longer, whatever the clocks do in it. */
