@@ -238,6 +238,11 @@ key
   .option('--expires <when>', '90d, 12h or an RFC 3339 time (default: never)')
   .option('--source <pattern>', 'with ingest or amend: what it may write, `*` is any text', collected)
   .option('--subject <pattern>', 'with ingest or amend: what it may write, `*` is any text', collected)
+  .option(
+    '--limit <name=number>',
+    'events_per_second, bytes_per_second, burst_seconds, body_max_bytes or requests_per_minute',
+    collected,
+  )
   .action(
     runs(async options =>
       (await import('./deploy/key-command.ts')).createKeyCommand({ ...settings(), ...options }),

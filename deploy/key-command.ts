@@ -15,11 +15,13 @@ export interface CreateSettings extends Settings {
   readonly expires?: string
   readonly source?: readonly string[]
   readonly subject?: readonly string[]
+  /** Each a `name=number` of KeyLimits. */
+  readonly limit?: readonly string[]
 }
 
 /** Prints the key, and nothing else, on stdout: it is shown this once. */
 export async function createKeyCommand(settings: CreateSettings): Promise<number> {
-  const { name, scope, account, expires, source: sources, subject: subjects } = settings
+  const { name, scope, account, expires, source: sources, subject: subjects, limit = [] } = settings
   const config = await configured(settings, account === undefined ? 'collect' : 'price')
   if (account !== undefined && !config.accounts.some(({ id }) => id === account))
     throw new Fault('USAGE', `--account: there is no account "${account}"`)
@@ -34,6 +36,7 @@ export async function createKeyCommand(settings: CreateSettings): Promise<number
       ...(expires !== undefined && { expiresMs: endOf(expires, nowMs) }),
       ...(sources && { sources }),
       ...(subjects && { subjects }),
+      limits: Object.fromEntries(limit.map(limitIn)),
     },
     { by: userInfo().username, nowMs, taken: config.keys.map(({ name }) => name) },
   )
@@ -88,6 +91,13 @@ function asScope(text: string): KeyScope {
   const scope = keyScopes.find(known => known === text)
   if (scope === undefined) throw new Fault('USAGE', `--scope: "${text}" is none of ${keyScopes.join(', ')}`)
   return scope
+}
+
+/** What it is called, and how much; whether there is one so is said by its schema. */
+function limitIn(text: string): readonly [string, number] {
+  const [, name = '', number] = /^(\w+)=(\d{1,15})$/.exec(text) ?? []
+  if (number === undefined) throw new Fault('USAGE', `--limit: "${text}" is no NAME=NUMBER`)
+  return [name, Number(number)]
 }
 
 const steps: Readonly<Record<string, number>> = { h: hourMs, d: dayMs, w: 7 * dayMs }

@@ -4,8 +4,16 @@
  */
 import { hash, randomBytes, timingSafeEqual } from 'node:crypto'
 import { isOver, type Keys, unknownKey } from '../runtime/keys.ts'
+import { misfits } from '../schemas/check.ts'
 import { asFault, Fault } from '../schemas/fault.ts'
-import { type Grant, type KeyScope, keyMisfit, keyNameShape, pushBoundsDefault } from '../schemas/keys.ts'
+import {
+  type Grant,
+  KeyLimits,
+  type KeyScope,
+  keyMisfit,
+  keyNameShape,
+  pushBoundsDefault,
+} from '../schemas/keys.ts'
 import { hourMs, minuteMs, secondMs, showInstant } from '../schemas/window.ts'
 import type { Store } from './store.ts'
 
@@ -19,6 +27,8 @@ export interface StoredKey {
   readonly account: string | null
   readonly sources: readonly string[]
   readonly subjects: readonly string[]
+  /** What was said of how much it may. */
+  readonly limits: KeyLimits
   readonly state: 'valid' | 'expired' | 'revoked'
   readonly created_at: string
   readonly created_by: string
@@ -37,6 +47,7 @@ export interface WantedKey {
   /** Patterns of what it may write; needed with ingest or amend. */
   readonly sources?: readonly string[]
   readonly subjects?: readonly string[]
+  readonly limits?: KeyLimits
 }
 
 interface Row {
@@ -47,6 +58,8 @@ interface Row {
   readonly account: string
   readonly sources: readonly string[]
   readonly subjects: readonly string[]
+  /** JSON, or empty. */
+  readonly limits: string
   readonly created_ms: string
   readonly created_by: string
   readonly expires_ms: string | null
@@ -62,6 +75,7 @@ const columns = [
   'account',
   'sources',
   'subjects',
+  'limits',
   'created_at',
   'created_by',
   'expires_at',
@@ -88,7 +102,7 @@ export async function createKey(
     taken = [],
   }: { readonly by: string; readonly nowMs: number; readonly taken?: readonly string[] },
 ): Promise<{ readonly key: string; readonly made: StoredKey }> {
-  const { name, scopes, account, expiresMs, sources, subjects } = wanted
+  const { name, scopes, account, expiresMs, sources, subjects, limits = {} } = wanted
   if (!keyNameShape.test(name))
     throw new Fault(
       'USAGE',
@@ -97,6 +111,8 @@ export async function createKey(
   if (scopes.length === 0) throw new Fault('USAGE', 'scopes: a key without one opens nothing')
   const misfit = keyMisfit(wanted)
   if (misfit) throw new Fault('USAGE', `${misfit.part}: ${misfit.message}`)
+  const [wrong] = misfits(KeyLimits, limits)
+  if (wrong) throw new Fault('USAGE', `limits${wrong.path}: ${wrong.message}`)
   if (expiresMs !== undefined && expiresMs <= nowMs)
     throw new Fault('USAGE', `expires: ${showInstant(expiresMs)} is over`)
   // Of two that are made at once under one name both are there, and both are revoked by it.
@@ -113,6 +129,7 @@ export async function createKey(
     account: account ?? '',
     sources: sources ?? [],
     subjects: subjects ?? [],
+    limits: JSON.stringify(limits),
     created_ms: String(nowMs),
     created_by: by,
     expires_ms: expiresMs === undefined ? null : String(expiresMs),
@@ -156,7 +173,7 @@ export async function revokeKey(
   return revoked.map(row => shown(row, null, nowMs))
 }
 
-const selected = `keys.prefix as prefix, name, sha256, scopes, account, sources, subjects,
+const selected = `keys.prefix as prefix, name, sha256, scopes, account, sources, subjects, limits,
   toUnixTimestamp64Milli(created_at) as created_ms, created_by, toUnixTimestamp64Milli(expires_at) as expires_ms,
   toUnixTimestamp64Milli(revoked_at) as revoked_ms, revoked_by`
 
@@ -174,6 +191,7 @@ async function put(store: Store, rows: readonly Row[]): Promise<void> {
         row.account,
         row.sources,
         row.subjects,
+        row.limits,
         time(row.created_ms),
         row.created_by,
         time(row.expires_ms),
@@ -195,6 +213,7 @@ function shown(row: Row, usedMs: number | null, nowMs: number): StoredKey {
     account: row.account === '' ? null : row.account,
     sources: row.sources,
     subjects: row.subjects,
+    limits: limitsOf(row),
     state: row.revoked_ms !== null ? 'revoked' : isExpired ? 'expired' : 'valid',
     created_at: showInstant(Number(row.created_ms)),
     created_by: row.created_by,
@@ -323,7 +342,12 @@ export class StoredKeys implements Keys, AsyncDisposable {
   }
 }
 
+function limitsOf({ limits }: Row): KeyLimits {
+  return limits === '' ? {} : JSON.parse(limits)
+}
+
 function grantOf(row: Row): Grant {
+  const limits = limitsOf(row)
   return {
     name: row.name,
     scopes: row.scopes,
@@ -331,7 +355,13 @@ function grantOf(row: Row): Grant {
     ...(row.expires_ms !== null && { expiresMs: Number(row.expires_ms) }),
     sources: row.sources,
     subjects: row.subjects,
-    bounds: pushBoundsDefault,
+    bounds: {
+      eventsPerSecond: limits.events_per_second ?? pushBoundsDefault.eventsPerSecond,
+      bytesPerSecond: limits.bytes_per_second ?? pushBoundsDefault.bytesPerSecond,
+      burstSeconds: limits.burst_seconds ?? pushBoundsDefault.burstSeconds,
+      bodyMaxBytes: limits.body_max_bytes ?? pushBoundsDefault.bodyMaxBytes,
+    },
+    ...(limits.requests_per_minute !== undefined && { requestsPerMinute: limits.requests_per_minute }),
   }
 }
 

@@ -1,6 +1,6 @@
 /** What may stand in the configuration: each option with its meaning and its default. Reading it is runtime/config.ts. Pure. */
 import Type, { type Static, type TString } from 'typebox'
-import { keyNameShape, keyScopes, pushBoundsDefault } from './keys.ts'
+import { keyLimitRanges, keyNameShape, keyScopes, pushBoundsDefault } from './keys.ts'
 
 const strict = { additionalProperties: false }
 
@@ -293,8 +293,8 @@ export const KeyConfig = Type.Object(
     ),
     requestsPerMinute: Type.Optional(
       Type.Integer({
-        minimum: 1,
-        maximum: 1_000_000,
+        minimum: keyLimitRanges.requestsPerMinute[0],
+        maximum: keyLimitRanges.requestsPerMinute[1],
         description: 'How many requests a minute the API answers it, beside those that push.',
       }),
     ),
@@ -302,20 +302,17 @@ export const KeyConfig = Type.Object(
       {
         eventsPerSecond: Count(
           'How many events a second it may push.',
-          1,
-          1_000_000,
+          ...keyLimitRanges.eventsPerSecond,
           pushBoundsDefault.eventsPerSecond,
         ),
         bytesPerSecond: Count(
           'How many bytes a second it may push.',
-          1024,
-          1024 ** 3,
+          ...keyLimitRanges.bytesPerSecond,
           pushBoundsDefault.bytesPerSecond,
         ),
         burstSeconds: Count(
           'For how many seconds it may push all at once, after a rest.',
-          1,
-          3600,
+          ...keyLimitRanges.burstSeconds,
           pushBoundsDefault.burstSeconds,
         ),
       },
@@ -328,8 +325,7 @@ export const KeyConfig = Type.Object(
     ),
     bodyMaxBytes: Count(
       'How large a request may be, in bytes; at most 10 MiB.',
-      1024,
-      10 * 1024 ** 2,
+      ...keyLimitRanges.bodyMaxBytes,
       pushBoundsDefault.bodyMaxBytes,
     ),
   },

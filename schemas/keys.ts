@@ -1,4 +1,5 @@
 /** What a key may do: its scopes, whose usage it shows, and which sources and subjects it may write. Pure. */
+import Type, { type Static } from 'typebox'
 import type { CloudEvent } from './cloudevents.ts'
 import { Fault } from './fault.ts'
 import { amendmentType, isOwnSource, isOwnType, pushedMarkType } from './pushed.ts'
@@ -52,6 +53,37 @@ export const pushBoundsDefault = {
   burstSeconds: 30,
   bodyMaxBytes: 10 * 1024 ** 2,
 } as const satisfies PushBounds
+
+/** What may be said of how much a key may, from and to. */
+export const keyLimitRanges = {
+  eventsPerSecond: [1, 1_000_000],
+  bytesPerSecond: [1024, 1024 ** 3],
+  burstSeconds: [1, 3600],
+  bodyMaxBytes: [1024, 10 * 1024 ** 2],
+  requestsPerMinute: [1, 1_000_000],
+} as const
+
+const limit = (description: string, [minimum, maximum]: readonly [number, number]) =>
+  Type.Optional(Type.Integer({ minimum, maximum, description }))
+
+/** How much a key of the store may, as JSON; what is not said is as for keys that say nothing. */
+export const KeyLimits = Type.Object(
+  {
+    events_per_second: limit('How many events a second it may push.', keyLimitRanges.eventsPerSecond),
+    bytes_per_second: limit('How many bytes a second it may push.', keyLimitRanges.bytesPerSecond),
+    burst_seconds: limit(
+      'For how many seconds it may push all at once, after a rest.',
+      keyLimitRanges.burstSeconds,
+    ),
+    body_max_bytes: limit('How large a request may be, in bytes.', keyLimitRanges.bodyMaxBytes),
+    requests_per_minute: limit(
+      'How many requests a minute the API answers it, beside those that push.',
+      keyLimitRanges.requestsPerMinute,
+    ),
+  },
+  { additionalProperties: false },
+)
+export type KeyLimits = Readonly<Static<typeof KeyLimits>>
 
 /** Of the name of a key. */
 export const keyNameShape = /^[A-Za-z0-9._-]{1,128}$/

@@ -2,7 +2,7 @@
 import Type from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault } from '../../schemas/fault.ts'
-import { keyNameShape, keyScopes } from '../../schemas/keys.ts'
+import { KeyLimits, keyNameShape, keyScopes } from '../../schemas/keys.ts'
 import { parseInstant } from '../../schemas/window.ts'
 import { createKey, listKeys, revokeKey, type StoredKeys } from '../keys.ts'
 import type { Store } from '../store.ts'
@@ -25,6 +25,7 @@ const told = {
   account: OrNull('The account that it is bound to; null where it shows all.'),
   sources: Type.Array(Type.String(), { description: 'What it may write; `*` is any text.' }),
   subjects: Type.Array(Type.String(), { description: 'What it may write; `*` is any text.' }),
+  limits: KeyLimits,
   state: Type.Enum(['valid', 'expired', 'revoked']),
   created_at: Type.String({ description: 'RFC 3339.' }),
   created_by: Type.String({ description: 'Who made it: a key by its name, or a user of the system.' }),
@@ -53,6 +54,7 @@ const Wanted = Type.Object(
     expires: Type.Optional(Type.String({ description: 'RFC 3339; without it the key has no end.' })),
     sources: Type.Optional(Patterns('What it may write, with ingest or amend; `*` is any text.')),
     subjects: Type.Optional(Patterns('What it may write, with ingest or amend; `*` is any text.')),
+    limits: Type.Optional(KeyLimits),
   },
   { ...strict, title: 'WantedKey' },
 )

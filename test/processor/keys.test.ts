@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { createKey, listKeys, revokeKey, StoredKeys } from '../../processor/keys.ts'
 import { Store } from '../../processor/store.ts'
 import { Fault } from '../../schemas/fault.ts'
+import { pushBoundsDefault } from '../../schemas/keys.ts'
 import { hourMs, showInstant } from '../../schemas/window.ts'
 import { faultFrom } from '../faults.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
@@ -37,6 +38,7 @@ test('a key is shown once: the store has its hash, and no answer has the key', a
     account: 'acme',
     sources: [],
     subjects: [],
+    limits: {},
     state: 'valid',
     created_at: '2025-06-01T12:30:00Z',
     created_by: 'ops',
@@ -68,6 +70,32 @@ test('two keys begin differently and have nothing in common', async () => {
   // 43 characters of 64 each: two of them alike in half the places would be no chance.
   const alike = Array.from(key.slice(17)).filter((character, at) => character === other.slice(17)[at])
   expect(alike.length).toBeLessThan(15)
+})
+
+test('how much it may is kept with it, and what is not said is as in the configuration', async () => {
+  const writes = { scopes: ['ingest'], sources: ['urn:app'], subjects: ['a*'] } as const
+  const limits = {
+    ...{ events_per_second: 5, bytes_per_second: 2048, burst_seconds: 2, body_max_bytes: 4096 },
+    requests_per_minute: 7,
+  }
+  const { key, made: shown } = await createKey(store, { name: 'slow', ...writes, limits }, made)
+  const { key: plain } = await createKey(store, { name: 'plain', ...writes }, made)
+  expect(shown.limits).toEqual(limits)
+  await using keys = new StoredKeys(store)
+  expect(await keys.authorize(key, nowMs)).toEqual({
+    name: 'slow',
+    ...writes,
+    bounds: { eventsPerSecond: 5, bytesPerSecond: 2048, burstSeconds: 2, bodyMaxBytes: 4096 },
+    requestsPerMinute: 7,
+  })
+  expect(await keys.authorize(plain, nowMs)).toEqual({ name: 'plain', ...writes, bounds: pushBoundsDefault })
+  // One that was made by a version before has nothing there.
+  await store.run(
+    `insert into api_keys select * replace('old' as name, '' as limits, 'aaaaaaaaaaaa' as prefix)
+     from api_keys as made where made.name = 'slow'`,
+  )
+  expect((await listKeys(store, nowMs)).find(({ name }) => name === 'old')?.limits).toEqual({})
+  expect((await revokeKey(store, 'slow', made))[0]?.limits).toEqual(limits)
 })
 
 test('what is not the whole key, to the last character, is nobody’s', async () => {
@@ -163,6 +191,9 @@ test('what a key cannot be is said, and nothing is made', async () => {
     [{ name: 'n', scopes: ['ingest'] }, /sources/],
     [{ name: 'n', scopes: ['amend'], sources: ['*'], subjects: ['a'] }, /subjects/],
     [{ name: 'n', scopes: ['read'], expiresMs: nowMs }, /expires/],
+    [{ name: 'n', scopes: ['read'], limits: { requests_per_minute: 0 } }, /requests_per_minute/],
+    [{ name: 'n', scopes: ['read'], limits: { events_per_second: 1.5 } }, /events_per_second/],
+    [{ name: 'n', scopes: ['read'], limits: { eventsPerSecond: 5 } as object }, /limits/],
   ] as const
   for (const [wanted, message] of wrong) {
     const fault = await faultFrom(createKey(store, wanted, { ...made, taken: ['configured'] }))
