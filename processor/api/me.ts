@@ -20,7 +20,7 @@ export function meRoutes(): Routes {
       {
         method: 'GET',
         url: '/api/v1/me',
-        scope: 'read',
+        scope: 'any',
         tags: ['keys'],
         summary: 'Says whom the API takes the caller for',
         answers: { 200: { description: 'The caller.', body: Me } },

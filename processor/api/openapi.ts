@@ -92,7 +92,7 @@ export function documentOf(declared: readonly Declared[]): Json {
           type: 'http',
           scheme: 'bearer',
           description:
-            'An API key. The roles that a route names are the scopes that it asks of the key: ingest, amend, read, bill or admin.',
+            'An API key. The roles that a route names are the scopes that it asks of the key: ingest, amend, read, bill or admin. One that names none takes any key.',
         },
       },
       responses,
@@ -125,7 +125,7 @@ function operationOf(declared: Declared, path: string, schemas: Map<string, Json
     tags: declared.tags,
     summary,
     ...(description !== undefined && { description }),
-    security: scope === 'nobody' ? [] : [{ key: [scope] }],
+    security: scope === 'nobody' ? [] : [{ key: scope === 'any' ? [] : [scope] }],
     ...(parameters.length > 0 && { parameters }),
     ...(taken && { requestBody: { required: !bodiless, content: contentOf(taken, schemas) } }),
     responses: Object.fromEntries([

@@ -7,13 +7,13 @@ import type { Static, TSchema } from 'typebox'
 import { type Misfit, misfitOf, validator } from '../../schemas/check.ts'
 import type { KeyScope } from '../../schemas/keys.ts'
 
-/** What a route asks of who calls it: one of the scopes of a key, or `nobody` where anyone may. */
-export type RouteScope = KeyScope | 'nobody'
+/** What a route asks of who calls it: one of the scopes of a key, `any` where each key will do, or `nobody` where anyone may. */
+export type RouteScope = KeyScope | 'any' | 'nobody'
 
 /** Who calls: the key's name and scopes, and the one account that it is bound to, if it is. */
 export interface Caller {
   readonly name: string
-  readonly scopes: readonly RouteScope[]
+  readonly scopes: readonly KeyScope[]
   /** It sees what this account pays for and nothing else. */
   readonly account?: string
   /** How often it may ask; without it as often as the API lets anyone. */

@@ -42,7 +42,7 @@ describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => 
     if (scope === 'nobody') return all
     if ((strangers as readonly Who[]).includes(who)) return 401
     const [whose, held] = who.split(' ')
-    if (held !== scope) return 403
+    if (scope !== 'any' && held !== scope) return 403
     return whose === 'all' ? all : (account ?? 403)
   }
 
