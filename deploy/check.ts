@@ -31,6 +31,8 @@ export interface Checked {
   readonly grids: { readonly faults: readonly string[]; readonly notes: readonly string[] }
   /** What meters would count twice, and which of their paths stand for nothing in the last events, where a ledger is at hand. */
   readonly meters: { readonly faults: readonly string[]; readonly notes: readonly string[] }
+  /** Of what accounts keys are bound to that are not there: such a key shows nothing. */
+  readonly keys: { readonly faults: readonly string[]; readonly notes: readonly string[] }
   /** Empty with `--offline`, but for sources that cannot even be opened. */
   readonly sources: readonly CheckedSource[]
 }
@@ -57,7 +59,9 @@ export async function check(
   if (json === true) {
     const { problems } = checkConfig(file ?? undefined, await configRules('price'))
     if (problems.length > 0)
-      stdout(printJson({ file, problems, grids: none, meters: none, sources: [] } satisfies Checked))
+      stdout(
+        printJson({ file, problems, grids: none, meters: none, keys: none, sources: [] } satisfies Checked),
+      )
   }
   const config = await configured(settings, 'price')
 
@@ -69,17 +73,18 @@ export async function check(
   const secrets = secretsIn(config.sources, settings.env)
   const told = [...shut, ...asked].map(one => without(secrets, one))
   const sources = told.sort((a, b) => order.indexOf(a.source) - order.indexOf(b.source))
-  const meters = await meterFindings(config, settings)
-  const isFine =
-    meters.faults.length === 0 &&
-    grids.faults.length === 0 &&
-    sources.every(({ missing }) => missing.length === 0)
+  const { meters, keys } = await heldFindings(config, settings)
+  const lines = [gridLines(grids), meters, keys]
+  const hasFaults = lines.some(({ faults }) => faults.length > 0)
+  const isFine = !hasFaults && sources.every(({ missing }) => missing.length === 0)
 
   if (json === true)
-    stdout(printJson({ file, problems: [], grids: gridLines(grids), meters, sources } satisfies Checked))
+    stdout(
+      printJson({ file, problems: [], grids: gridLines(grids), meters, keys, sources } satisfies Checked),
+    )
   else {
-    for (const line of [gridLines(grids), meters].flatMap(found => Object.values(found).flat())) stderr(line)
-    if (grids.faults.length === 0 && meters.faults.length === 0)
+    for (const line of lines.flatMap(found => Object.values(found).flat())) stderr(line)
+    if (!hasFaults)
       stdout(
         `${settings.config}: ${config.sources.length} sources, ${config.meters.length} meters, ${config.accounts.length} accounts, ${config.books.length} price books: no problem found in them\n`,
       )
@@ -88,32 +93,55 @@ export async function check(
   return isFine ? 0 : 1
 }
 
-/** A ledger is at hand where its store has an address, or one of the data directory is running. */
-async function meterFindings(
+/** Meters and keys, also against a ledger: one is at hand where its store has an address, or that of the data directory is running. */
+async function heldFindings(
   config: LoadedConfig,
   settings: Settings & { readonly offline?: boolean },
-): Promise<Checked['meters']> {
-  const faults = config.books.flatMap(book => {
+): Promise<Pick<Checked, 'meters' | 'keys'>> {
+  const twice = config.books.flatMap(book => {
     const slugs = new Set(book.charges.map(({ meter }) => meter))
     return billedTwice(config.meters.filter(({ slug }) => slugs.has(slug))).map(
       line => `price book ${book.id}: ${line}`,
     )
   })
+  const unpaid = withoutAccount(config.keys, config)
+  const found = (notes: readonly string[], ofKeys: readonly string[] = []) => ({
+    meters: { faults: twice, notes },
+    keys: { faults: unpaid, notes: ofKeys },
+  })
   const isAtHand = config.store.url !== undefined || existsSync(join(config.data, 'store.json'))
-  if (settings.offline === true || !isAtHand) return { faults, notes: [] }
+  if (settings.offline === true || !isAtHand) return found([])
   const { misses } = await import('../processor/catalogue.ts')
+  const { listKeys } = await import('../processor/keys.ts')
   const notes: string[] = []
   try {
     await using opened = await openStore(config, settings)
     for (const meter of config.meters)
       for (const line of await misses(opened.store, meter))
         if (!line.startsWith('there are no events')) notes.push(`meter ${meter.slug}: ${line}`)
+    const stored = await listKeys(opened.store, settings.nowMs())
+    return found(
+      notes,
+      withoutAccount(
+        stored.filter(({ state }) => state === 'valid'),
+        config,
+      ),
+    )
   } catch (error) {
     notes.push(
       `meters were not held against the ledger: ${describeFault(asFault(error, 'STORE_UNREACHABLE'))}`,
     )
+    return found(notes)
   }
-  return { faults, notes }
+}
+
+function withoutAccount(
+  keys: readonly { readonly name: string; readonly account?: string | null }[],
+  { accounts }: LoadedConfig,
+): readonly string[] {
+  return keys
+    .filter(({ account }) => typeof account === 'string' && !accounts.some(({ id }) => id === account))
+    .map(({ name, account }) => `key ${name}: there is no account "${account}", so it shows nothing`)
 }
 
 /** All that the references of the sources point at, as far as it can be read. */

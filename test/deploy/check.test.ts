@@ -1,4 +1,5 @@
 /** `check` and `sources` as commands: what they print, what they exit with, and that one source hides no other. */
+import { hash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -41,9 +42,13 @@ const source = (name: string, options: object = {}) => ({
   ...options,
 })
 
-async function checked(listed: readonly object[], options: Partial<Parameters<typeof check>[0]> = {}) {
+async function checked(
+  listed: readonly object[],
+  options: Partial<Parameters<typeof check>[0]> = {},
+  more: object = {},
+) {
   const config = join(dir, 'meterline.yaml')
-  writeFileSync(config, stringify({ data: 'data', sources: listed }))
+  writeFileSync(config, stringify({ data: 'data', sources: listed, ...more }))
   let stdout = ''
   let stderr = ''
   const code = await check({
@@ -168,6 +173,27 @@ describe('check', () => {
     expect((JSON.parse(stdout) as Checked).problems).toEqual([
       expect.objectContaining({ path: 'sources[0].apikey', line: 7 }),
       expect.objectContaining({ path: 'sources[1].kind', message: expect.stringContaining('rafay') }),
+    ])
+  })
+
+  test('a key that is bound to an account that is not there is named', async () => {
+    const bound = (account: string) => ({
+      name: `of-${account}`,
+      sha256: hash('sha256', account),
+      account,
+      scopes: ['read'],
+    })
+    const accounts = [{ id: 'acme', currency: 'USD', priceBook: 'list', subjects: [] }]
+    const charges = [{ id: 'hours', meter: 'gpu_hours', unit: 'Hours', price: { unit: '1' } }]
+    const book = { id: 'list', version: 1, currency: 'USD', timezone: 'UTC', unpriced: 'error', charges }
+    writeFileSync(join(dir, 'accounts.yaml'), stringify({ accounts }))
+    writeFileSync(join(dir, 'list.yaml'), stringify(book))
+    const of = (...keys: readonly object[]) =>
+      checked([], { offline: true }, { accounts: 'accounts.yaml', priceBooks: ['list.yaml'], keys })
+    expect((await of(bound('acme'), { ...bound('x'), account: undefined })).code).toBe(0)
+    const { code, stdout, stderr } = await of(bound('acme'), bound('amce'))
+    expect([code, stdout, stderr]).toEqual([
+      ...[1, '', 'key of-amce: there is no account "amce", so it shows nothing\n'],
     ])
   })
 

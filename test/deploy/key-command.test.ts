@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterAll, expect, test } from 'vitest'
 import { stringify } from 'yaml'
+import { check } from '../../deploy/check.ts'
 import { createKeyCommand, listKeysCommand, revokeKeyCommand } from '../../deploy/key-command.ts'
 import type { Settings } from '../../deploy/roles.ts'
 import { faultFrom } from '../faults.ts'
@@ -78,7 +79,11 @@ test('nobody is answered until a key is made, nor a second after it was revoked;
   const portal = { name: 'portal', scope: ['read'], account: 'amce' }
   const unknown = await faultFrom(ran(settings => createKeyCommand({ ...settings, ...portal })))
   expect(unknown).toMatchObject({ code: 'USAGE', message: expect.stringContaining('amce') })
-  const wanted = ['--name', 'mine', '--scope', 'read', '--expires', '90d']
+  const wanted = [
+    ...['--name', 'mine', '--scope', 'read', '--expires', '90d'],
+    '--limit',
+    'requests_per_minute=90',
+  ]
   const made = await meterline(['--config', file, 'key', 'create', ...wanted], { env, cwd: dir })
   expect(made.code, made.stderr).toBe(0)
   // Nothing but the key, so that a script can take it.
@@ -90,13 +95,24 @@ test('nobody is answered until a key is made, nor a second after it was revoked;
   expect((await get('/api/v1/rejected', key))[0]).toBe(403)
   const listed = await ran(settings => listKeysCommand({ ...settings, json: true }))
   expect(JSON.parse(listed.stdout)).toMatchObject([
-    { name: 'mine', prefix: key.slice(4, 16), scopes: ['read'], account: null, state: 'valid' },
+    {
+      ...{ name: 'mine', prefix: key.slice(4, 16), scopes: ['read'], account: null, state: 'valid' },
+      limits: { requests_per_minute: 90 },
+    },
   ])
 
   expect((await ran(settings => revokeKeyCommand({ ...settings, named: 'mine' }))).code).toBe(0)
   await sleep(1000)
   expect((await get('/api/v1/coverage', key))[0]).toBe(401)
   expect((await ran(listKeysCommand)).stdout).toContain('revoked')
+
+  // Its customer has left.
+  const bound = { name: 'left', scope: ['read'], account: 'acme' }
+  expect((await ran(settings => createKeyCommand({ ...settings, ...bound }))).code).toBe(0)
+  writeFileSync(join(dir, 'accounts.yaml'), stringify({ accounts: [] }))
+  const checked = await ran(settings => check({ ...settings, json: true, answerMsMax: 100 }))
+  const left = 'key left: there is no account "acme", so it shows nothing'
+  expect(JSON.parse(checked.stdout).keys).toEqual({ faults: [], notes: [left] })
 
   const metrics = (await get('/metrics', scraped))[1]
   const said = `${up.stderr()}${metrics}${listed.stdout}${made.stderr}`
