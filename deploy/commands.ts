@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { coverageAnswer } from '../processor/api/coverage.ts'
 import { positionAsOf } from '../processor/as-of.ts'
 import type { bill } from '../processor/billing.ts'
-import { Catalogue, type CatalogueEntry } from '../processor/catalogue.ts'
+import { Catalogue, type CatalogueMeter } from '../processor/catalogue.ts'
 import { type CoverageRow, gapLine, isGap, spansOf } from '../processor/coverage.ts'
 import type { ExportFile } from '../processor/exports/export.ts'
 import { unknownLine } from '../processor/gate.ts'
@@ -109,8 +109,8 @@ export async function usage(
 }
 
 /** @throws Fault METER_UNKNOWN naming those that there are */
-async function meterNamed(catalogue: Catalogue, slug: string): Promise<CatalogueEntry> {
-  const entries = await catalogue.list()
+async function meterNamed(catalogue: Catalogue, slug: string): Promise<CatalogueMeter> {
+  const entries = await catalogue.meters()
   const found = entries.find(({ meter }) => meter.slug === slug)
   if (found) return found
   const slugs = entries.map(({ meter }) => meter.slug).join(', ')

@@ -360,9 +360,7 @@ async function runningProcessor(
   },
 ): Promise<Processor> {
   const { startProcessor } = await import('../processor/process.ts')
-  const { Catalogue } = await import('../processor/catalogue.ts')
   const { store, eventLog, rejects, health, log, signal } = parts
-  await new Catalogue(store, config.meters, Date.now).begin()
   const processor = await startProcessor({
     store,
     log: eventLog,
@@ -452,7 +450,7 @@ export async function apiRoutes(
       logState: () => eventLog.state(),
       ...(outbox && { outbox: { depth: () => outbox.depth(), bytesMax: config.outbox.maxBytes } }),
     }),
-    usageRoutes({ store, queries, meterOf: slug => catalogue.get(slug), accounts }),
+    usageRoutes({ store, queries, meterOf: slug => catalogue.find(slug), accounts }),
     eventListRoutes({ store, queries, catalogue, accounts }),
     meterRoutes({ catalogue }),
     queryRoutes({ store, queries, catalogue, accounts, nowMs }),

@@ -26,7 +26,8 @@ export interface MeterNotes {
   readonly eventFromMs?: number | undefined
 }
 
-export interface CatalogueEntry extends MeterNotes {
+/** A meter, and which definition answers. */
+export interface CatalogueMeter extends MeterNotes {
   /** A ULID. */
   readonly id: string
   /** As it was asked for. */
@@ -39,6 +40,10 @@ export interface CatalogueEntry extends MeterNotes {
   readonly deletedMs?: number | undefined
   /** `computing`: its history is on its way. Answers are exact all the same, of a new meter from the ledger, and slower. */
   readonly state: 'ready' | 'computing'
+}
+
+/** As it is shown. */
+export interface CatalogueEntry extends CatalogueMeter {
   readonly progress: BuildProgress
 }
 
@@ -46,6 +51,12 @@ export interface CatalogueEntry extends MeterNotes {
 export interface Changed {
   readonly entry: CatalogueEntry
   readonly warnings: readonly string[]
+}
+
+/** A meter beside the build of its definition; without one where nothing computes it. */
+interface Known {
+  readonly meter: CatalogueMeter
+  readonly own: Build | undefined
 }
 
 interface Row extends MeterNotes {
@@ -59,6 +70,15 @@ interface Row extends MeterNotes {
 
 const isMeter = validator(Meter)
 const nothing: BuildProgress = { hoursDone: 0, hours: 0, unusable: 0, example: '' }
+
+/** At the start of a processor: every meter of the file or made by API has its cells computed, and what is none any more has not. */
+export async function beginMeters(store: Store, file: readonly Meter[]): Promise<void> {
+  const rows = (await rowsOf(store)).filter(({ deletedMs }) => deletedMs === undefined)
+  const meters = [...file, ...unshadowed(rows, file).map(({ meter }) => meter)]
+  await registerMeters(store, meters)
+  const slugs = new Set(meters.map(({ slug }) => slug))
+  await retire(store, slug => !slugs.has(slug))
+}
 
 export class Catalogue {
   readonly #store: Store
@@ -74,13 +94,22 @@ export class Catalogue {
     this.#startedMs = nowMs()
   }
 
-  /** At the start of a processor: every meter has its cells computed, and what is no meter any more has not. */
-  async begin(): Promise<void> {
-    const rows = (await this.#rows()).filter(({ deletedMs }) => deletedMs === undefined)
-    const meters = [...this.#file, ...this.#unshadowed(rows).map(({ meter }) => meter)]
-    await registerMeters(this.#store, meters)
-    const slugs = new Set(meters.map(({ slug }) => slug))
-    await retire(this.#store, slug => !slugs.has(slug))
+  /**
+   * What a question has to know of a meter, by its id or slug. By slug it is one small statement for a meter of the file and
+   * two side by side for others; how far a computation is, which `get` says, costs a look through the ledger.
+   * @throws Fault METER_UNKNOWN, also for one that was removed
+   */
+  async find(idOrSlug: string): Promise<CatalogueMeter> {
+    const { meter } = await this.#named(idOrSlug)
+    if (meter.deletedMs === undefined) return meter
+    const { slug } = meter.meter
+    throw new Fault('METER_UNKNOWN', `meter ${slug} was removed`, { meter: slug })
+  }
+
+  /** By slug, as `find` has them. */
+  async meters(): Promise<readonly CatalogueMeter[]> {
+    const known = (await this.#known()).map(({ meter }) => meter)
+    return known.filter(({ deletedMs }) => deletedMs === undefined)
   }
 
   /** By slug. With `withDeleted` those made by API that were removed come too. */
@@ -89,15 +118,8 @@ export class Catalogue {
   }: {
     readonly withDeleted?: boolean
   } = {}): Promise<readonly CatalogueEntry[]> {
-    const [rows, builds] = await Promise.all([this.#rows(), buildsOf(this.#store)])
-    const progress = await progressOf(this.#store, builds)
-    const entries = [
-      ...this.#file.map(meter => this.#fileEntry(meter, builds, progress)),
-      ...this.#unshadowed(rows)
-        .filter(({ deletedMs }) => withDeleted || deletedMs === undefined)
-        .map(row => apiEntry(row, builds, progress)),
-    ]
-    return entries.sort((a, b) => (a.meter.slug < b.meter.slug ? -1 : 1))
+    const known = await this.#known()
+    return await this.#entries(known.filter(({ meter }) => withDeleted || meter.deletedMs === undefined))
   }
 
   /**
@@ -105,14 +127,8 @@ export class Catalogue {
    * @throws Fault METER_UNKNOWN
    */
   async get(idOrSlug: string): Promise<CatalogueEntry> {
-    const all = await this.list({ withDeleted: true })
-    const entry =
-      all.find(({ meter, deletedMs }) => meter.slug === idOrSlug && deletedMs === undefined) ??
-      all.find(({ id }) => id === idOrSlug.toUpperCase())
-    if (entry) return entry
-    throw new Fault('METER_UNKNOWN', `there is no meter "${idOrSlug.slice(0, 80)}"`, {
-      meter: idOrSlug.slice(0, 80),
-    })
+    const [entry] = await this.#entries([await this.#named(idOrSlug)])
+    return entry as CatalogueEntry
   }
 
   /**
@@ -121,15 +137,15 @@ export class Catalogue {
    */
   async create(definition: unknown, notes: MeterNotes = {}): Promise<Changed> {
     const meter = this.#checked(definition)
-    const others = await this.list()
-    if (others.some(other => other.meter.slug === meter.slug)) throw exists(meter)
+    const others = await this.#known(meter.slug)
+    if (others.some(other => other.meter.deletedMs === undefined)) throw exists(meter)
     const atMs = this.#nowMs()
     const row: Row = { ...notes, id: newId(atMs), meter, createdMs: atMs, updatedMs: atMs, version: 1 }
     await this.#write(row)
     // Of two that are made at once the first by id stays. Where that one was written after the look of the other, both
-    // were told that it is made, and it is: `#unshadowed` knows one.
-    const rivals = (await this.#rows()).filter(
-      other => other.meter.slug === meter.slug && other.deletedMs === undefined && other.id < row.id,
+    // were told that it is made, and it is: `unshadowed` knows one.
+    const rivals = (await rowsOf(this.#store, meter.slug)).filter(
+      other => other.deletedMs === undefined && other.id < row.id,
     )
     const withdrawn = async () => {
       await this.#write({ ...row, deletedMs: atMs, version: 2 })
@@ -164,8 +180,8 @@ export class Catalogue {
     const row = await this.#own(idOrSlug)
     const atMs = this.#nowMs()
     // One that was made beside it must not come to light now.
-    for (const one of await this.#rows())
-      if (one.meter.slug === row.meter.slug && one.deletedMs === undefined)
+    for (const one of await rowsOf(this.#store, row.meter.slug))
+      if (one.deletedMs === undefined)
         await this.#write({ ...one, deletedMs: atMs, updatedMs: atMs, version: one.version + 1 })
     await retire(this.#store, slug => slug === row.meter.slug)
   }
@@ -195,60 +211,71 @@ export class Catalogue {
   }
 
   async #own(idOrSlug: string): Promise<Row> {
-    const entry = await this.get(idOrSlug)
-    if (entry.origin === 'file')
-      throw new Fault('METER_FIXED', `meter ${entry.meter.slug} is of the catalogue file: change it there`)
-    const row = (await this.#rows()).find(({ id }) => id === entry.id)
-    if (!row || row.deletedMs !== undefined)
-      throw new Fault('METER_UNKNOWN', `meter ${entry.meter.slug} was removed`)
+    const { id, meter, origin } = await this.find(idOrSlug)
+    const { slug } = meter
+    if (origin === 'file')
+      throw new Fault('METER_FIXED', `meter ${slug} is of the catalogue file: change it there`)
+    const row = (await rowsOf(this.#store, slug)).find(row => row.id === id)
+    if (!row || row.deletedMs !== undefined) throw new Fault('METER_UNKNOWN', `meter ${slug} was removed`)
     return row
   }
 
-  /** A meter of the file takes the place of one of its slug that was made by API, and of two of those the first by id. */
-  #unshadowed(rows: readonly Row[]): readonly Row[] {
-    const slugs = new Set(this.#file.map(({ slug }) => slug))
-    const firsts = new Map<string, string>()
-    for (const { id, meter, deletedMs } of rows)
-      if (deletedMs === undefined && !firsts.has(meter.slug)) firsts.set(meter.slug, id)
-    return rows.filter(
-      ({ id, meter, deletedMs }) =>
-        !slugs.has(meter.slug) && (deletedMs !== undefined || firsts.get(meter.slug) === id),
-    )
+  /** @throws Fault METER_UNKNOWN */
+  async #named(idOrSlug: string): Promise<Known> {
+    const found =
+      (await this.#known(idOrSlug)).find(({ meter }) => meter.deletedMs === undefined) ??
+      (await this.#withId(idOrSlug.toUpperCase()))
+    if (found) return found
+    throw new Fault('METER_UNKNOWN', `there is no meter "${idOrSlug.slice(0, 80)}"`, {
+      meter: idOrSlug.slice(0, 80),
+    })
   }
 
-  #fileEntry(meter: Meter, builds: readonly Build[], progress: Progress): CatalogueEntry {
-    return {
+  async #withId(id: string): Promise<Known | undefined> {
+    const rows = await this.#store.rows<{ slug: string }>(
+      'select slug from meters where id = {id:String} limit 1',
+      { id },
+    )
+    const slug = this.#file.find(({ slug }) => fileId(slug) === id)?.slug ?? rows[0]?.slug
+    if (slug === undefined) return undefined
+    return (await this.#known(slug)).find(({ meter }) => meter.id === id)
+  }
+
+  /** All, or those of a slug, by slug. */
+  async #known(slug?: string): Promise<readonly Known[]> {
+    const file = slug === undefined ? this.#file : this.#file.filter(meter => meter.slug === slug)
+    // Where the file has the slug, what was made by API under it is no meter.
+    const isFixed = slug !== undefined && file.length > 0
+    const [rows, builds] = await Promise.all([
+      isFixed ? [] : rowsOf(this.#store, slug),
+      buildsOf(this.#store, slug),
+    ])
+    const fixed = file.map(meter => ({
       id: fileId(meter.slug),
       meter,
-      ...answer(meter, builds, progress),
-      origin: 'file',
+      origin: 'file' as const,
       createdMs: this.#startedMs,
       updatedMs: this.#startedMs,
-    }
+    }))
+    const made = unshadowed(rows, this.#file).map(({ version: _, ...row }) => ({
+      ...row,
+      origin: 'api' as const,
+    }))
+    const known = [...fixed, ...made].map(one => {
+      const { own, ...answers } = answer(one.meter, builds)
+      return { own, meter: { ...one, ...answers } }
+    })
+    return known.sort((a, b) => (a.meter.meter.slug < b.meter.meter.slug ? -1 : 1))
   }
 
-  async #rows(): Promise<readonly Row[]> {
-    const rows = await this.#store.rows<{
-      id: string
-      definition: string
-      named: string
-      created_ms: string
-      updated_ms: string
-      deleted_ms: string | null
-      version: string
-    }>(
-      `select id, definition, named, toUnixTimestamp64Milli(created) as created_ms,
-         toUnixTimestamp64Milli(updated) as updated_ms, toUnixTimestamp64Milli(deleted) as deleted_ms, version
-       from meters final order by id`,
+  async #entries(known: readonly Known[]): Promise<readonly CatalogueEntry[]> {
+    const progress = await progressOf(
+      this.#store,
+      known.flatMap(({ own }) => own ?? []),
     )
-    return rows.map(row => ({
-      ...(JSON.parse(row.named) as MeterNotes),
-      id: row.id,
-      meter: JSON.parse(row.definition) as Meter,
-      createdMs: Number(row.created_ms),
-      updatedMs: Number(row.updated_ms),
-      ...(row.deleted_ms !== null && { deletedMs: Number(row.deleted_ms) }),
-      version: Number(row.version),
+    return known.map(({ meter, own }) => ({
+      ...meter,
+      progress: (own && progress.get(own.key)) ?? nothing,
     }))
   }
 
@@ -274,28 +301,59 @@ export class Catalogue {
   }
 }
 
-type Progress = ReadonlyMap<string, BuildProgress>
+/** Those made by API: all, or those of a slug, by id. */
+async function rowsOf(store: Store, slug?: string): Promise<readonly Row[]> {
+  const rows = await store.rows<{
+    id: string
+    definition: string
+    named: string
+    created_ms: string
+    updated_ms: string
+    deleted_ms: string | null
+    version: string
+  }>(
+    `select id, definition, named, toUnixTimestamp64Milli(created) as created_ms,
+       toUnixTimestamp64Milli(updated) as updated_ms, toUnixTimestamp64Milli(deleted) as deleted_ms, version
+     from meters final ${slug === undefined ? '' : 'where slug = {slug:String}'} order by id`,
+    { slug },
+  )
+  return rows.map(row => ({
+    ...(JSON.parse(row.named) as MeterNotes),
+    id: row.id,
+    meter: JSON.parse(row.definition) as Meter,
+    createdMs: Number(row.created_ms),
+    updatedMs: Number(row.updated_ms),
+    ...(row.deleted_ms !== null && { deletedMs: Number(row.deleted_ms) }),
+    version: Number(row.version),
+  }))
+}
 
-function apiEntry({ version: _, ...row }: Row, builds: readonly Build[], progress: Progress): CatalogueEntry {
-  return { ...row, ...answer(row.meter, builds, progress), origin: 'api' }
+/** A meter of the file takes the place of one of its slug that was made by API, and of two of those the first by id. */
+function unshadowed(rows: readonly Row[], file: readonly Meter[]): readonly Row[] {
+  const slugs = new Set(file.map(({ slug }) => slug))
+  const firsts = new Map<string, string>()
+  for (const { id, meter, deletedMs } of rows)
+    if (deletedMs === undefined && !firsts.has(meter.slug)) firsts.set(meter.slug, id)
+  return rows.filter(
+    ({ id, meter, deletedMs }) =>
+      !slugs.has(meter.slug) && (deletedMs !== undefined || firsts.get(meter.slug) === id),
+  )
 }
 
 /** Exactly this definition where it is ready, else the last of the slug that is, else this one from the ledger. */
 function answer(
   meter: Meter,
   builds: readonly Build[],
-  progress: Progress,
-): Pick<CatalogueEntry, 'answering' | 'state' | 'progress'> {
+): Pick<CatalogueMeter, 'answering' | 'state'> & Pick<Known, 'own'> {
   const own = builds.findLast(
     build =>
       build.meter.slug === meter.slug &&
       build.state !== 'retired' &&
       meterHash(build.meter) === meterHash(meter),
   )
-  const figures = (own && progress.get(own.key)) ?? nothing
-  if (own?.state === 'ready') return { answering: meter, state: 'ready', progress: figures }
+  if (own?.state === 'ready') return { answering: meter, state: 'ready', own }
   const before = builds.findLast(build => build.meter.slug === meter.slug && build.state === 'ready')
-  return { answering: before?.meter ?? meter, state: 'computing', progress: figures }
+  return { answering: before?.meter ?? meter, state: 'computing', own }
 }
 
 function exists({ slug }: Meter): Fault {

@@ -11,9 +11,10 @@ import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { Meter } from '../schemas/meters.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
 import { type AcceptedBatch, Accepting, accept } from './accept.ts'
+import { beginMeters } from './catalogue.ts'
 import { Ledger, type PutOutcome } from './ledger.ts'
 import { Pulse, type PulseLimits } from './pulse.ts'
-import { buildsOf, recompute, registerMeters } from './rollups.ts'
+import { buildsOf, recompute } from './rollups.ts'
 import { newToken } from './stale.ts'
 import { isContentRefusal, type Store } from './store.ts'
 import { type ValueCheck, valueCheck } from './values.ts'
@@ -71,6 +72,7 @@ export interface ProcessorOptions {
   readonly store: Store
   readonly log: EventLog
   readonly rejects?: RejectLog
+  /** Those of the catalogue file. */
   readonly meters: readonly Meter[]
   /** When a complete read has to wait; null where none ever has. */
   readonly suspect?: SuspectRule | null
@@ -137,11 +139,11 @@ const busyRestMs = 5000
 /** A put that comes so soon after the last one need not ask whether the ledger is still the same. */
 const trustMs = 250
 
-/** Starts the loop. Registering meters happens first, so that every recompute knows them. */
+/** Starts the loop. Meters come first, those made by API as well, so that every recompute knows them. */
 export async function startProcessor(options: ProcessorOptions): Promise<Processor> {
   const { store, log, meters, signal } = options
   const limits = { ...limitsDefault, ...options.limits }
-  await registerMeters(store, meters, newToken)
+  await beginMeters(store, meters)
   const stop = new AbortController()
   const running = AbortSignal.any([signal, stop.signal])
   const nowMs = () => performance.now()
@@ -337,7 +339,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       putBackTotal.inc()
       ledger = new Ledger(store, logId, options.suspect)
       witness = new Witness(store, logId)
-      await insisting('ledger', () => registerMeters(store, meters, newToken))
+      await insisting('ledger', () => beginMeters(store, meters))
     }
   }
 

@@ -30,8 +30,8 @@ const buildColumns = ['meter', 'slug', 'definition', 'ordinal', 'state', 'rank']
 /** A build never goes back: of two rows of a key the later state counts. */
 const ranks = { building: 0, ready: 1, retired: 2, gone: 3 } as const
 
-/** All of them, in the order in which they were asked for. */
-export async function buildsOf(store: Store): Promise<readonly Build[]> {
+/** All of them, or those of a slug, in the order in which they were asked for. */
+export async function buildsOf(store: Store, slug?: string): Promise<readonly Build[]> {
   const rows = await store.rows<{
     meter: string
     definition: string
@@ -40,7 +40,8 @@ export async function buildsOf(store: Store): Promise<readonly Build[]> {
     age: string
   }>(
     `select meter, definition, ordinal, state, dateDiff('second', at, now64(3)) as age
-     from builds final where state != 'gone' order by ordinal, meter`,
+     from builds final where state != 'gone' ${slug === undefined ? '' : 'and slug = {slug:String}'} order by ordinal, meter`,
+    { slug },
   )
   return rows.map(({ meter, definition, ordinal, state, age }) => ({
     key: meter,
@@ -63,11 +64,7 @@ async function enter(store: Store, builds: readonly Build[], state: keyof typeof
  * includes it, and `recompute` goes through its history hour by hour; until that is done its answers come from the ledger.
  * Where there is no history it is ready at once. Meters that are not named stay as they are.
  */
-export async function registerMeters(
-  store: Store,
-  meters: readonly Meter[],
-  _newToken?: () => bigint,
-): Promise<void> {
+export async function registerMeters(store: Store, meters: readonly Meter[]): Promise<void> {
   const builds = await buildsOf(store)
   const latest = builds.reduce((most, { ordinal }) => Math.max(most, ordinal), 0)
   const added: Build[] = []
@@ -167,30 +164,50 @@ export interface BuildProgress {
   readonly example: string
 }
 
-/** By key, of those that are not retired. */
+/** By key, of those that are not retired. One that is building costs a look through the ledger, and all of them the same one. */
 export async function progressOf(
   store: Store,
   builds: readonly Build[],
 ): Promise<ReadonlyMap<string, BuildProgress>> {
+  const kept = builds.filter(({ state }) => state !== 'retired')
+  if (kept.length === 0) return new Map()
   const rows = await store.rows<{ meter: string; done: string; unusable: string; example: string }>(
     `select meter, count() as done, sum(unusable) as unusable, argMax(example, (example != '', hour)) as example
-     from built final group by meter`,
+     from built final where meter in ({keys:Array(String)}) group by meter`,
+    { keys: kept.map(({ key }) => key) },
   )
   const known = new Map(rows.map(row => [row.meter, row]))
-  const progress = new Map<string, BuildProgress>()
-  for (const { key, meter, state } of builds) {
-    if (state === 'retired') continue
-    const row = known.get(key)
-    const hoursDone = Number(row?.done ?? 0)
-    const left = state === 'building' ? (await hoursOf(store, meter, key)).length : 0
-    progress.set(key, {
-      hoursDone,
-      hours: hoursDone + left,
-      unusable: Number(row?.unusable ?? 0),
-      example: row?.example ?? '',
-    })
-  }
-  return progress
+  const left = await hoursLeft(
+    store,
+    kept.filter(({ state }) => state === 'building'),
+  )
+  return new Map(
+    kept.map(({ key }) => {
+      const row = known.get(key)
+      const hoursDone = Number(row?.done ?? 0)
+      const hours = hoursDone + (left.get(key) ?? 0)
+      return [key, { hoursDone, hours, unusable: Number(row?.unusable ?? 0), example: row?.example ?? '' }]
+    }),
+  )
+}
+
+/** By key, how many hours of the ledger have events of its types and are not built. */
+async function hoursLeft(store: Store, builds: readonly Build[]): Promise<ReadonlyMap<string, number>> {
+  const pairs = builds.flatMap(({ key, meter }) => meter.eventTypes.map(type => [key, type] as const))
+  if (pairs.length === 0) return new Map()
+  const there = Object.entries({ events: 'start', pushed: 'time', amendments: 'time' }).map(
+    ([table, at]) =>
+      `select distinct type, toStartOfHour(${at}) as hour from ${table} where type in ({types:Array(String)})`,
+  )
+  const rows = await store.rows<{ meter: string; hours: string }>(
+    `select meter, uniqExact(hour) as hours
+     from (select arrayJoin(arrayZip({keys:Array(String)}, {types:Array(String)})) as pair, pair.1 as meter, pair.2 as type) as asked
+     join (select toString(type) as type, toDateTime(hour, 'UTC') as hour from (${there.join(' union all ')})) as there using type
+     where (meter, hour) not in (select meter, hour from built where meter in ({keys:Array(String)}))
+     group by meter`,
+    { keys: pairs.map(([key]) => key), types: pairs.map(([, type]) => type) },
+  )
+  return new Map(rows.map(({ meter, hours }) => [meter, Number(hours)]))
 }
 
 /**

@@ -7,13 +7,13 @@ import { Fault } from '../../schemas/fault.ts'
 import { FilterString } from '../../schemas/meters.ts'
 import { stepNames } from '../../schemas/step.ts'
 import { parseInstant } from '../../schemas/window.ts'
-import type { CatalogueEntry } from '../catalogue.ts'
+import type { CatalogueMeter } from '../catalogue.ts'
 import type { Queries } from '../queries.ts'
 import type { Store } from '../store.ts'
 import { type Amount, amounts, keyOf } from '../usage.ts'
 import type { RowKey, UsageQuery } from '../usage-plan.ts'
 import { mediaTypes, usageText } from '../usage-text.ts'
-import { formatQuery, linkNext } from './lists.ts'
+import { formatOf, formatQuery, linkNext, started } from './lists.ts'
 import { type Routes, route } from './route.ts'
 import { tenantsOf } from './tenants.ts'
 
@@ -109,7 +109,7 @@ export interface UsageParts {
   readonly store: Store
   readonly queries: Queries
   /** @throws Fault METER_UNKNOWN */
-  readonly meterOf: (slug: string) => Promise<Pick<CatalogueEntry, 'answering' | 'eventFromMs'>>
+  readonly meterOf: (slug: string) => Promise<Pick<CatalogueMeter, 'answering' | 'eventFromMs'>>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
@@ -161,7 +161,7 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
           ...(limit !== undefined && { limit: limit + 1 }),
           ...(asked.cursor !== undefined && { after: readCursor(asked.cursor) }),
         }
-        const format = asked.format ?? (accepts === 'text/csv' ? 'csv' : 'json')
+        const format = formatOf(asked, accepts)
         const rows = queries.ask(signal, reading => amounts(store, query, reading))
         let shown: AsyncIterable<readonly Amount[]> = rows
         if (limit !== undefined) {
@@ -170,22 +170,11 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
           if (page.hasMore && last) linkNext(request, reply, { cursor: cursorOf(keyOf(last, query)) })
           shown = once(page.rows)
         }
-        const text = usageText(query, format, shown)
-        // What goes wrong before the first row has a status of its own.
-        const first = await text.next()
+        const text = await started(usageText(query, format, shown))
         if (format === 'csv') reply.header('content-disposition', `attachment; filename="${asked.meter}.csv"`)
-        return reply.type(mediaTypes[format]).send(Readable.from(startingWith(first.value ?? '', text)))
+        return reply.type(mediaTypes[format]).send(Readable.from(text))
       },
     )
-  }
-}
-
-async function* startingWith(first: string, rest: AsyncGenerator<string>): AsyncGenerator<string> {
-  try {
-    yield first
-    yield* rest
-  } finally {
-    await rest.return(undefined)
   }
 }
 

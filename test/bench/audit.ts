@@ -51,7 +51,7 @@ export async function benchAudit([given = '10000000', also]: readonly string[]):
     const lap = stopwatch()
     await makeLedger(store, plan, also === 'deep' ? 'true contents' : 'any contents')
     lap(`${plan.reads * perRead} readings and ${plan.reads} marks are in the ledger`)
-    await registerMeters(store, loadMeters(types), newToken)
+    await registerMeters(store, loadMeters(types))
     while ((await recompute(store, { run: newToken(), cellsMax: 50_000 })) > 0);
     lap('no cell is stale')
     using outbox = makeOutbox(dir, plan)

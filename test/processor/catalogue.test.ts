@@ -1,7 +1,7 @@
 /** The catalogue over a real ClickHouse: meters of the file and those made by API, and which definition answers. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
-import { Catalogue } from '../../processor/catalogue.ts'
+import { beginMeters, Catalogue } from '../../processor/catalogue.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { buildsOf, recompute } from '../../processor/rollups.ts'
 import { newToken } from '../../processor/stale.ts'
@@ -58,7 +58,7 @@ const states = async () => (await buildsOf(store)).map(({ meter, state }) => `${
 
 test('a meter that is made, changed and removed: the old definition answers until the new one is computed', async () => {
   const meters = catalogue([calls])
-  await meters.begin()
+  await beginMeters(store, [calls])
   const made = await meters.create(tokens, { name: 'Tokens', metadata: { team: 'a' }, eventFromMs: june1Ms })
   expect(made.warnings).toEqual([])
   expect(made.entry).toMatchObject({
@@ -79,7 +79,7 @@ test('a meter that is made, changed and removed: the old definition answers unti
   })
   // In another process too, and after a start.
   const other = catalogue([calls])
-  await other.begin()
+  await beginMeters(store, [calls])
   expect((await other.get('tokens')).answering).toEqual(tokens)
   await freshen()
   expect(await other.get('tokens')).toMatchObject({ state: 'ready', answering: thousands })
@@ -100,14 +100,14 @@ test('a meter that is made, changed and removed: the old definition answers unti
 
 test('meters of the file are fixed, have the same id everywhere, and what left the file is computed no more', async () => {
   const meters = catalogue([calls, tokens])
-  await meters.begin()
+  await beginMeters(store, [calls, tokens])
   const { id } = await meters.get('calls')
   expect(id).toMatch(/^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
   await expect(meters.update('calls', { name: 'x' })).rejects.toMatchObject({ code: 'METER_FIXED' })
   await expect(meters.remove(id)).rejects.toMatchObject({ code: 'METER_FIXED' })
   await freshen()
   const later = catalogue([calls])
-  await later.begin()
+  await beginMeters(store, [calls])
   expect((await later.get('calls')).id).toBe(id)
   expect(await states()).toEqual(['calls ready', 'tokens retired'])
 })
@@ -124,6 +124,31 @@ test('two that make one meter at once: there is one of it, and none after it is 
     await catalogue().remove('tokens')
     expect(await catalogue().list()).toEqual([])
   }
+})
+
+test('a question asks one small statement for a meter of the file and two for others, and none of the ledger', async () => {
+  await beginMeters(store, [calls])
+  const asked: string[] = []
+  const counted = Object.create(store) as Store
+  counted.rows = async (query, params) => {
+    asked.push(query)
+    return await store.rows(query, params)
+  }
+  const meters = new Catalogue(counted, [calls], () => nowMs)
+  const { id } = (await catalogue([calls]).create(tokens)).entry
+  const statements = async (act: () => Promise<unknown>) => {
+    asked.length = 0
+    await act()
+    return [asked.length, asked.filter(query => /\b(events|pushed|built)\b/.test(query)).length]
+  }
+  // Both are computing, which is when progress would look through the ledger.
+  expect(await statements(() => meters.find('calls'))).toEqual([1, 0])
+  expect(await statements(() => meters.find('tokens'))).toEqual([2, 0])
+  expect(await statements(() => meters.find(id))).toEqual([5, 0])
+  expect(await statements(() => meters.meters())).toEqual([2, 0])
+  expect(await statements(() => meters.list())).toEqual([4, 2])
+  await catalogue([calls]).remove('tokens')
+  await expect(meters.find(id)).rejects.toMatchObject({ code: 'METER_UNKNOWN', message: /was removed/ })
 })
 
 test('a bad definition is an error that names every problem', async () => {

@@ -39,7 +39,7 @@ export interface World extends AsyncDisposable {
 
 export async function openWorld(rig: TestClickHouse): Promise<World> {
   const store = await Store.open({ ...rig, database: `ledger_${process.pid}_${databases++}` })
-  await registerMeters(store, defaultMeters, nextToken)
+  await registerMeters(store, defaultMeters)
   const state: World = {
     store,
     ledger: new Ledger(store, 'log', null),

@@ -36,7 +36,7 @@ let tokens = 0n
 beforeAll(async () => {
   rig = await startClickHouse()
   store = await Store.open({ ...rig, database: `suspect_${process.pid}` })
-  await registerMeters(store, defaultMeters, () => ++tokens)
+  await registerMeters(store, defaultMeters)
 })
 afterAll(async () => {
   await store?.[Symbol.asyncDispose]()

@@ -12,7 +12,7 @@ import { hourMs } from '../../schemas/window.ts'
 import { batchOf, instance, readEvents } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
-import { day, expectTotals, hourOf, hours, nextToken, openWorld, source } from './ledger-world.ts'
+import { day, expectTotals, hourOf, hours, openWorld, source } from './ledger-world.ts'
 
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 
@@ -258,7 +258,7 @@ describe('rollups', () => {
     await at.freshen()
     const count: Meter = { ...hours, slug: 'readings', aggregation: 'COUNT', per: '1', unit: '1' }
     expect(await at.total(count)).toEqual({ a: '2' })
-    await registerMeters(at.store, [count], nextToken)
+    await registerMeters(at.store, [count])
     expect(await at.total(count)).toEqual({ a: '2' })
     expect(await at.freshen()).toBe(1)
     expect(await at.total(count)).toEqual({ a: '2' })

@@ -66,7 +66,7 @@ export class World implements AsyncDisposable {
     const dir = mkdtempSync(join(tmpdir(), 'meterline-audit-'))
     const database = `audit_${randomBytes(4).toString('hex')}`
     const store = await Store.open({ ...rig, database })
-    await registerMeters(store, defaultMeters, newToken)
+    await registerMeters(store, defaultMeters)
     const outbox = SqliteOutbox.open({ dir, access: 'append', nowMs: () => Date.UTC(2025, 5, 2) })
     return new World(store, outbox, { dir, database })
   }

@@ -23,7 +23,7 @@ let readatMs = hourAfterJune1(2).endMs
 beforeAll(async () => {
   rig = await startClickHouse()
   store = await Store.open(rig)
-  await registerMeters(store, meters, newToken)
+  await registerMeters(store, meters)
   ledger = new Ledger(store, 'log', null)
 })
 afterAll(async () => {

@@ -19,7 +19,7 @@ let tokens = 0n
 beforeAll(async () => {
   rig = await startClickHouse()
   store = await Store.open(rig)
-  await registerMeters(store, [meter], () => ++tokens)
+  await registerMeters(store, [meter])
 })
 afterAll(async () => {
   await store?.[Symbol.asyncDispose]()

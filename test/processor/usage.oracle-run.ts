@@ -8,7 +8,7 @@ import { accept } from '../../processor/accept.ts'
 import { openApi } from '../../processor/api/api.ts'
 import { queryRoutes } from '../../processor/api/openmeter/query.ts'
 import { usageRoutes } from '../../processor/api/usage.ts'
-import { Catalogue, type CatalogueEntry } from '../../processor/catalogue.ts'
+import { beginMeters, Catalogue, type CatalogueEntry } from '../../processor/catalogue.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { Queries } from '../../processor/queries.ts'
 import { recompute } from '../../processor/rollups.ts'
@@ -135,7 +135,7 @@ export async function openBench(rig: TestClickHouse): Promise<Bench> {
   scope.use(
     await openApi({
       mount: server.mount,
-      routes: [usageRoutes({ ...parts, meterOf: get }), queryRoutes({ ...parts, catalogue: { get } })],
+      routes: [usageRoutes({ ...parts, meterOf: get }), queryRoutes({ ...parts, catalogue: { find: get } })],
       access: 'keys',
       onFault: fault => faults.push(fault),
       keys: {
@@ -187,7 +187,7 @@ async function runWorld(parts: Parts, spec: WorldSpec): Promise<Count> {
       meters[index] = meterOf(stage.change[1], `m${index}`)
     }
     const catalogue = new Catalogue(store, meters, () => 0)
-    if (stage.isKnownBefore) await catalogue.begin()
+    if (stage.isKnownBefore) await beginMeters(store, meters)
     for (const one of stage.said) speaker.say(one)
     for (let index = 0; put < speaker.messages.length; index += 1) {
       const { messages = 1000, dies } = stage.puts[index] ?? {}
@@ -204,7 +204,7 @@ async function runWorld(parts: Parts, spec: WorldSpec): Promise<Count> {
         new Map([0, 1].map(partition => [partition, endOf(speaker.messages.slice(0, put), partition)])),
       )
     }
-    if (!stage.isKnownBefore) await catalogue.begin()
+    if (!stage.isKnownBefore) await beginMeters(store, meters)
     for (const cellsMax of stage.recomputes) await recompute(store, { run: newToken(), cellsMax })
     for (const entry of await catalogue.list()) parts.entries.set(entry.meter.slug, entry)
     const waiting = questions.map(question => async () => {

@@ -57,7 +57,7 @@ async function startServer(meters: readonly Meter[]): Promise<Server> {
     else process.env.TMPDIR = TMPDIR
   })
   const template = await Store.open({ ...rig, database: `${rig.database}_template` })
-  await registerMeters(template, meters, () => 1n)
+  await registerMeters(template, meters)
   return { rig, template }
 }
 

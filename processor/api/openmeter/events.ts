@@ -13,7 +13,7 @@ import type { FilterString, Meter } from '../../../schemas/meters.ts'
 import { parsePath, valueAt } from '../../../schemas/paths.ts'
 import { latestMs } from '../../../schemas/pushed.ts'
 import { showInstant } from '../../../schemas/window.ts'
-import type { Catalogue, CatalogueEntry } from '../../catalogue.ts'
+import type { Catalogue, CatalogueMeter } from '../../catalogue.ts'
 import type { Queries } from '../../queries.ts'
 import type { Store } from '../../store.ts'
 import { type Routes, route } from '../route.ts'
@@ -69,7 +69,7 @@ const PageQuery = Type.Object(
 export interface EventListParts {
   readonly store: Store
   readonly queries: Queries
-  readonly catalogue: Pick<Catalogue, 'list'>
+  readonly catalogue: Pick<Catalogue, 'meters'>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
@@ -97,7 +97,7 @@ export function eventListRoutes({ store, queries, catalogue, accounts }: EventLi
       async ({ query, caller, signal, reply }) => {
         const tenants = await tenantsOf(caller, accounts)
         const listed = await list({ ...listAsked(query), tenants }, signal)
-        const known = await catalogue.list()
+        const known = await catalogue.meters()
         const items = listed.map(event => itemText(event, known))
         return reply.type('application/json').send(`[${items.join(',')}]`)
       },
@@ -119,7 +119,7 @@ export function eventListRoutes({ store, queries, catalogue, accounts }: EventLi
         // One more than is shown tells whether there is another page.
         const listed = await list({ ...asked, limit: asked.limit + 1, tenants }, signal)
         const shown = listed.slice(0, asked.limit)
-        const known = await catalogue.list()
+        const known = await catalogue.meters()
         const last = shown.at(-1)
         const next = last && listed.length > shown.length ? `,"nextCursor":"${showCursor(last)}"` : ''
         const items = shown.map(event => itemText(event, known))
@@ -283,7 +283,7 @@ function readingEvent({ id, source, type, subject, scope, timeMs, ingestedMs, da
 }
 
 /** What may count an event. */
-type Counting = Pick<CatalogueEntry, 'meter' | 'eventFromMs'>
+type Counting = Pick<CatalogueMeter, 'meter' | 'eventFromMs'>
 
 /** Why no meter counts a pushed event; undefined where one does. */
 export function whyUncounted(

@@ -42,7 +42,7 @@ export async function plant(rig: TestClickHouse, subjectCount: number): Promise<
   const scope = new AsyncDisposableStack()
   scope.use(rig)
   const store = scope.use(await Store.open(rig))
-  await registerMeters(store, [meter], () => 1n)
+  await registerMeters(store, [meter])
   await store.run(
     `insert into cells (meter, source, subject, hour, version, sum, dims, sums)
      select {key:String}, 'meterline/rafay/test', concat('s', leftPad(toString(number % ${subjectCount}), 4, '0')),
