@@ -27,6 +27,31 @@ export const formatQuery = {
   ),
 }
 
+/** The form that is asked for: by name, else by the media type that who asks likes best. */
+export function formatOf(query: { readonly format?: 'json' | 'csv' }, accepts: string): 'json' | 'csv' {
+  return query.format ?? (accepts === 'text/csv' ? 'csv' : 'json')
+}
+
+/**
+ * The same from its first piece on, which is awaited here: what goes wrong before it has a status of its own, and what goes
+ * wrong later breaks the answer off. Whoever is given it ends it, read or not.
+ */
+export async function started<Piece>(pieces: AsyncGenerator<Piece>): Promise<AsyncGenerator<Piece>> {
+  const all = (async function* () {
+    try {
+      const first = await pieces.next()
+      // Up to here it is run at once: of a generator that was never begun `return` would end nothing.
+      yield undefined as Piece
+      if (!first.done) yield first.value
+      yield* pieces
+    } finally {
+      await pieces.return(undefined)
+    }
+  })()
+  await all.next()
+  return all
+}
+
 /** What a list answers: a page of it has the address of the next one in its headers. */
 export function listAnswer<Row extends TSchema>(row: Row, description: string) {
   return {
@@ -85,15 +110,13 @@ export function asAsked<Row>(
   rows: readonly Row[],
   columns: Columns<Row>,
   asked: {
-    readonly query: { readonly format?: string }
+    readonly query: { readonly format?: 'json' | 'csv' }
     readonly accepts: string
     readonly reply: FastifyReply
     readonly name: string
   },
 ): readonly Row[] | FastifyReply {
-  const isCsv =
-    asked.query.format === 'csv' || (asked.query.format === undefined && asked.accepts === 'text/csv')
-  if (!isCsv) return rows
+  if (formatOf(asked.query, asked.accepts) === 'json') return rows
   const names = Object.keys(columns)
   const lines = rows.map(row => names.map(name => String(columns[name]?.(row) ?? '')))
   return asked.reply

@@ -18,6 +18,7 @@ import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
 import { usageRows } from '../../usage.ts'
 import type { UsageQuery } from '../../usage-plan.ts'
+import { started } from '../lists.ts'
 import {
   type Asked as AskedOf,
   type Caller,
@@ -111,18 +112,12 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
     const { meter } = found
     checkDims(meter, asked, part)
     const tenants = await tenantsOf(caller, accounts)
-    const rows = usageOf(found, asked, tenants, signal)
-    // What goes wrong before the first row is a problem; afterwards the answer breaks off, so that nobody takes it for whole.
-    const first = await rows.next()
-    const all = (async function* () {
-      if (!first.done) yield first.value
-      yield* rows
-    })()
+    const rows = await started(usageOf(found, asked, tenants, signal))
     const isCsv = accepts === 'text/csv'
     if (isCsv) reply.header('content-disposition', `attachment; filename=${meter.slug}.csv`)
     return reply
       .type(isCsv ? 'text/csv' : 'application/json')
-      .send(Readable.from(isCsv ? csvOf(asked, all) : jsonOf(asked, all)))
+      .send(Readable.from(isCsv ? csvOf(asked, rows) : jsonOf(asked, rows)))
   }
 
   /** The groups of a meter that have a value in the span, by what is kept of them. */
