@@ -163,6 +163,10 @@ export async function openApi(options: ApiOptions): Promise<Api> {
     errorResponseBuilder: (_request, { after }) =>
       new Fault('RATE_EXCEEDED', `this asks more often than it may: again in ${after}`),
   })
+  // So that what an SDK sees done for a request, the store's answers for instance, lies below its span.
+  app.addHook('preHandler', (request, _reply, done) =>
+    context.with(trace.setSpan(context.active(), request.track.span), done),
+  )
   app.addHook('onSend', async (request, reply, payload) => {
     if (request.routeOptions.config.declared?.etag !== true || reply.statusCode !== 200) return payload
     if (typeof payload !== 'string' && !Buffer.isBuffer(payload)) return payload
