@@ -15,6 +15,22 @@ export function binder(params: Record<string, unknown>, prefix: string): Bind {
   }
 }
 
+/** Binds members of rows, those that are named with their type, as a list each. */
+export function bindColumns<Name extends string>(
+  bind: Bind,
+  rows: readonly Readonly<Record<NoInfer<Name>, unknown>>[],
+  types: Readonly<Record<Name, string>>,
+): Readonly<Record<Name, string>> {
+  const bound = Object.entries<string>(types).map(([name, type]) => [
+    name,
+    bind(
+      `Array(${type})`,
+      rows.map(row => row[name as Name]),
+    ),
+  ])
+  return Object.fromEntries(bound)
+}
+
 const comparisons = { $gt: '>', $gte: '>=', $lt: '<', $lte: '<=' } as const
 const patterns = { $like: 'like', $nlike: 'not like', $ilike: 'ilike', $nilike: 'not ilike' } as const
 

@@ -11,7 +11,7 @@ import type { FilterString, Meter } from '../schemas/meters.ts'
 import { parseStep, type WindowRun, windowRuns, windowsIn } from '../schemas/step.ts'
 import { hourMs, instantMs, isZone, showInstant, type Window } from '../schemas/window.ts'
 import { answerOf, cellRows, figuresOf, wholeCellRows } from './cells.ts'
-import { type Bind, binder, filterSql } from './filters.ts'
+import { type Bind, bindColumns, binder, filterSql } from './filters.ts'
 import { dimNames, ledgerRows } from './meters.ts'
 import { type Position, positionParams } from './reads.ts'
 import { rollupKey } from './rollups.ts'
@@ -316,15 +316,8 @@ function whoseSql({ query: { subjects, sources }, tenures }: UsagePlan, bind: Bi
 }
 
 function tenantSql(tenures: readonly Tenure[], bind: Bind): string {
-  const sources = bind(
-    'Array(String)',
-    tenures.map(({ source }) => source),
-  )
-  const subjects = bind(
-    'Array(String)',
-    tenures.map(({ subject }) => subject),
-  )
-  return `(toString(source), subject) in (select t.1, t.2 from (select arrayJoin(arrayZip(${sources}, ${subjects})) as t))`
+  const { source, subject } = bindColumns(bind, tenures, { source: 'String', subject: 'String' })
+  return `(toString(source), subject) in (select t.1, t.2 from (select arrayJoin(arrayZip(${source}, ${subject})) as t))`
 }
 
 /** Those that pay for a part of the span only. */
@@ -338,25 +331,9 @@ function tenureSql(plan: UsagePlan, bind: Bind): string {
   const all = `[(${bind('Int64', startMs)}, ${bind('Int64', endMs)})]`
   const some = partial(plan)
   if (some.length === 0) return all
-  const lists = [
-    bind(
-      'Array(String)',
-      some.map(({ source }) => source),
-    ),
-    bind(
-      'Array(String)',
-      some.map(({ subject }) => subject),
-    ),
-    bind(
-      'Array(Int64)',
-      some.map(({ fromMs }) => fromMs),
-    ),
-    bind(
-      'Array(Int64)',
-      some.map(({ toMs }) => toMs),
-    ),
-  ]
-  const own = `arrayMap(t -> (t.3, t.4), arrayFilter(t -> t.1 = source and t.2 = subject, arrayZip(${lists.join(', ')})))`
+  const types = { source: 'String', subject: 'String', fromMs: 'Int64', toMs: 'Int64' }
+  const lists = Object.values(bindColumns(bind, some, types)).join(', ')
+  const own = `arrayMap(t -> (t.3, t.4), arrayFilter(t -> t.1 = source and t.2 = subject, arrayZip(${lists})))`
   return `if(${tenantSql(some, bind)}, ${own}, ${all})`
 }
 
@@ -502,19 +479,14 @@ function piecesSql({ runs }: UsagePlan, windowOf: (ms: string) => string, bind: 
     const whole = `[(${windowOf('at_ms')}, ${last} - ${first})]`
     return `multiIf(to_ms = from_ms, ${instant}, ${first} >= ${last}, [], ${whole})`
   }
-  const starts = bind(
-    'Array(Int64)',
-    runs.map(({ startMs }) => startMs),
-  )
-  const widths = bind(
-    'Array(Int64)',
-    runs.map(({ widthMs }) => widthMs),
-  )
-  const counts = runs.map(({ count }) => count)
-  const firsts = bind(
-    'Array(Int64)',
-    counts.map((_, index) => counts.slice(0, index).reduce((all, count) => all + count, 0)),
-  )
+  let place = 0
+  const placed = runs.map(run => {
+    const row = { ...run, place }
+    place += run.count
+    return row
+  })
+  const types = { startMs: 'Int64', widthMs: 'Int64', place: 'Int64' }
+  const { startMs: starts, widthMs: widths, place: firsts } = bindColumns(bind, placed, types)
   const placeOf = (ms: string) => {
     const run = `roundDown(${ms}, ${starts})`
     return `transform(${run}, ${starts}, ${firsts}, toInt64(0)) + intDiv(${ms} - ${run}, transform(${run}, ${starts}, ${widths}, toInt64(1)))`
@@ -536,15 +508,11 @@ function windowSql(runs: readonly WindowRun[], bind: Bind): (ms: string) => stri
     const width = bind('Int64', run.widthMs)
     return ms => `(${start} + intDiv(${ms} - ${start}, ${width}) * ${width})`
   }
-  const starts = bind(
-    'Array(Int64)',
-    runs.map(({ startMs }) => startMs),
-  )
-  if (runs.every(({ count }) => count === 1)) return ms => `roundDown(${ms}, ${starts})`
-  const widths = bind(
-    'Array(Int64)',
-    runs.map(({ widthMs }) => widthMs),
-  )
+  if (runs.every(({ count }) => count === 1)) {
+    const { startMs: starts } = bindColumns(bind, runs, { startMs: 'Int64' })
+    return ms => `roundDown(${ms}, ${starts})`
+  }
+  const { startMs: starts, widthMs: widths } = bindColumns(bind, runs, { startMs: 'Int64', widthMs: 'Int64' })
   return ms => {
     const start = `roundDown(${ms}, ${starts})`
     const width = `transform(${start}, ${starts}, ${widths}, toInt64(1))`
@@ -554,24 +522,12 @@ function windowSql(runs: readonly WindowRun[], bind: Bind): (ms: string) => stri
 
 /** The hours that an edge cuts, as a set in parentheses. They are made of the runs: there may be a hundred thousand. */
 function cutHoursSql({ runs, edges, query: { span } }: UsagePlan, bind: Bind): string {
-  const lists = [
-    bind(
-      'Array(Int64)',
-      runs.map(({ startMs }) => startMs),
-    ),
-    bind(
-      'Array(Int64)',
-      runs.map(({ widthMs }) => widthMs),
-    ),
-    bind(
-      'Array(UInt32)',
-      runs.map(({ count }) => count),
-    ),
-  ]
+  const types = { startMs: 'Int64', widthMs: 'Int64', count: 'UInt32' }
+  const lists = Object.values(bindColumns(bind, runs, types)).join(', ')
   const others = bind('Array(Int64)', [...edges, span.endMs])
   return `(select toDateTime(intDiv(edge, ${hourMs}) * 3600, 'UTC') from (
       select arrayJoin(arrayConcat(${others}, arrayFlatten(arrayMap(
-        (start, width, count) -> arrayMap(place -> start + place * width, range(count)), ${lists.join(', ')})))) as edge)
+        (start, width, count) -> arrayMap(place -> start + place * width, range(count)), ${lists})))) as edge)
     where edge % ${hourMs} != 0 and edge >= 0)`
 }
 
@@ -593,20 +549,8 @@ function staleCondition(stale: Stale, hour: string, bind: Bind): string {
   if (first && cells.every(({ source, subject }) => source === first.source && subject === first.subject))
     return `(source = ${bind('String', first.source)} and subject = ${bind('String', first.subject)}
       and ${hour} in ${staleHours(stale, bind)})`
-  const lists = [
-    bind(
-      'Array(String)',
-      cells.map(({ source }) => source),
-    ),
-    bind(
-      'Array(String)',
-      cells.map(({ subject }) => subject),
-    ),
-    bind(
-      'Array(UInt32)',
-      cells.map(({ hourS }) => hourS),
-    ),
-  ]
+  const types = { source: 'String', subject: 'String', hourS: 'UInt32' }
+  const lists = Object.values(bindColumns(bind, cells, types)).join(', ')
   return `(toString(source), subject, toUnixTimestamp(${hour})) in (
-    select c.1, c.2, c.3 from (select arrayJoin(arrayZip(${lists.join(', ')})) as c))`
+    select c.1, c.2, c.3 from (select arrayJoin(arrayZip(${lists})) as c))`
 }

@@ -4,7 +4,7 @@
  */
 import type { FilterString } from '../../../schemas/meters.ts'
 import { hourMs, instantMs, type Window } from '../../../schemas/window.ts'
-import { type Bind, binder, filterSql } from '../../filters.ts'
+import { type Bind, bindColumns, binder, filterSql } from '../../filters.ts'
 import { currentPushed } from '../../pushed.ts'
 import { currentReads } from '../../reads.ts'
 import type { Params, Reading, Store } from '../../store.ts'
@@ -232,26 +232,13 @@ const forever = 1e15
 
 /** A condition on `source`, `subject` and `timeMs`. */
 export function tenantsSql(tenants: readonly Tenant[], bind: Bind): string {
-  const list = (type: string, values: readonly unknown[]) => bind(`Array(${type})`, values)
-  const pairs = [
-    list(
-      'String',
-      tenants.map(({ source }) => source),
-    ),
-    list(
-      'String',
-      tenants.map(({ subject }) => subject),
-    ),
-  ]
-  const times = [
-    list(
-      'Int64',
-      tenants.map(({ from }) => (from === undefined ? -forever : (instantMs(from) ?? forever))),
-    ),
-    list(
-      'Int64',
-      tenants.map(({ to }) => (to === undefined ? forever : (instantMs(to) ?? -forever))),
-    ),
-  ]
-  return `arrayExists((s, j, f, u) -> source = s and subject = j and timeMs >= f and timeMs < u, ${[...pairs, ...times].join(', ')})`
+  const rows = tenants.map(({ source, subject, from, to }) => ({
+    source,
+    subject,
+    fromMs: from === undefined ? -forever : (instantMs(from) ?? forever),
+    toMs: to === undefined ? forever : (instantMs(to) ?? -forever),
+  }))
+  const types = { source: 'String', subject: 'String', fromMs: 'Int64', toMs: 'Int64' }
+  const lists = Object.values(bindColumns(bind, rows, types)).join(', ')
+  return `arrayExists((s, j, f, u) -> source = s and subject = j and timeMs >= f and timeMs < u, ${lists})`
 }
