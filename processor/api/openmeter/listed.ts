@@ -101,7 +101,7 @@ export async function listEvents(
   const found: ListedEvent[] = []
   let endMs = Math.min(extent.endMs, bounds.endMs, after ? after.timeMs + 1 : Number.POSITIVE_INFINITY)
   // Most lists end within the last hours: older months are not looked at before they are needed, unless they hold little.
-  const firstMs = Math.max(hourMs, (extent.endMs - extent.startMs) * (lookedAt / extent.events))
+  const firstMs = Math.max(hourMs, Math.ceil(((extent.endMs - extent.startMs) / extent.events) * lookedAt))
   for (let widthMs = firstMs; endMs > startMs && found.length < limit; widthMs *= growth) {
     const span = { startMs: Math.max(startMs, endMs - widthMs), endMs }
     found.push(...(await listedWithin(store, asked, { ...span, limit: limit - found.length, reading })))
