@@ -116,14 +116,17 @@ export async function readyKey(store: Store, meter: Meter): Promise<string | und
   return row?.meter
 }
 
-/**
- * How long a definition that was retired is still kept fresh, for queries that had begun to use it; then its cells go.
- * No query takes so long.
- */
-const retiredSeconds = 900
+/** No statement takes so long. */
+const statementSecondsMax = 900
 
+/** A definition that was retired is kept fresh for queries that had begun to use it; then its cells go. */
 function isKept({ state, ageSeconds }: Build): boolean {
-  return state !== 'retired' || ageSeconds < retiredSeconds
+  return state !== 'retired' || ageSeconds < statementSecondsMax
+}
+
+/** May a build of it, in another process too, still have to write what it read of the ledger before? */
+function isBeingBuilt({ state, ageSeconds }: Build): boolean {
+  return state === 'building' || ageSeconds < statementSecondsMax
 }
 
 // -- cells of history
@@ -214,7 +217,8 @@ async function hoursLeft(store: Store, builds: readonly Build[]): Promise<Readon
  * Computes the next hours of a meter that is new or changed, the newest first, and resolves to how many hours
  * those were; 0 where no meter has history left to compute.
  *
- * What is written has version 0, so a recompute of the cell that knew the meter wins, whichever comes first. One
+ * What is written has version 0, so a recompute of the cell that knew the meter wins, whichever comes first, also one
+ * that found the cell empty: see `isBeingBuilt`. One
  * that did not know it had begun before the meter was registered, and so before the ledger is read here.
  */
 async function build(store: Store, builds: readonly Build[], rowsMax: number): Promise<number> {
@@ -309,14 +313,26 @@ async function finish(store: Store, done: readonly Build[]): Promise<void> {
   await enter(store, before, 'retired')
 }
 
-/** Deletes the cells of those that no query can be using any more. */
+/**
+ * Deletes the cells of those that no query can be using any more. Deleting goes on in ClickHouse, and may be lost with it:
+ * they are gone when nothing is left of them, and asked for once more until then.
+ */
 async function clear(store: Store, builds: readonly Build[]): Promise<void> {
-  const left = builds.filter(build => !isKept(build) && build.ageSeconds > 2 * retiredSeconds)
+  const left = builds.filter(build => !isKept(build) && build.ageSeconds > 2 * statementSecondsMax)
   if (left.length === 0) return
   const params = { keys: left.map(({ key }) => key) }
-  await store.run('alter table cells delete where meter in ({keys:Array(String)})', params)
-  await store.run('alter table built delete where meter in ({keys:Array(String)})', params)
-  await enter(store, left, 'gone')
+  const ofKeys = 'where meter in ({keys:Array(String)})'
+  const [row] = await store.rows<{ is_there: boolean; is_going: boolean }>(
+    `select exists(select 1 from cells ${ofKeys}) or exists(select 1 from built ${ofKeys}) as is_there,
+       exists(select 1 from system.mutations
+         where database = currentDatabase() and table in ('cells', 'built') and not is_done) as is_going`,
+    params,
+  )
+  if (!row?.is_there) await enter(store, left, 'gone')
+  else if (!row.is_going) {
+    await store.run(`alter table cells delete ${ofKeys}`, params)
+    await store.run(`alter table built delete ${ofKeys}`, params)
+  }
 }
 
 // -- cells that were touched
@@ -407,13 +423,14 @@ async function recomputeFamily(store: Store, run: string, family: readonly Build
   })
   const { all, none, groups, columns, lists, select } = cellSql(meters, ledger)
   // One `group by` over three kinds of rows: the tokens seen, what the cells have, and what the ledger has. The
-  // defaults give the first two the columns of the third.
+  // defaults give the first two the columns of the third. A cell without events takes the place of one that is there, or
+  // that a build may yet write, of events which it had.
   await store.run(
     `insert into cells (meter, source, subject, hour, version, ${columns.join(', ')})
      select meter, source, subject, hour, version, ${columns.join(', ')}
      from (
-       select source, subject, hour, max(previous) as before, before + uniqExactIf(token, kind = 1) as version,
-         groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
+       select source, subject, hour, max(previous) + uniqExactIf(token, kind = 1) as version,
+         countIf(kind = 2) > 0 as is_there, groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
        from (
          select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
          from recomputes array join subjects as subject where run = {run:UInt64}
@@ -425,8 +442,13 @@ async function recomputeFamily(store: Store, run: string, family: readonly Build
          select source, subject, hour, 3, toUInt64(0), toUInt64(0), dims, ${all} from (${select}))
        group by source, subject, hour)
      array join {keys:Array(String)} as meter, ${lists.join(', ')}
-     where notEmpty(dims) or before > 0`,
-    { ...ledger.params, run, keys: family.map(({ key }) => key) },
+     where notEmpty(dims) or is_there or meter in ({building:Array(String)})`,
+    {
+      ...ledger.params,
+      run,
+      keys: family.map(({ key }) => key),
+      building: family.filter(isBeingBuilt).map(({ key }) => key),
+    },
   )
 }
 

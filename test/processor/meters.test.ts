@@ -14,6 +14,7 @@ import type { FilterString, Meter } from '../../schemas/meters.ts'
 import { dayMs } from '../../schemas/window.ts'
 import { batchOf, headers, hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
+import { dying } from './dying.ts'
 
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 let store: Store
@@ -62,6 +63,10 @@ async function world() {
       const options = { cellsMax: 1000, ...(rowsMax !== undefined && { rowsMax }) }
       while ((await recompute(own, { run: newToken(), ...options })) > 0) steps += 1
       return steps
+    },
+    /** As if what builds are now had been so for an hour. */
+    async age() {
+      await own.run('insert into builds select * replace(now64(3) - interval 1 hour as at) from builds final')
     },
     /** Groups of the day, as `dims: value`. */
     async answer(meter: Meter) {
@@ -386,6 +391,100 @@ describe('a build', () => {
     expect(await readyKey(at.store, sum)).toBeUndefined()
     expect(await at.answer(sum)).toEqual([': 12'])
   })
+})
+
+describe('a cell of history', () => {
+  const seconds: Meter = {
+    slug: 'seconds',
+    eventTypes: ['io.meterline.rafay.instance.v1'],
+    aggregation: 'SUM',
+    value: 'instance_seconds',
+    groupBy: { tenant: 'subject' },
+    unit: 's',
+  }
+  const hour = hourAfterJune1(9)
+  const ofOrg = instance('org', 'i-1', '1800')
+  const ofOther = instance('other', 'i-2', '60')
+
+  test('that was built and then loses its events is empty', async () => {
+    await using at = await world()
+    await at.read(hour, [ofOrg, ofOther])
+    await at.freshen()
+    await registerMeters(at.store, [seconds])
+    await at.freshen()
+    await at.age()
+    expect(await at.answer(seconds)).toEqual(['org: 1800', 'other: 60'])
+    await at.read(hour, [ofOther])
+    await at.freshen()
+    expect(await readyKey(at.store, seconds)).toBeDefined()
+    expect(await at.answer(seconds)).toEqual(['other: 60'])
+  })
+
+  test.each([
+    ['more events', [instance('org', 'i-1', '3600'), ofOther], ['org: 3600', 'other: 60']],
+    ['none', [ofOther], ['other: 60']],
+  ] as const)(
+    'that is recomputed with %s, between the reading and the writing of its build, keeps what the recompute said',
+    async (_, later, expected) => {
+      await using at = await world()
+      await at.read(hour, [ofOrg, ofOther])
+      await at.freshen()
+      await registerMeters(at.store, [seconds])
+      await at.store.run('create table cells_read as cells')
+      const slow = Object.create(at.store) as Store
+      let writes = 0
+      // As the statement does it, but with time in between.
+      slow.run = async (query, params) => {
+        if (!query.startsWith('insert into cells ')) return await at.store.run(query, params)
+        writes += 1
+        await at.store.run(query.replace('insert into cells ', 'insert into cells_read '), params)
+        await at.read(hour, later)
+        // Another process, which ends the build as well.
+        await at.freshen()
+        expect(await at.answer(seconds)).toEqual(expected)
+        await at.store.run('insert into cells select * from cells_read')
+      }
+      slow.rows = (query, params) => at.store.rows(query, params)
+      slow.insert = (table, columns, lines) => at.store.insert(table, columns, lines)
+      await recompute(slow, { run: newToken(), cellsMax: 1000 })
+      expect(writes).toBe(1)
+      expect(await readyKey(at.store, seconds)).toBeDefined()
+      expect(await at.store.rows('select * from stale final where not done')).toEqual([])
+      expect(await at.answer(seconds)).toEqual(expected)
+    },
+  )
+})
+
+test('cells of definitions that were given up are deleted, all and no others, wherever the process dies', async () => {
+  await using at = await world()
+  const [kept, changed, removed] = ['kept', 'changed', 'removed'].map(slug => ({ ...call, slug }))
+  await at.push(['1', '2025-06-01T10:00:00Z', '{}'], ['2', '2025-06-01T11:00:00Z', '{}'])
+  await registerMeters(at.store, [kept, changed, removed] as Meter[])
+  await at.freshen()
+  await registerMeters(at.store, [{ ...changed, groupBy: { m: '$.m' } } as Meter])
+  await retire(at.store, slug => slug === 'removed')
+  await at.freshen()
+  const isRetired = async () => (await buildsOf(at.store)).some(({ state }) => state === 'retired')
+  const cells = async () =>
+    await at.store.rows<{ meter: string }>(
+      `select * from (select meter, 'cells' as of, count() as rows, sum(cityHash64(*)) as hash from cells final group by meter
+       union all select meter, 'built' as of, count() as rows, sum(cityHash64(*)) as hash from built final group by meter)
+       order by meter, of`,
+    )
+  const before = await cells()
+  expect(before).toHaveLength(8)
+  await at.age()
+  for (let step = 0; await isRetired(); step += 1) {
+    expect(step).toBeLessThan(100)
+    const died = dying(at.store, 4 + (step >> 1), step % 2 === 0 ? 'before' : 'after')
+    await recompute(died.store, { run: newToken(), cellsMax: 100 }).catch(() => undefined)
+  }
+  const ready = await Promise.all(
+    [kept, { ...changed, groupBy: { m: '$.m' } }].map(meter => readyKey(at.store, meter as Meter)),
+  )
+  expect(await cells()).toEqual(before.filter(({ meter }) => ready.includes(meter)))
+  expect(ready).toHaveLength(2)
+  expect(await at.answer(kept as Meter)).toEqual([': 2'])
 })
 
 test('what cannot be computed is said with the path', () => {
