@@ -303,7 +303,8 @@ export function serveDocument(app: FastifyInstance, declared: () => readonly Dec
       routePrefix: docsPath,
       staticCSP: pagePolicy,
       theme: { title: 'Meterline API' },
-      uiConfig: { docExpansion: 'list', displayRequestDuration: true, persistAuthorization: false },
+      // Without a bar that asks for the address of another document, which the policy would refuse.
+      uiConfig: { layout: 'BaseLayout', docExpansion: 'list', displayRequestDuration: true },
     })
   })
 }

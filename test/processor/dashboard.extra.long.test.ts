@@ -194,6 +194,46 @@ test.each(['light', 'dark'] as const)(
   },
 )
 
+test('the page of the API shows every operation and asks it with a key, from nowhere but here', async () => {
+  const page = await browser.newPage()
+  const complaints: string[] = []
+  page.on('console', message => {
+    if (message.type() === 'error' || message.type() === 'warning') complaints.push(message.text())
+  })
+  page.on('pageerror', error => complaints.push(error.message))
+  page.on('request', request => {
+    if (!request.url().startsWith(`${world.url}/`) && !request.url().startsWith('data:'))
+      complaints.push(request.url())
+  })
+  await page.goto(`${world.url}/api/docs`)
+  await page.locator('.opblock').first().waitFor()
+  const { paths } = (await (await fetch(`${world.url}/api/openapi.json`)).json()) as {
+    readonly paths: Readonly<Record<string, object>>
+  }
+  const declared = Object.entries(paths).flatMap(([path, methods]) =>
+    Object.keys(methods).map(method => `${method.toUpperCase()} ${path}`),
+  )
+  expect(declared.length).toBeGreaterThan(25)
+  const shown = (await page.evaluate(`[...document.querySelectorAll('.opblock')].map(one =>
+    one.querySelector('.opblock-summary-method').textContent + ' ' +
+    one.querySelector('.opblock-summary-path').dataset.path)`)) as string[]
+  expect(shown.toSorted()).toEqual(declared.toSorted())
+
+  await page.getByRole('button', { name: 'Authorize' }).click()
+  const key = decodeURIComponent(world.pageOf('reader').split('key=')[1]!)
+  await page.locator('.auth-container input').fill(key)
+  await page.locator('.auth-btn-wrapper .authorize').click()
+  await page.locator('.auth-btn-wrapper .btn-done').click()
+  const operation = page.locator('.opblock').filter({ has: page.locator('[data-path="/api/v1/me"]') })
+  await operation.locator('.opblock-summary-control').click()
+  await operation.getByRole('button', { name: 'Try it out' }).click()
+  await operation.getByRole('button', { name: 'Execute' }).click()
+  const answer = operation.locator('.live-responses-table')
+  await answer.filter({ hasText: '"reader"' }).waitFor()
+  expect(complaints).toEqual([])
+  await page.close()
+})
+
 test('npm start ends with the address of a page that makes sense of June 2025', async () => {
   const dir = mkdtempSync(join(tmpdir(), 'meterline-demo-page-'))
   try {
