@@ -379,33 +379,56 @@ function fileId(slug: string): string {
 
 // -- what may be a mistake
 
-/** The last hours with events of the meter's types are looked at, up to so many of them. */
+/** Of hours with events of the meter's types, the last are looked at: so many, or fewer where these have so many rows. */
 const missHoursMax = 24
+const missRowsMax = 200_000
+/** For each statement: who makes a meter, or has it checked, waits. */
+const missBounds = { settings: { max_execution_time: 5 } }
 
 /** Paths of a meter that stand for nothing in the last events of its types, as sentences. */
 export async function misses(store: Store, meter: Meter): Promise<readonly string[]> {
-  const hours = (await hoursOf(store, meter)).slice(0, missHoursMax).map(({ hourS }) => hourS)
   const types = meter.eventTypes.join(', ')
-  if (hours.length === 0) return [`there are no events of ${types} yet`]
+  try {
+    const hours = lastOf(await hoursOf(store, meter, missBounds))
+    if (hours.length === 0) return [`there are no events of ${types} yet`]
+    const { filter, ...unfiltered } = meter
+    const all = await standing(store, unfiltered, hours)
+    if (all.rows === '0') return [`there are no events of ${types} that count yet`]
+    const recent = `the last ${all.rows} events of ${types}`
+    const found = dimNames(meter).flatMap((dim, index) =>
+      all.dims[index] === '0'
+        ? [`groupBy.${dim}: ${meter.groupBy[dim]} stands for nothing in ${recent}`]
+        : [],
+    )
+    if (all.there === '0') found.unshift(`value: ${meter.value} stands for no number in ${recent}`)
+    if (filter && (await standing(store, meter, hours)).rows === '0')
+      found.push(`filter: it leaves none of ${recent}`)
+    return found
+  } catch (error) {
+    if (!(error instanceof Fault && error.code === 'QUERY_TOO_LARGE')) throw error
+    return [`whether its paths stand for anything in events of ${types} takes too long to find out`]
+  }
+}
+
+function lastOf(hours: Awaited<ReturnType<typeof hoursOf>>): readonly number[] {
+  let rows = 0
+  const last = hours.slice(0, missHoursMax).filter((hour, index) => {
+    rows += hour.rows
+    return index === 0 || rows <= missRowsMax
+  })
+  return last.map(({ hourS }) => hourS)
+}
+
+/** How many events of these hours the meter looks at, in how many something stands where its value should be, and each dim. */
+async function standing(store: Store, meter: Meter, hours: readonly number[]) {
   const range = (at: string) =>
     `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
-  const count = async (asked: Meter) => {
-    const { sql, params } = ledgerRows([asked], { range })
-    const dims = dimNames(asked).map((_, index) => `countIf(dim${index} != '')`)
-    const [row] = await store.rows<{ rows: string; there: string; dims: readonly string[] }>(
-      `select count() as rows, countIf(has0) as there, [${dims.join(', ')}]::Array(UInt64) as dims from ${sql}`,
-      { ...params, hours },
-    )
-    return row ?? { rows: '0', there: '0', dims: [] }
-  }
-  const { filter, ...unfiltered } = meter
-  const all = await count(unfiltered)
-  if (all.rows === '0') return [`there are no events of ${types} that count yet`]
-  const recent = `the last ${all.rows} events of ${types}`
-  const found = dimNames(meter).flatMap((dim, index) =>
-    all.dims[index] === '0' ? [`groupBy.${dim}: ${meter.groupBy[dim]} stands for nothing in ${recent}`] : [],
+  const { sql, params } = ledgerRows([meter], { range })
+  const dims = dimNames(meter).map((_, index) => `countIf(dim${index} != '')`)
+  const [row] = await store.rows<{ rows: string; there: string; dims: readonly string[] }>(
+    `select count() as rows, countIf(has0) as there, [${dims.join(', ')}]::Array(UInt64) as dims from ${sql}`,
+    { ...params, hours },
+    missBounds,
   )
-  if (all.there === '0') found.unshift(`value: ${meter.value} stands for no number in ${recent}`)
-  if (filter && (await count(meter)).rows === '0') found.push(`filter: it leaves none of ${recent}`)
-  return found
+  return row ?? { rows: '0', there: '0', dims: [] }
 }

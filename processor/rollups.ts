@@ -6,7 +6,7 @@ import { type Meter, meterHash } from '../schemas/meters.ts'
 import { isOwnType } from '../schemas/pushed.ts'
 import { figuresOf, noFigure } from './cells.ts'
 import { dimNames, familyKey, type LedgerRows, ledgerRows } from './meters.ts'
-import type { Store } from './store.ts'
+import type { Reading, Store } from './store.ts'
 
 // -- which meters have cells
 
@@ -134,11 +134,14 @@ function isBeingBuilt({ state, ageSeconds }: Build): boolean {
 /** So many rows of the ledger are computed in a statement, unless one hour has more. */
 const buildRowsMax = 500_000
 
-/** The hours of the ledger that have events of a meter's types, with how many rows; the newest first. */
+/**
+ * The hours of the ledger that have events of a meter's types, with how many rows; the newest first.
+ * @param options `unbuilt`: only those that the build of this key has not computed
+ */
 export async function hoursOf(
   store: Store,
   { eventTypes }: Meter,
-  unbuilt?: string,
+  { unbuilt, ...reading }: { readonly unbuilt?: string } & Pick<Reading, 'settings'> = {},
 ): Promise<readonly { readonly hourS: number; readonly rows: number }[]> {
   const of = (table: string, at: string, types: string) =>
     `select toStartOfHour(${at}) as hour, count() as found from ${table} where type in (${types}) group by hour`
@@ -153,6 +156,7 @@ export async function hoursOf(
      where ${unbuilt === undefined ? 'true' : 'hour not in (select hour from built where meter = {key:String})'}
      group by hour order by hour desc`,
     { types: [...eventTypes], key: unbuilt ?? '' },
+    reading,
   )
   return rows.map(({ hour_s, found }) => ({ hourS: Number(hour_s), rows: Number(found) }))
 }
@@ -224,7 +228,7 @@ async function hoursLeft(store: Store, builds: readonly Build[]): Promise<Readon
 async function build(store: Store, builds: readonly Build[], rowsMax: number): Promise<number> {
   for (const first of builds) {
     if (first.state !== 'building') continue
-    const left = await hoursOf(store, first.meter, first.key)
+    const left = await hoursOf(store, first.meter, { unbuilt: first.key })
     if (left.length === 0) {
       await finish(store, [first])
       continue

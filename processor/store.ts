@@ -165,12 +165,25 @@ export class Store implements AsyncDisposable {
     return store
   }
 
-  /** Rows of a select. Numbers of 64 bits and decimals are strings, times are ISO texts. */
-  async rows<Row>(query: string, params: Params = {}): Promise<Row[]> {
+  /**
+   * Rows of a select. Numbers of 64 bits and decimals are strings, times are ISO texts.
+   * @throws Fault QUERY_TOO_LARGE beyond the bounds of `settings`
+   */
+  async rows<Row>(
+    query: string,
+    params: Params = {},
+    { settings }: Pick<Reading, 'settings'> = {},
+  ): Promise<Row[]> {
     const result = await faulted(
-      this.#client.query({ query, query_params: { ...params }, format: 'JSONEachRow' }),
+      this.#client.query({
+        query,
+        query_params: { ...params },
+        format: 'JSONEachRow',
+        ...(settings && { clickhouse_settings: settings }),
+      }),
+      settings,
     )
-    return await faulted(result.json<Row>())
+    return await faulted(result.json<Row>(), settings)
   }
 
   /**
@@ -264,11 +277,11 @@ export class Store implements AsyncDisposable {
 }
 
 /** A ClickHouse failure as a fault: what may pass is retried, what a person must mend halts. */
-async function faulted<T>(answer: Promise<T>): Promise<T> {
+async function faulted<T>(answer: Promise<T>, bounds?: ClickHouseSettings): Promise<T> {
   try {
     return await answer
   } catch (error) {
-    throw refused(error)
+    throw refused(error, bounds)
   }
 }
 

@@ -1,7 +1,7 @@
 /** The catalogue over a real ClickHouse: meters of the file and those made by API, and which definition answers. */
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
-import { beginMeters, Catalogue } from '../../processor/catalogue.ts'
+import { beginMeters, Catalogue, misses } from '../../processor/catalogue.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { buildsOf, recompute } from '../../processor/rollups.ts'
 import { newToken } from '../../processor/stale.ts'
@@ -180,4 +180,10 @@ test('a path that stands for nothing in the last events is a warning', async () 
     'filter: it leaves none of the last 2 events of call',
   ])
   expect(await warnings({ slug: 'c', eventTypes: ['cal'] })).toEqual(['there are no events of cal yet'])
+  // A ledger that is too large to be looked through in time.
+  const slow = Object.create(store) as Store
+  slow.rows = async (query, ...more) => await store.rows(`${query} settings max_rows_to_read = 1`, ...more)
+  expect(await misses(slow, tokens)).toEqual([
+    'whether its paths stand for anything in events of call takes too long to find out',
+  ])
 })
