@@ -337,17 +337,18 @@ async function migrate(store: Store): Promise<void> {
         sha256,
         before,
       })
+    const byTable = Map.groupBy(statementsOf(text), tableOf)
+    if (byTable.has('') && byTable.size > 1)
+      throw new Error(`${name}: what is not of one table, a view for instance, has a file of its own`)
     // Each statement may have been applied by a process that died before it could say so. Those of a table go in their
     // order, tables side by side.
     await Promise.all(
-      Map.groupBy(statementsOf(text), tableOf)
-        .values()
-        .map(async statements => {
-          for (const statement of statements)
-            await store.run(
-              statement.replace(/^create table (?!if not exists)/i, 'create table if not exists '),
-            )
-        }),
+      byTable.values().map(async statements => {
+        for (const statement of statements)
+          await store.run(
+            statement.replace(/^create table (?!if not exists)/i, 'create table if not exists '),
+          )
+      }),
     )
     done.push(JSON.stringify([number, name, sha256]))
   }
@@ -365,7 +366,7 @@ function statementsOf(text: string): readonly string[] {
     .filter(statement => statement !== '')
 }
 
-/** The table that a statement is about; views are about others, and come in an order. */
+/** The table that a statement makes, alters or drops; '' where it does none of these, as a view, which may need any table. */
 function tableOf(statement: string): string {
   return /^(?:create|alter|drop) table (?:if (?:not )?exists )?(\w+)/i.exec(statement)?.[1] ?? ''
 }
