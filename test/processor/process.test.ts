@@ -4,7 +4,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
+import { Catalogue } from '../../processor/catalogue.ts'
 import { type Processor, startProcessor } from '../../processor/process.ts'
+import { buildsOf, registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { embeddedLog } from '../../runtime/log/embedded.ts'
@@ -29,15 +31,8 @@ beforeEach(async () => {
   rig = await startClickHouse()
   store = await Store.open(rig)
   outbox = SqliteOutbox.open({ dir, access: 'append', nowMs: Date.now })
-  stop = new AbortController()
   said = []
-  processor = await startProcessor({
-    store,
-    log: embeddedLog(outbox),
-    meters: [meter],
-    signal: stop.signal,
-    say: line => void said.push(line),
-  })
+  await start()
 })
 afterEach(async () => {
   stop.abort()
@@ -47,6 +42,17 @@ afterEach(async () => {
   await rig.stop()
   rmSync(dir, { recursive: true, force: true })
 })
+
+async function start(): Promise<void> {
+  stop = new AbortController()
+  processor = await startProcessor({
+    store,
+    log: embeddedLog(outbox),
+    meters: [meter],
+    signal: stop.signal,
+    say: line => void said.push(line),
+  })
+}
 
 async function hours(): Promise<string> {
   const span = { startMs: june1Ms, endMs: june1Ms + dayMs }
@@ -86,4 +92,22 @@ test('an engine that is killed is waited for, said so, and nothing is lost or do
   expect(await hours()).toBe('24')
   expect(said.join('\n')).toMatch(/STORE_UNREACHABLE[\s\S]*works again/)
   expect(processor.trouble()).toBeUndefined()
+})
+
+test('it begins with the meters made by API as well, and without those that are none any more', async () => {
+  stop.abort()
+  await processor.done
+  const catalogue = new Catalogue(store, [meter], Date.now)
+  for (const slug of ['made', 'removed']) await catalogue.create({ ...meter, slug })
+  await catalogue.remove('removed')
+  // As a copy of the store from in between would have it.
+  await store.run('truncate table builds')
+  await registerMeters(store, [{ ...meter, slug: 'removed' }])
+  await start()
+  const builds = await buildsOf(store)
+  expect(builds.map(build => `${build.meter.slug} ${build.state}`).sort()).toEqual([
+    'instance_hours ready',
+    'made ready',
+    'removed retired',
+  ])
 })
