@@ -454,7 +454,7 @@ export async function apiRoutes(
     eventListRoutes({ store, queries, catalogue, accounts }),
     meterRoutes({ catalogue }),
     queryRoutes({ store, queries, catalogue, accounts, nowMs }),
-    subjectRoutes({ store, accounts, nowMs }),
+    subjectRoutes({ store, queries, accounts, nowMs }),
   ]
 }
 

@@ -52,6 +52,17 @@ export async function started<Piece>(pieces: AsyncGenerator<Piece>): Promise<Asy
   return all
 }
 
+/** A JSON array of values as they come, each as text; its first piece comes with the first of them. */
+export async function* arrayText(rows: AsyncIterable<readonly string[]>): AsyncGenerator<string> {
+  let between = '['
+  for await (const some of rows)
+    if (some.length > 0) {
+      yield between + some.join(',')
+      between = ','
+    }
+  yield between === '[' ? '[]' : ']'
+}
+
 /** What a list answers: a page of it has the address of the next one in its headers. */
 export function listAnswer<Row extends TSchema>(row: Row, description: string) {
   return {

@@ -18,15 +18,8 @@ import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
 import { usageRows } from '../../usage.ts'
 import type { UsageQuery } from '../../usage-plan.ts'
-import { started } from '../lists.ts'
-import {
-  type Asked as AskedOf,
-  type Caller,
-  type Declared,
-  partChecker,
-  type Routes,
-  route,
-} from '../route.ts'
+import { arrayText, started } from '../lists.ts'
+import { type Asked as AskedOf, type Declared, partChecker, type Routes, route } from '../route.ts'
 import { type Tenant, tenantsOf } from '../tenants.ts'
 import { type AddressQuery, type Asked, askedInAddress, askedInBody, momentOf } from './asked.ts'
 import { readAll, tenantsSql } from './listed.ts'
@@ -112,25 +105,26 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
     const { meter } = found
     checkDims(meter, asked, part)
     const tenants = await tenantsOf(caller, accounts)
-    const rows = await started(usageOf(found, asked, tenants, signal))
+    const rows = usageOf(found, asked, tenants, signal)
     const isCsv = accepts === 'text/csv'
+    const text = await started(isCsv ? csvOf(asked, rows) : jsonOf(asked, rows))
     if (isCsv) reply.header('content-disposition', `attachment; filename=${meter.slug}.csv`)
-    return reply
-      .type(isCsv ? 'text/csv' : 'application/json')
-      .send(Readable.from(isCsv ? csvOf(asked, rows) : jsonOf(asked, rows)))
+    return reply.type(isCsv ? 'text/csv' : 'application/json').send(Readable.from(text))
   }
 
-  /** The groups of a meter that have a value in the span, by what is kept of them. */
-  const groups = async (
+  /** A word for each group of a meter that has a value in the span, in order; groups without a word are passed over. */
+  const words = async (
+    wordOf: (row: UsageRow) => string | undefined,
     found: Answering,
     { from, to }: { readonly from?: string | undefined; readonly to?: string | undefined },
     { groupBy, bySubject }: Pick<Asked, 'groupBy' | 'bySubject'>,
     {
       caller,
       signal,
+      reply,
       fromMs: since,
-    }: { readonly caller: Caller; readonly signal: AbortSignal; readonly fromMs?: number },
-  ): Promise<readonly UsageRow[]> => {
+    }: Pick<Who, 'caller' | 'signal' | 'reply'> & { readonly fromMs?: number },
+  ) => {
     const fromMs = momentOf(from, 'query', 'from') ?? since
     const toMs = momentOf(to, 'query', 'to')
     if (fromMs !== undefined && toMs !== undefined && fromMs >= toMs) return []
@@ -143,9 +137,15 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
       where: {},
     }
     const tenants = await tenantsOf(caller, accounts)
-    const all: UsageRow[] = []
-    for await (const rows of usageOf(found, asked, tenants, signal)) all.push(...rows)
-    return all
+    const rows = usageOf(found, asked, tenants, signal)
+    const texts = (async function* () {
+      for await (const some of rows)
+        yield some
+          .map(wordOf)
+          .filter(word => word !== undefined)
+          .map(word => JSON.stringify(word))
+    })()
+    return reply.type('application/json').send(Readable.from(await started(arrayText(texts))))
   }
 
   const answers = {
@@ -204,10 +204,10 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
         answers: { 200: { description: 'In order.', body: Type.Array(Type.String()) } },
         problems: [404],
       },
-      async ({ params, query, caller, signal }) => {
+      async ({ params, query, caller, signal, reply }) => {
         const found = await find(params.meterIdOrSlug)
-        const rows = await groups(found, query, { groupBy: [], bySubject: true }, { caller, signal })
-        return rows.map(({ subject }) => subject).sort()
+        const by = { groupBy: [], bySubject: true }
+        return await words(({ subject }) => subject, found, query, by, { caller, signal, reply })
       },
     )
     route(
@@ -227,18 +227,17 @@ export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: Quer
         answers: { 200: { description: 'In order.', body: Type.Array(Type.String()) } },
         problems: [404],
       },
-      async ({ params: { meterIdOrSlug, groupByKey }, query, caller, signal }) => {
+      async ({ params: { meterIdOrSlug, groupByKey }, query, caller, signal, reply }) => {
         const found = await find(meterIdOrSlug)
         const isSubject = groupByKey === 'subject'
         const groupBy = isSubject ? [] : [groupByKey]
         checkDims(found.meter, { groupBy, where: {} }, 'path')
         // A time that is asked for but not from when ends a span as long as that of the recent past.
         const fromMs = (momentOf(query.to, 'query', 'to') ?? nowMs()) - dayMs
-        const rows = await groups(found, query, { groupBy, bySubject: isSubject }, { caller, signal, fromMs })
-        return rows
-          .map(({ subject, group_by }) => (isSubject ? subject : (group_by[groupByKey] ?? '')))
-          .filter(value => value !== '')
-          .sort()
+        const wordOf = ({ subject, group_by }: UsageRow) =>
+          (isSubject ? subject : group_by[groupByKey]) || undefined
+        const by = { groupBy, bySubject: isSubject }
+        return await words(wordOf, found, query, by, { caller, signal, reply, fromMs })
       },
     )
   }
@@ -344,14 +343,15 @@ async function* jsonOf(asked: Asked, rows: AsyncIterable<readonly UsageRow[]>): 
     ...(windowSize !== undefined && { windowSize }),
     data: [],
   }
-  yield JSON.stringify(head).slice(0, -2)
-  let between = ''
-  for await (const some of rows)
-    if (some.length > 0) {
-      yield between + some.map(row => rowText(row, asked)).join(',')
-      between = ','
-    }
-  yield ']}'
+  let before = JSON.stringify(head).slice(0, -'[]}'.length)
+  const texts = (async function* () {
+    for await (const some of rows) yield some.map(row => rowText(row, asked))
+  })()
+  for await (const text of arrayText(texts)) {
+    yield before + text
+    before = ''
+  }
+  yield '}'
 }
 
 /** The value stands there as a number with all its digits: a decimal is one in JSON as well. */
@@ -381,14 +381,16 @@ function windowOf(
 
 async function* csvOf(asked: Asked, rows: AsyncIterable<readonly UsageRow[]>): AsyncGenerator<string> {
   const { groupBy, bySubject } = asked
-  yield stringify([['window_start', 'window_end', 'subject', ...groupBy, 'value']])
-  for await (const some of rows)
-    yield stringify(
-      some.map(row => [
-        ...windowOf(row, asked),
-        bySubject ? row.subject : '',
-        ...groupBy.map(dim => row.group_by[dim] ?? ''),
-        row.value,
-      ]),
-    )
+  let before = stringify([['window_start', 'window_end', 'subject', ...groupBy, 'value']])
+  for await (const some of rows) {
+    const lines = some.map(row => [
+      ...windowOf(row, asked),
+      bySubject ? row.subject : '',
+      ...groupBy.map(dim => row.group_by[dim] ?? ''),
+      row.value,
+    ])
+    yield before + stringify(lines)
+    before = ''
+  }
+  if (before !== '') yield before
 }

@@ -3,11 +3,14 @@
  * Usage counts whether its subject is noted here or not; deleting one takes the note away and no usage.
  */
 import { hash } from 'node:crypto'
+import { Readable } from 'node:stream'
 import Type from 'typebox'
 import type { Account } from '../../../schemas/accounts.ts'
 import { showInstant } from '../../../schemas/window.ts'
-import type { Store } from '../../store.ts'
+import type { Queries } from '../../queries.ts'
+import type { Params as Bound, Reading, Store } from '../../store.ts'
 import { problem } from '../api.ts'
+import { arrayText, started } from '../lists.ts'
 import { type Caller, type Routes, route } from '../route.ts'
 import { tenantsOf } from '../tenants.ts'
 import { momentOf } from './asked.ts'
@@ -21,11 +24,12 @@ const tags = ['openmeter'] as const
 
 export interface SubjectParts {
   readonly store: Store
+  readonly queries: Queries
   readonly accounts: () => Promise<readonly Account[]>
   readonly nowMs: () => number
 }
 
-export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes {
+export function subjectRoutes({ store, queries, accounts, nowMs }: SubjectParts): Routes {
   /**
    * The keys that a caller may see; undefined where that is all of them. A note says nothing of the source: of a subject
    * that another account pays for as well, under another source, nobody knows whose it is, so neither sees it.
@@ -38,7 +42,8 @@ export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes 
     return new Set(tenants.map(({ subject }) => subject).filter(subject => !theirs.has(subject)))
   }
   const find = async (idOrKey: string, seen?: ReadonlySet<string>): Promise<Row> => {
-    const found = (await rowsOf(store, { keys: [idOrKey] }))[0] ?? (await byId(store, idOrKey))
+    const id = new RegExp(ulidPattern).test(idOrKey) ? [idOrKey.toUpperCase()] : []
+    const found = (await named(store, 'key', [idOrKey]))[0] ?? (await named(store, 'id', id))[0]
     if (!found || found.deleted || seen?.has(found.key) === false)
       throw problem(404, `there is no subject "${idOrKey}"`)
     return found
@@ -54,10 +59,14 @@ export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes 
         summary: 'Lists the subjects of which something is noted',
         answers: { 200: { description: 'By key.', body: Type.Array(WireSubject) } },
       },
-      async ({ caller }) => {
+      async ({ caller, signal, reply }) => {
         const seen = await keysOf(caller)
-        const rows = await rowsOf(store, seen && { keys: Array.from(seen) })
-        return rows.filter(({ deleted }) => !deleted).map(wireSubject)
+        const where = seen ? 'not deleted and key in {keys:Array(String)}' : 'not deleted'
+        const texts = queries.ask(signal, async function* (reading) {
+          for await (const rows of select(store, where, { keys: Array.from(seen ?? []) }, reading))
+            yield rows.map(row => JSON.stringify(wireSubject(row)))
+        })
+        return reply.type('application/json').send(Readable.from(await started(arrayText(texts))))
       },
     )
     route(
@@ -76,7 +85,13 @@ export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes 
         checkTexts('body', body)
         // Of a key that is named twice the last word counts, as if they had come one after the other.
         const known = new Map(
-          (await rowsOf(store, { keys: body.map(({ key }) => key) })).map(row => [row.key, row]),
+          (
+            await named(
+              store,
+              'key',
+              body.map(({ key }) => key),
+            )
+          ).map(row => [row.key, row]),
         )
         const atMs = nowMs()
         for (const [index, { key, ...said }] of body.entries()) {
@@ -93,9 +108,9 @@ export function subjectRoutes({ store, accounts, nowMs }: SubjectParts): Routes 
             version: Math.max(atMs, (before?.version ?? 0) + 1),
           })
         }
-        const named = Array.from(new Set(body.map(({ key }) => key)), key => known.get(key)!)
-        await put(store, named)
-        return named.map(wireSubject)
+        const noted = Array.from(new Set(body.map(({ key }) => key)), key => known.get(key)!)
+        await put(store, noted)
+        return noted.map(wireSubject)
       },
     )
     route(
@@ -147,35 +162,42 @@ interface Row {
   readonly version: number
 }
 
-/** Without keys all of them; by key. */
-async function rowsOf(store: Store, only?: { readonly keys: readonly string[] }): Promise<readonly Row[]> {
-  return await select(store, only ? 'has({keys:Array(String)}, key)' : 'true', { keys: only?.keys ?? [] })
-}
-
-async function byId(store: Store, id: string): Promise<Row | undefined> {
-  if (!new RegExp(ulidPattern).test(id)) return undefined
-  const [found] = await select(store, 'id = {id:String}', { id: id.toUpperCase() })
+/** Those of these keys, or ids, also where they are deleted; by key. */
+async function named(store: Store, by: 'key' | 'id', values: readonly string[]): Promise<readonly Row[]> {
+  if (values.length === 0) return []
+  const found: Row[] = []
+  for await (const rows of select(store, `${by} in {values:Array(String)}`, { values })) found.push(...rows)
   return found
 }
 
-async function select(store: Store, where: string, params: Record<string, unknown>): Promise<readonly Row[]> {
-  const rows = await store.rows<
-    Record<'key' | 'said' | 'createdMs' | 'updatedMs' | 'version', string> & { deleted: boolean }
-  >(
-    `select key, said, toUnixTimestamp64Milli(created) as createdMs, toUnixTimestamp64Milli(updated) as updatedMs,
-       deleted, version
-     from subjects final where ${where} order by key`,
-    params,
-  )
-  return rows.map(({ key, said, createdMs, updatedMs, deleted, version }) => ({
-    key,
-    said: JSON.parse(said),
-    createdMs: Number(createdMs),
-    updatedMs: Number(updatedMs),
-    deleted,
-    version: Number(version),
-  }))
+/** By key, as they come. */
+async function* select(
+  store: Store,
+  where: string,
+  params: Bound,
+  reading?: Reading,
+): AsyncGenerator<readonly Row[]> {
+  const sql = `select key, said, toUnixTimestamp64Milli(created), toUnixTimestamp64Milli(updated), deleted, version
+     from subjects final where ${where} order by key`
+  for await (const rows of store.stream(sql, params, reading))
+    yield (rows as readonly Columns[]).map(([key, said, createdMs, updatedMs, deleted, version]) => ({
+      key,
+      said: JSON.parse(said),
+      createdMs: Number(createdMs),
+      updatedMs: Number(updatedMs),
+      deleted,
+      version: Number(version),
+    }))
 }
+
+type Columns = readonly [
+  key: string,
+  said: string,
+  createdMs: string,
+  updatedMs: string,
+  deleted: boolean,
+  version: string,
+]
 
 async function put(store: Store, rows: readonly Row[]): Promise<void> {
   await store.insert(
