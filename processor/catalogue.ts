@@ -223,8 +223,8 @@ export class Catalogue {
   /** @throws Fault METER_UNKNOWN */
   async #named(idOrSlug: string): Promise<Known> {
     const found =
-      (await this.#known(idOrSlug)).find(({ meter }) => meter.deletedMs === undefined) ??
-      (await this.#withId(idOrSlug.toUpperCase()))
+      (await this.#withId(idOrSlug.toUpperCase())) ??
+      (await this.#known(idOrSlug)).find(({ meter }) => meter.deletedMs === undefined)
     if (found) return found
     throw new Fault('METER_UNKNOWN', `there is no meter "${idOrSlug.slice(0, 80)}"`, {
       meter: idOrSlug.slice(0, 80),
@@ -232,11 +232,12 @@ export class Catalogue {
   }
 
   async #withId(id: string): Promise<Known | undefined> {
-    const rows = await this.#store.rows<{ slug: string }>(
+    if (!idShape.test(id)) return undefined
+    const [row] = await this.#store.rows<{ slug: string }>(
       'select slug from meters where id = {id:String} limit 1',
       { id },
     )
-    const slug = this.#file.find(({ slug }) => fileId(slug) === id)?.slug ?? rows[0]?.slug
+    const slug = this.#file.find(({ slug }) => fileId(slug) === id)?.slug ?? row?.slug
     if (slug === undefined) return undefined
     return (await this.#known(slug)).find(({ meter }) => meter.id === id)
   }
@@ -363,6 +364,7 @@ function exists({ slug }: Meter): Fault {
 // -- ids
 
 const base32 = '0123456789ABCDEFGHJKMNPQRSTVWXYZ'
+const idShape = new RegExp(`^[${base32}]{26}$`)
 
 function ulid(bits: bigint): string {
   return Array.from({ length: 26 }, (_, at) => base32[Number((bits >> BigInt(5 * (25 - at))) & 31n)]).join('')
