@@ -223,7 +223,10 @@ export async function exportTo(
     store: opened.store,
     lineItems: async () => {
       const { bill } = await import('../processor/billing.ts')
-      billed = await bill(opened.store, config, period, settings.account)
+      billed = await bill(opened.store, config, period, {
+        only: settings.account,
+        bounds: { signal: settings.signal },
+      })
       return billed.accounts.flatMap(account => account.lines)
     },
   })

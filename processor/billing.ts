@@ -6,8 +6,10 @@ import { type Book, bookMeters } from '../schemas/pricebook.ts'
 import { parseInstant, type Window } from '../schemas/window.ts'
 import { type AccountLines, type MeteredUsage, needsHours, rateLines } from './line-items.ts'
 import { dimNames } from './meters.ts'
+import type { Bounds } from './queries.ts'
 import type { Store } from './store.ts'
 import { type Quantity, quantities } from './usage.ts'
+import type { UsageQuery } from './usage-plan.ts'
 
 /** What a period is billed by: read once, so that all accounts see the same. */
 export interface Billing {
@@ -24,14 +26,16 @@ export interface Unassigned {
 }
 
 /**
- * The lines of every account over the period, in the order of the accounts, and the tenants that no account has.
- * @throws Fault CONFIG_INVALID for a book or meter that is not there, and what rating throws, naming the account.
+ * The lines of every account over the period or of `only` one, in the order of the accounts, and the tenants that no account
+ * has. A price may depend on all that was used in the period, so that no line is known before all usage of its account is.
+ * @throws Fault CONFIG_INVALID for a book or meter that is not there, and what rating throws, naming the account;
+ *   QUERY_TOO_LARGE beyond `bounds`, which are those of each statement and of all rows together.
  */
 export async function bill(
   store: Store,
   billing: Billing,
   period: Window,
-  only?: string,
+  { only, bounds = {} }: { readonly only?: string | undefined; readonly bounds?: Partial<Bounds> } = {},
 ): Promise<{ readonly accounts: readonly AccountLines[]; readonly unassigned: readonly Unassigned[] }> {
   const chosen = billing.accounts.filter(account => only === undefined || account.id === only)
   if (only !== undefined && chosen.length === 0)
@@ -48,6 +52,7 @@ export async function bill(
         byHour: splits(account, book, period),
         // Of one account only its own is read: what others used is nothing to it, nor how long that takes.
         ...(only !== undefined && { of: account.subjects }),
+        bounds,
       })
       usage.push(...rows.filter(row => pays(account, row)).map(row => ({ meter: slug, ...row })))
     }
@@ -87,6 +92,7 @@ async function meteredOnce(
     readonly period: Window
     readonly byHour: boolean
     readonly of?: Account['subjects']
+    readonly bounds: Partial<Bounds>
   },
 ): Promise<readonly Quantity[]> {
   const key = `${ask.slug}${ask.byHour ? ' by hour' : ''}`
@@ -98,7 +104,9 @@ async function meteredOnce(
       'METER_UNKNOWN',
       `a price book prices the meter "${ask.slug}", which is not in the catalogue`,
     )
-  const rows = await quantities(store, {
+  const { rowsMax = Number.POSITIVE_INFINITY, ...reading } = ask.bounds
+  const heldRows = metered.values().reduce((all, rows) => all + rows.length, 0)
+  const query: UsageQuery = {
     meter,
     span: ask.period,
     zone: 'UTC',
@@ -109,7 +117,8 @@ async function meteredOnce(
       sources: Array.from(new Set(ask.of.map(({ source }) => source))),
       subjects: Array.from(new Set(ask.of.map(({ subject }) => subject))),
     }),
-  })
+  }
+  const rows = await quantities(store, query, { ...reading, rowsMax: rowsMax - heldRows })
   metered.set(key, rows)
   return rows
 }

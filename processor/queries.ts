@@ -14,6 +14,15 @@ export interface QueryLimits {
   readonly queued: number
 }
 
+/** What one question may take. */
+export interface Bounds extends Reading {
+  /** Rows of usage that it may hold, where it needs them all at once: of `memoryBytes`. */
+  readonly rowsMax: number
+}
+
+/** Measured: 270 for a quantity with two dims, and about as much again while it is priced. */
+const heldRowBytes = 512
+
 const asked = new Counter({
   name: 'meterline_queries_total',
   help: 'Questions for usage, by what became of them: answered, refused (too many waited), failed, left (by who asked).',
@@ -48,7 +57,7 @@ export class Queries {
    */
   async *ask<Rows>(
     signal: AbortSignal,
-    question: (reading: Reading) => AsyncIterable<Rows>,
+    question: (bounds: Bounds) => AsyncIterable<Rows>,
   ): AsyncGenerator<Rows> {
     let outcome = 'failed'
     let endUnread: (() => void) | undefined
@@ -58,7 +67,8 @@ export class Queries {
       endWork = await this.#working.take(signal)
       // Left by its reader in the middle unless it says otherwise at its end.
       outcome = 'left'
-      for await (const rows of question({ signal, settings: this.#settings() })) {
+      const rowsMax = Math.floor(this.#limits.memoryBytes / heldRowBytes)
+      for await (const rows of question({ signal, settings: this.#settings(), rowsMax })) {
         endWork()
         yield rows
       }

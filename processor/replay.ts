@@ -457,9 +457,15 @@ export interface ConflictRow {
   readonly second: string
 }
 
-/** Conflicts whose first or second message is of the span, with both contents. */
-export async function conflicts(store: Store, span: Window): Promise<readonly ConflictRow[]> {
-  const range = { from: Math.floor(span.startMs / 1000), to: Math.ceil(span.endMs / 1000) }
+/** Conflicts whose first or second message is of the span, with both contents, in order of time, source and id. */
+export async function conflicts(
+  store: Store,
+  span: Window,
+  {
+    offset = 0,
+    limit = Number.POSITIVE_INFINITY,
+  }: { readonly offset?: number; readonly limit?: number } = {},
+): Promise<readonly ConflictRow[]> {
   const rows = await store.rows<{
     source: string
     id: string
@@ -503,8 +509,13 @@ export async function conflicts(store: Store, span: Window): Promise<readonly Co
             where id_hash in (select id_hash from conflict))) as f
      on c.id_hash = f.id_hash
      where f.what = '' or (f.time_s >= {from:UInt32} and f.time_s < {to:UInt32})
-     order by f.time_s, c.source, c.id, c.log, c.partition, c.offset`,
-    range,
+     order by f.time_s, c.source, c.id, c.log, c.partition, c.offset limit {limit:UInt32} offset {offset:UInt32}`,
+    {
+      from: Math.floor(span.startMs / 1000),
+      to: Math.ceil(span.endMs / 1000),
+      limit: Math.min(limit, 2 ** 32 - 1),
+      offset,
+    },
   )
   return rows.map(row => ({
     source: row.source,

@@ -1,9 +1,11 @@
 /** Answers for a meter: from rollups where they are fresh, from the ledger where they are not, exact either way. */
 import Fraction from 'fraction.js'
 import { exact, quotientPrinter, showQuantity, trillionths } from '../schemas/decimal.ts'
+import { Fault } from '../schemas/fault.ts'
 import type { UsageRow } from '../schemas/meters.ts'
 import { windowHolding } from '../schemas/step.ts'
 import { showInstant, type Window } from '../schemas/window.ts'
+import type { Bounds } from './queries.ts'
 import type { Reading, Store } from './store.ts'
 import {
   type Freshness,
@@ -33,11 +35,22 @@ const staleNamedMax = 1000
 
 /**
  * The quantities of a meter, ordered by window, source, subject and dims; groups without usage are not there.
- * @throws Fault METER_UNKNOWN for a dim the meter does not have; USAGE for a step or zone that is none
+ * @throws Fault METER_UNKNOWN for a dim the meter does not have; USAGE for a step or zone that is none; QUERY_TOO_LARGE
  */
-export async function quantities(store: Store, query: UsageQuery): Promise<readonly Quantity[]> {
+export async function quantities(
+  store: Store,
+  query: UsageQuery,
+  { rowsMax = Number.POSITIVE_INFINITY, ...reading }: Partial<Bounds> = {},
+): Promise<readonly Quantity[]> {
   const found: Quantity[] = []
-  for await (const rows of amounts(store, query)) for (const row of rows) found.push(quantityOf(query, row))
+  for await (const rows of amounts(store, query, reading)) {
+    if (found.length + rows.length > rowsMax)
+      throw new Fault(
+        'QUERY_TOO_LARGE',
+        'the answer needs more rows of usage at once than there is memory for: ask for less at once',
+      )
+    for (const row of rows) found.push(quantityOf(query, row))
+  }
   return found
 }
 

@@ -98,8 +98,8 @@ export function lineItemRoutes(parts: {
     const billing = await parts.billing()
     const chosen = query.account ?? caller.account
     if (chosen !== undefined) await accountFor(caller, async () => billing.accounts, chosen)
-    const billed = parts.queries.ask(signal, async function* () {
-      yield await bill(parts.store, billing, period, chosen)
+    const billed = parts.queries.ask(signal, async function* (bounds) {
+      yield await bill(parts.store, billing, period, { only: chosen, bounds })
     })
     const lines: AccountLines[] = []
     for await (const { accounts } of billed) lines.push(...accounts)
@@ -115,10 +115,10 @@ export function lineItemRoutes(parts: {
         tags: ['line-items'],
         summary: 'Prices the usage of a time',
         description:
-          'The first cut: by the price books as they are, of the usage that is there now; nothing of it is issued. In order of account, then of the charges of its book. A key that is bound to an account sees that one.',
+          'The first cut: by the price books as they are, of the usage that is there now; nothing of it is issued. In order of account, then of the charges of its book. A key that is bound to an account sees that one. A price may depend on all of the usage, so a page costs as much as the whole: ask for one account, or for all lines at once.',
         query: Type.Object({ ...spanQuery, ...pageQuery, ...formatQuery }, strict),
         answers: { 200: listAnswer(Line, 'A row a line.') },
-        problems: [404, 409],
+        problems: [404, 409, 422],
       },
       async asked => {
         const { lines } = await linesOf(asked)
@@ -140,7 +140,7 @@ export function lineItemRoutes(parts: {
         description: 'As line-items, one row an account: without `from`, the month so far.',
         query: Type.Object(spanQuery, strict),
         answers: { 200: { description: 'A row an account.', body: Type.Array(Total) } },
-        problems: [404, 409],
+        problems: [404, 409, 422],
       },
       async asked => {
         const { lines, period } = await linesOf(asked)

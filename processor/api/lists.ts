@@ -98,19 +98,23 @@ export function linkNext(
   reply.header('link', `<${url.pathname}${url.search}>; rel="next"`)
 }
 
-/** The page of the rows, with the way to the next one in the headers. */
-export function cutToPage<Row>(
-  rows: readonly Row[],
-  asked: {
-    readonly query: { readonly limit?: string; readonly offset?: string }
-    readonly request: FastifyRequest
-    readonly reply: FastifyReply
-  },
-): readonly Row[] {
+interface Paged {
+  readonly query: { readonly limit?: string; readonly offset?: string }
+  readonly request: FastifyRequest
+  readonly reply: FastifyReply
+}
+
+/** The page of all the rows, with the way to the next one in the headers. */
+export function cutToPage<Row>(rows: readonly Row[], asked: Paged): readonly Row[] {
+  return endPage(rows.slice(pageOf(asked.query).offset), asked)
+}
+
+/** As `cutToPage`, of rows from the page's offset on: one more than its limit says that there is a next one. */
+export function endPage<Row>(rows: readonly Row[], asked: Paged): readonly Row[] {
   const { offset, limit } = pageOf(asked.query)
-  if (offset + limit < rows.length)
+  if (rows.length > limit)
     linkNext(asked.request, asked.reply, { offset: String(offset + limit), limit: String(limit) })
-  return rows.slice(offset, offset + limit)
+  return rows.slice(0, limit)
 }
 
 type Cell = string | number | boolean | undefined

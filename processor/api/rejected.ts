@@ -3,7 +3,16 @@ import Type from 'typebox'
 import { Fault } from '../../schemas/fault.ts'
 import { type ConflictRow, conflicts, type Place, type RejectedRow, rejectedRows } from '../replay.ts'
 import type { Store } from '../store.ts'
-import { asAsked, type Columns, cutToPage, formatQuery, linkNext, listAnswer, pageQuery } from './lists.ts'
+import {
+  asAsked,
+  type Columns,
+  endPage,
+  formatQuery,
+  linkNext,
+  listAnswer,
+  pageOf,
+  pageQuery,
+} from './lists.ts'
 import { type Routes, route } from './route.ts'
 import { askedSpan, Instant } from './spans.ts'
 
@@ -138,7 +147,9 @@ export function rejectedRoutes({
       },
       async asked => {
         const span = askedSpan(asked.query, { startMs: () => 0, endMs: nowMs() })
-        const page = cutToPage(await conflicts(store, span), asked)
+        const { offset, limit } = pageOf(asked.query)
+        // One more tells whether there is a next page.
+        const page = endPage(await conflicts(store, span, { offset, limit: limit + 1 }), asked)
         return asAsked(page, conflictColumns, { ...asked, name: 'conflicts' })
       },
     )

@@ -118,6 +118,7 @@ describe('an identity is one event', () => {
     expect(found.map(({ what, id, offset }) => [what, id, offset])).toEqual(
       ['4', '5', '6', '7'].map(offset => ['pushed', '1', offset]),
     )
+    expect(await conflicts(at.store, june, { offset: 1, limit: 2 })).toEqual(found.slice(1, 3))
     expect(found.map(({ first }) => JSON.parse(first).data)).toEqual(Array(4).fill({ tokens: 7 }))
     expect(JSON.parse(found[0]?.second ?? '').data).toEqual({ tokens: 8 })
     expect(JSON.parse(found[1]?.second ?? '').time).toBe('2025-06-02T08:00:00Z')

@@ -47,9 +47,14 @@ test('prices the month so far as the command does, in pages and as CSV, and name
   }
 
   const period = { startMs: june1Ms, endMs: nowMs() }
-  const { lines, total } = (await bill(world.store, billing, period, 'acme')).accounts[0]!
+  const { lines, total } = (await bill(world.store, billing, period, { only: 'acme' })).accounts[0]!
   expect(lines.length).toBeGreaterThan(1)
   expect(Number(total)).toBeGreaterThan(0)
+  // Of two meters four rows each.
+  const within = (rowsMax: number) =>
+    bill(world.store, billing, period, { only: 'acme', bounds: { rowsMax } })
+  expect((await within(8)).accounts[0]!.lines).toEqual(lines)
+  await expect(within(7)).rejects.toMatchObject({ code: 'QUERY_TOO_LARGE' })
   const all = await get('line-items')
   expect(all.body).toEqual(lines)
   expect((await get('line-items?account=acme')).body).toEqual(lines)

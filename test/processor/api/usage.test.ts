@@ -137,6 +137,25 @@ test('whoever leaves in the middle ends the statement, and the next question has
   await eventually(async () => (await running()) === 0)
 })
 
+test.each(['usage?window=HOUR&meter=seconds', 'line-items?'])(
+  'whoever leaves before the first row of %s ends the statement',
+  async asked => {
+    // All of it would take a quarter of a minute.
+    await using server = await planted.serve({ concurrency: 1, queued: 0 }, 20_000)
+    const client = new AbortController()
+    const address = `${server.url}/api/v1/${asked}&${new URLSearchParams(span)}`
+    const answer = fetch(address, { signal: client.signal }).catch((error: Error) => error.name)
+    await eventually(async () => (await running()) === 1)
+    expect((await server.ask(day)).status).toBe(503)
+    client.abort()
+    await eventually(async () => (await running()) === 0)
+    expect(await answer).toBe('AbortError')
+    const untilMs = performance.now() + 1000
+    while ((await server.ask({ ...day, to: span.from.replace('T00', 'T01') })).status !== 200)
+      expect(performance.now()).toBeLessThan(untilMs)
+  },
+)
+
 test('an answer that fails in the middle breaks off: nobody takes it for whole', async () => {
   await using server = await planted.serve({ seconds: 1 })
   const answer = await server.ask({ window: 'HOUR' })
@@ -152,18 +171,21 @@ test('an answer that fails in the middle breaks off: nobody takes it for whole',
   await expect(read()).rejects.toThrow('terminated')
 })
 
-test('a question beyond its bound of memory is refused with words for it', async () => {
-  await using server = await planted.serve({ memoryBytes: 1_000_000 })
-  const answer = await server.ask({ window: 'DAY', groupBy: 'gpu_type,subject' })
-  expect([answer.status, await answer.json()]).toEqual([
-    422,
-    expect.objectContaining({
-      code: 'QUERY_TOO_LARGE',
-      retryable: false,
-      detail: expect.stringContaining('memory'),
-    }),
-  ])
-})
+test.each(['usage?window=DAY&meter=seconds&groupBy=gpu_type,subject', 'line-items?'])(
+  '%s beyond its bound of memory is refused with words for it',
+  async asked => {
+    await using server = await planted.serve({ memoryBytes: 1_000_000 })
+    const answer = await fetch(`${server.url}/api/v1/${asked}&${new URLSearchParams(span)}`)
+    expect([answer.status, await answer.json()]).toEqual([
+      422,
+      expect.objectContaining({
+        code: 'QUERY_TOO_LARGE',
+        retryable: false,
+        detail: expect.stringContaining('memory'),
+      }),
+    ])
+  },
+)
 
 test('where too many wait the answer is 503, and when to come again', async () => {
   await using server = await planted.serve({ concurrency: 1, queued: 0 })
