@@ -62,22 +62,29 @@ async function enter(store: Store, builds: readonly Build[], state: keyof typeof
 /**
  * Makes the store keep cells of these meters. A new or changed one is registered, so that every recompute from now on
  * includes it, and `recompute` goes through its history hour by hour; until that is done its answers come from the ledger.
- * Where there is no history it is ready at once. Meters that are not named stay as they are.
+ * Where there is no history it is ready at once. One that is computed, or about to be, stays, and what was to take its place
+ * is given up. Meters that are not named stay as they are.
  */
 export async function registerMeters(store: Store, meters: readonly Meter[]): Promise<void> {
   const builds = await buildsOf(store)
   const latest = builds.reduce((most, { ordinal }) => Math.max(most, ordinal), 0)
   const added: Build[] = []
+  const dropped: Build[] = []
   const used = await usedKeys(store)
   for (const meter of meters) {
     const key = rollupKey(meter)
-    const same = builds.filter(build => rollupKey(build.meter) === key)
-    if (same.some(({ state }) => state !== 'retired')) continue
+    const live = builds.filter(build => build.meter.slug === meter.slug && build.state !== 'retired')
+    const same = live.find(build => rollupKey(build.meter) === key)
+    if (same) {
+      dropped.push(...live.filter(({ ordinal }) => ordinal > same.ordinal))
+      continue
+    }
     // Cells of a retired key stand for no time that is known: the same definition gets a new one.
     const before = used.filter(one => one === key || one.startsWith(`${key}:`)).length
     const newKey = before === 0 ? key : `${key}:${before}`
     added.push({ key: newKey, meter, ordinal: latest + 1, state: 'building', ageSeconds: 0 })
   }
+  await enter(store, dropped, 'retired')
   if (added.length === 0) return
   await enter(store, added, 'building')
   await finishBuilds(store, added)
@@ -97,12 +104,6 @@ export async function retire(store: Store, isGone: (slug: string) => boolean): P
     builds.filter(({ state, meter }) => state !== 'retired' && isGone(meter.slug)),
     'retired',
   )
-}
-
-/** The keys of `rollupKey` that queries may use. */
-export async function readyMeters(store: Store): Promise<ReadonlySet<string>> {
-  const rows = await store.rows<{ meter: string }>("select meter from builds final where state = 'ready'")
-  return new Set(rows.map(row => row.meter))
 }
 
 /** The key under which exactly this definition has cells for all of history; undefined where only the ledger has it. */
@@ -305,14 +306,15 @@ async function finishBuilds(store: Store, builds: readonly Build[]): Promise<voi
   )
 }
 
-/** Ready first, then those retired that they take the place of: in between both would be right. */
+/** Ready first, then those retired that a ready one takes the place of: in between both would be right. */
 async function finish(store: Store, done: readonly Build[]): Promise<void> {
   if (done.length === 0) return
   await enter(store, done, 'ready')
-  const ordinals = new Map(done.map(({ meter, ordinal }) => [meter.slug, ordinal]))
-  const before = (await buildsOf(store)).filter(
-    ({ meter, state, ordinal }) =>
-      state !== 'retired' && ordinal < (ordinals.get(meter.slug) ?? Number.NEGATIVE_INFINITY),
+  const builds = await buildsOf(store)
+  const ready = builds.filter(({ state }) => state === 'ready')
+  const latest = new Map(ready.map(({ meter, ordinal }) => [meter.slug, ordinal]))
+  const before = builds.filter(
+    ({ meter, state, ordinal }) => state !== 'retired' && ordinal < (latest.get(meter.slug) ?? 0),
   )
   await enter(store, before, 'retired')
 }

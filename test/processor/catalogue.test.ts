@@ -98,6 +98,17 @@ test('a meter that is made, changed and removed: the old definition answers unti
   expect((await meters.create(tokens)).entry.id).not.toBe(made.entry.id)
 })
 
+test('a change that is taken back before it is computed leaves the definition that was there', async () => {
+  const meters = catalogue()
+  await meters.create(tokens)
+  await freshen()
+  await meters.update('tokens', { meter: { ...tokens, per: '1000' } })
+  expect((await meters.update('tokens', { meter: tokens })).entry).toMatchObject({ state: 'ready' })
+  await freshen()
+  expect(await meters.get('tokens')).toMatchObject({ state: 'ready', answering: tokens })
+  expect(await states()).toEqual(['tokens ready', 'tokens retired'])
+})
+
 test('meters of the file are fixed, have the same id everywhere, and what left the file is computed no more', async () => {
   const meters = catalogue([calls, tokens])
   await beginMeters(store, [calls, tokens])
