@@ -265,9 +265,9 @@ const literal: ReadonlySet<string> = new Set(['default', 'examples', 'enum', 'co
 const documentPath = '/api/openapi.json'
 export const docsPath = '/api/docs'
 
-/** Everything is of the page's own origin. Swagger's own styles stand in its elements. */
+/** Everything is of the page's own origin; its small pictures stand in its styles. */
 const pagePolicy =
-  "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+  "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; font-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 /** Adds the document, and the page. What is declared is asked for when all routes are there. */
 export function serveDocument(app: FastifyInstance, declared: () => readonly Declared[]): void {
