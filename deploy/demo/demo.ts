@@ -22,7 +22,7 @@ import { dayMs, secondMs, showInstant, type Window, windowAt } from '../../schem
 import { nameUnbilled, printUsage } from '../commands.ts'
 import { arrived, readSpan } from '../once.ts'
 import { configured, type Running, runRoles, type Settings, startRoles } from '../roles.ts'
-import { juneFixture, junePrices, rafayDemoKey, startRafayDouble } from './rafay.ts'
+import { juneBilling, juneFixture, junePrices, rafayDemoKey, startRafayDouble } from './rafay.ts'
 
 const june: Window = { startMs: Date.UTC(2025, 5, 1), endMs: Date.UTC(2025, 6, 1) }
 const ingestedWithinMs = 60 * secondMs
@@ -131,28 +131,7 @@ async function writeConfig(
       accounts: 'accounts.yaml',
       priceBooks: ['prices.yaml'],
     },
-    'accounts.yaml': {
-      accounts: juneFixture().organizations.map(({ id, name }) => ({
-        id: name,
-        currency: 'USD',
-        priceBook: 'demo',
-        subjects: [{ source: 'meterline/rafay/demo', subject: id }],
-      })),
-    },
-    'prices.yaml': {
-      id: 'demo',
-      version: 1,
-      currency: 'USD',
-      timezone: 'UTC',
-      unpriced: 'error',
-      charges: Object.entries(junePrices).map(([gpuType, unit]) => ({
-        id: `gpu.${gpuType.toLowerCase()}`,
-        meter: 'gpu_hours',
-        where: { gpu_type: gpuType },
-        unit: 'GPU-Hours',
-        price: { unit },
-      })),
-    },
+    ...juneBilling('meterline/rafay/demo'),
   }
   for (const [name, content] of Object.entries(files)) await writeFile(join(dir, name), stringify(content))
   return join(dir, 'meterline.yaml')

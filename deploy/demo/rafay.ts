@@ -785,6 +785,34 @@ export const juneHours = {
 /** What an hour of each costs in the demo, in USD. */
 export const junePrices = { L40: '0.99', A100: '1.79', H100: '2.99' } as const
 
+/** Who pays for June and what: the files of a configuration that say so. `source` is the double's, as it is configured. */
+export function juneBilling(source: string) {
+  return {
+    'accounts.yaml': {
+      accounts: juneFixture().organizations.map(({ id, name }) => ({
+        id: name,
+        currency: 'USD',
+        priceBook: 'demo',
+        subjects: [{ source, subject: id }],
+      })),
+    },
+    'prices.yaml': {
+      id: 'demo',
+      version: 1,
+      currency: 'USD',
+      timezone: 'UTC',
+      unpriced: 'error',
+      charges: Object.entries(junePrices).map(([gpuType, unit]) => ({
+        id: `gpu.${gpuType.toLowerCase()}`,
+        meter: 'gpu_hours',
+        where: { gpu_type: gpuType },
+        unit: 'GPU-Hours',
+        price: { unit },
+      })),
+    },
+  }
+}
+
 /** The table as lives: several instances a cell, begun and ended at odd minutes, all of them inside June. */
 export function juneFixture(): RafayFixture {
   const fixture: RafayFixture = {

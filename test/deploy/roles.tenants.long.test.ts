@@ -3,38 +3,28 @@
  * which the other one never was, and what is another's is answered as what is not there.
  */
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { startClickHouse } from '../rig/clickhouse.ts'
 import { ask, table, told } from './tenants-table.ts'
-import { openTenantsWorld, type TenantsWorld } from './tenants-world.ts'
+import { openTenantsWorlds, type TenantsWorlds } from './tenants-world.ts'
 
-let rig: TestClickHouse
-let world: TenantsWorld
-/** The same without the other customer. */
-let alone: TenantsWorld
+let worlds: TenantsWorlds
 beforeAll(async () => {
-  rig = await startClickHouse()
-  ;[world, alone] = await Promise.all([
-    openTenantsWorld(rig, `tried_${process.pid}`, 'with'),
-    openTenantsWorld(rig, `tried_alone_${process.pid}`, 'without'),
-  ])
+  worlds = await openTenantsWorlds(await startClickHouse())
   // A meter of the API, whose history is not computed yet.
   const [meter] = table['POST /api/v1/meters']!.asks
-  for (const at of [world, alone])
+  for (const at of [worlds.world, worlds.alone])
     expect((await ask(at, 'all admin', 'POST /api/v1/meters', meter!)).status).toBe(201)
   const [notes] = table['POST /api/v1/subjects']!.asks
-  expect((await ask(world, 'all admin', 'POST /api/v1/subjects', notes!)).status).toBe(200)
+  expect((await ask(worlds.world, 'all admin', 'POST /api/v1/subjects', notes!)).status).toBe(200)
 })
 afterAll(async () => {
-  await world?.[Symbol.asyncDispose]()
-  await alone?.[Symbol.asyncDispose]()
-  await rig?.stop()
+  await worlds?.[Symbol.asyncDispose]()
 })
 
 const rows = Object.entries(table)
 
 test.each(rows)('%s tells a customer nothing of another', async (route, { asks }) => {
-  for (const asked of asks)
-    expect(await told({ world, alone }, route, asked), JSON.stringify(asked)).toBeUndefined()
+  for (const asked of asks) expect(await told(worlds, route, asked), JSON.stringify(asked)).toBeUndefined()
 })
 
 test('who pays for nothing sees nothing', async () => {
@@ -45,7 +35,7 @@ test('who pays for nothing sees nothing', async () => {
     for (const asked of asks) {
       const about = `${route} ${JSON.stringify(asked)}`
       if (/aardvark|\bant\b/.test(about)) continue
-      const { body } = await ask(alone, scope === 'read' ? 'zebra read' : 'zebra bill', route, asked)
+      const { body } = await ask(worlds.alone, scope === 'read' ? 'zebra read' : 'zebra bill', route, asked)
       expect(body, about).not.toMatch(/\bant\b|aardvark|L40|large|rafay/i)
     }
   }
@@ -55,9 +45,9 @@ test('who sees all sees the other one: what is searched for is there to be found
   for (const [route, { scope, asks }] of rows) {
     if (scope !== 'read' && scope !== 'bill') continue
     if (/\/me$|meters$|meters\/:meterIdOrSlug$/.test(route)) continue
-    const bodies = await Promise.all(asks.map(asked => ask(world, `all ${scope}`, route, asked)))
+    const bodies = await Promise.all(asks.map(asked => ask(worlds.world, `all ${scope}`, route, asked)))
     expect(bodies.map(({ body }) => body).join(), route).toMatch(/zebra/i)
   }
-  const { body } = await ask(world, 'zebra read', 'GET /api/v1/accounts', '/api/v1/accounts')
+  const { body } = await ask(worlds.world, 'zebra read', 'GET /api/v1/accounts', '/api/v1/accounts')
   expect(body).toMatch(/Zebra Ltd/)
 })

@@ -4,36 +4,27 @@
  * that a customer may try is asked in roles.tenants.long.test.ts.
  */
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { startClickHouse } from '../rig/clickhouse.ts'
 import { ask, table, told } from './tenants-table.ts'
 import {
   customers,
-  openTenantsWorld,
+  openTenantsWorlds,
   operators,
   strangers,
-  type TenantsWorld,
+  type TenantsWorlds,
   type Who,
 } from './tenants-world.ts'
 
-let rig: TestClickHouse
-let world: TenantsWorld
-/** The same without the other customer. */
-let alone: TenantsWorld
+let worlds: TenantsWorlds
 beforeAll(async () => {
-  rig = await startClickHouse()
-  ;[world, alone] = await Promise.all([
-    openTenantsWorld(rig, `tenants_${process.pid}`, 'with'),
-    openTenantsWorld(rig, `tenants_alone_${process.pid}`, 'without'),
-  ])
+  worlds = await openTenantsWorlds(await startClickHouse())
 })
 afterAll(async () => {
-  await world?.[Symbol.asyncDispose]()
-  await alone?.[Symbol.asyncDispose]()
-  await rig?.stop()
+  await worlds?.[Symbol.asyncDispose]()
 })
 
 test('every route that there is stands in the table, and no other', () => {
-  expect(world.routes.toSorted()).toEqual(Object.keys(table).toSorted())
+  expect(worlds.world.routes.toSorted()).toEqual(Object.keys(table).toSorted())
 })
 
 describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => {
@@ -49,7 +40,7 @@ describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => 
   test(`takes a key with ${scope}, and no other`, async () => {
     const found: Record<string, number> = {}
     for (const who of [...strangers, ...customers, ...operators]) {
-      const { status, headers, body } = await ask(world, who, route, asks[0]!)
+      const { status, headers, body } = await ask(worlds.world, who, route, asks[0]!)
       found[who] = status
       if (status === 401) expect(headers['www-authenticate'], who).toBe('Bearer realm="meterline"')
       if (status >= 400) {
@@ -65,6 +56,6 @@ describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => 
   })
 
   test('tells a customer nothing of another, and the same as if there were no other', async () => {
-    expect(await told({ world, alone }, route, asks[0]!)).toBeUndefined()
+    expect(await told(worlds, route, asks[0]!)).toBeUndefined()
   })
 })

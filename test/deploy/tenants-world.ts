@@ -62,6 +62,26 @@ export interface TenantsWorld extends AsyncDisposable {
   readonly logged: () => string
 }
 
+export interface TenantsWorlds extends AsyncDisposable {
+  readonly world: TenantsWorld
+  /** The same without the other customer. */
+  readonly alone: TenantsWorld
+}
+
+/** Both, in a ClickHouse that ends with them. */
+export async function openTenantsWorlds(rig: TestClickHouse): Promise<TenantsWorlds> {
+  await using opening = new AsyncDisposableStack()
+  opening.defer(() => rig.stop())
+  const [world, alone] = await Promise.all([
+    openTenantsWorld(rig, `tenants_${process.pid}`, 'with'),
+    openTenantsWorld(rig, `tenants_alone_${process.pid}`, 'without'),
+  ])
+  opening.use(world)
+  opening.use(alone)
+  const opened = opening.move()
+  return { world, alone, [Symbol.asyncDispose]: () => opened.disposeAsync() }
+}
+
 /** @param others `with` the other customer and everything of theirs, or `without` */
 export async function openTenantsWorld(
   rig: TestClickHouse,

@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { Registry } from 'prom-client'
 import { stringify } from 'yaml'
 import { collectOnce } from '../../collector/once.ts'
-import { juneFixture, junePrices, rafayDemoKey, startRafayDouble } from '../../deploy/demo/rafay.ts'
+import { juneBilling, juneFixture, rafayDemoKey, startRafayDouble } from '../../deploy/demo/rafay.ts'
 import { arrived } from '../../deploy/once.ts'
 import { configured, startRoles } from '../../deploy/roles.ts'
 import { Health, serveHealth } from '../../runtime/health.ts'
@@ -111,28 +111,7 @@ function writeConfig(dir: string, url: string): string {
         ...(scopes.includes('ingest') && { sources: ['*'], subjects: ['*'] }),
       })),
     },
-    'accounts.yaml': {
-      accounts: juneFixture().organizations.map(({ id, name }) => ({
-        id: name,
-        currency: 'USD',
-        priceBook: 'demo',
-        subjects: [{ source, subject: id }],
-      })),
-    },
-    'prices.yaml': {
-      id: 'demo',
-      version: 1,
-      currency: 'USD',
-      timezone: 'UTC',
-      unpriced: 'error',
-      charges: Object.entries(junePrices).map(([gpuType, unit]) => ({
-        id: `gpu.${gpuType.toLowerCase()}`,
-        meter: 'gpu_hours',
-        where: { gpu_type: gpuType },
-        unit: 'GPU-Hours',
-        price: { unit },
-      })),
-    },
+    ...juneBilling(source),
   }
   for (const [name, content] of Object.entries(files)) writeFileSync(join(dir, name), stringify(content))
   return join(dir, 'meterline.yaml')

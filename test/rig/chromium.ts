@@ -2,10 +2,9 @@
 import { execFile } from 'node:child_process'
 import { promisify } from 'node:util'
 import { type Browser, chromium } from 'playwright-core'
+import type { Found } from './promtool.ts'
 
 const run = promisify(execFile)
-
-export type Found = { readonly path: string } | { readonly lacking: string }
 
 /** The command, or why there is none; installed where the machine lets us. */
 export async function findChromium(): Promise<Found> {

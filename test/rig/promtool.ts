@@ -10,10 +10,6 @@ const run = promisify(execFile)
 export type Found = { readonly path: string } | { readonly lacking: string }
 
 /** The command, or why there is none. */
-export function findPromtool(): Promise<Found> {
-  return findCommand('promtool')
-}
-
 export async function findCommand(name: 'promtool' | 'prometheus'): Promise<Found> {
   for (const path of [name, join(folder(), 'usr/bin', name)]) if (await answers(path)) return { path }
   try {
@@ -57,7 +53,7 @@ async function unpack(): Promise<void> {
 
 /** @throws Error with what promtool says of a file of rules that it does not take */
 export async function checkRules(file: string): Promise<string> {
-  const found = await findPromtool()
+  const found = await findCommand('promtool')
   if ('lacking' in found) throw new Error(`no promtool: ${found.lacking}`)
   try {
     return (await run(found.path, ['check', 'rules', file], { timeout: 20_000 })).stdout

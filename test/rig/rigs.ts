@@ -6,7 +6,7 @@ import { findChromium } from './chromium.ts'
 import { dockerAnswers, ensureKafkaJars, java, kafkaVersion } from './kafka.ts'
 import { goVersion } from './kubernetes-go.ts'
 import { findPostgres } from './postgres.ts'
-import { findCommand, findPromtool } from './promtool.ts'
+import { type Found, findCommand } from './promtool.ts'
 import { goSdk, pythonSdk } from './sdks.ts'
 import { mountSmallDisk } from './small-disk.ts'
 
@@ -30,12 +30,33 @@ export async function findRigs(): Promise<readonly Rig[]> {
     killableKafka(jars),
     findClickHouse(docker),
     findSmallDisk(),
-    await findRules(),
+    commandRig(
+      {
+        name: 'promtool',
+        remedy: 'Install Prometheus (Debian: prometheus), or only its promtool.',
+        usedBy: /\/rig\/promtool\.ts'/,
+      },
+      await findCommand('promtool'),
+    ),
     await findDatabase(),
     await findSdks(),
     await findKubernetesCode(),
-    await findPrometheus(),
-    await findBrowser(),
+    commandRig(
+      {
+        name: 'Prometheus',
+        remedy: 'Install Prometheus (Debian: prometheus).',
+        usedBy: /\/rig\/prometheus\.ts'/,
+      },
+      await findCommand('prometheus'),
+    ),
+    commandRig(
+      {
+        name: 'Chromium',
+        remedy: 'Install Chromium (Debian: chromium), or set CHROMIUM.',
+        usedBy: /\/rig\/chromium\.ts'/,
+      },
+      await findChromium(),
+    ),
   ]
 }
 
@@ -68,17 +89,6 @@ function findKafka(docker: boolean, jars: Awaited<ReturnType<typeof kafkaJars>>)
   return { ...rig, found: false, how: `no KAFKA_BROKERS, no Docker engine, ${jars.lacking}` }
 }
 
-async function findRules(): Promise<Rig> {
-  const found = await findPromtool()
-  return {
-    name: 'promtool',
-    found: 'path' in found,
-    how: 'path' in found ? found.path : found.lacking,
-    remedy: 'Install Prometheus (Debian: prometheus), or only its promtool.',
-    usedBy: /\/rig\/promtool\.ts'/,
-  }
-}
-
 async function findDatabase(): Promise<Rig> {
   const found = await findPostgres()
   return {
@@ -90,26 +100,11 @@ async function findDatabase(): Promise<Rig> {
   }
 }
 
-async function findPrometheus(): Promise<Rig> {
-  const found = await findCommand('prometheus')
-  return {
-    name: 'Prometheus',
-    found: 'path' in found,
-    how: 'path' in found ? found.path : found.lacking,
-    remedy: 'Install Prometheus (Debian: prometheus).',
-    usedBy: /\/rig\/prometheus\.ts'/,
-  }
-}
-
-async function findBrowser(): Promise<Rig> {
-  const found = await findChromium()
-  return {
-    name: 'Chromium',
-    found: 'path' in found,
-    how: 'path' in found ? found.path : found.lacking,
-    remedy: 'Install Chromium (Debian: chromium), or set CHROMIUM.',
-    usedBy: /\/rig\/chromium\.ts'/,
-  }
+/** A command, on the PATH or from its Debian package. */
+function commandRig(rig: Omit<Rig, 'found' | 'how'>, found: Found): Rig {
+  return 'path' in found
+    ? { ...rig, found: true, how: found.path }
+    : { ...rig, found: false, how: found.lacking }
 }
 
 /** Brokers of others, and containers, are not killed: that takes processes of our own. */

@@ -19,6 +19,7 @@ import {
   showWindow,
   type Window,
 } from '../../schemas/window.ts'
+import { zones } from './zones.ts'
 
 const at = (text: string): number => parseInstant(text, 'test')
 const span = (start: string, end: string): Window => ({ startMs: at(start), endMs: at(end) })
@@ -27,20 +28,6 @@ const ms = fc.integer({ min: at('1950-01-01T00:00:00Z'), max: at('2100-01-01T00:
 const calendarWindows = (of: Window, step: string, zone: string) =>
   Array.from(windowsIn(windowRuns(of, parseStep(step), zone)))
 
-const zones = [
-  'UTC',
-  'Europe/Berlin',
-  'America/New_York',
-  'America/Havana',
-  'Asia/Kathmandu',
-  'Asia/Kolkata',
-  'Australia/Lord_Howe',
-  'Pacific/Apia',
-  'America/St_Johns',
-  'Africa/Cairo',
-  'Pacific/Chatham',
-  'Africa/Monrovia',
-]
 describe('the calendar of a zone', () => {
   const steps = ['HOUR', 'DAY', 'WEEK', 'MONTH'] as const
   const days = { HOUR: 3, DAY: 40, WEEK: 100, MONTH: 400 } as const

@@ -18,6 +18,7 @@ import {
   windowAt,
   windowsOver,
 } from '../../schemas/window.ts'
+import { zones } from './zones.ts'
 
 const at = (text: string): number => parseInstant(text, 'test')
 const span = (start: string, end: string): Window => ({ startMs: at(start), endMs: at(end) })
@@ -188,21 +189,6 @@ describe('the grid', () => {
 })
 
 describe('the calendar of a zone', () => {
-  const zones = [
-    'UTC',
-    'Europe/Berlin',
-    'America/New_York',
-    'America/Havana',
-    'Asia/Kathmandu',
-    'Asia/Kolkata',
-    'Australia/Lord_Howe',
-    'Pacific/Apia',
-    'America/St_Johns',
-    'Africa/Cairo',
-    'Pacific/Chatham',
-    'Africa/Monrovia',
-  ]
-
   test('the month of an instant holds it, and is as long as it is', () => {
     expect(hours(monthOf(at('2026-03-15T00:00:00Z'), 'Europe/Berlin'))).toBe(31 * 24 - 1)
     fc.assert(
