@@ -1,5 +1,6 @@
 /** `npm run bench -- NAME`: each benchmark prints rates and their ratio to a limit measured in the same run. */
 import { benchIngest } from './ingest.ts'
+import { timed } from './wanted.ts'
 
 const benches: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
   ingest: benchIngest,
@@ -15,4 +16,4 @@ const bench = benches[name]
 if (!bench) {
   console.error(`npm run bench -- ${Object.keys(benches).join(' | ')}`)
   process.exitCode = 2
-} else await bench(args)
+} else await timed(name, () => bench(args))

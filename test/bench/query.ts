@@ -19,6 +19,7 @@ import { cpuSeconds } from './ingest.ts'
 import { loadStartMs } from './load.ts'
 import { type MadePlan, makeLedger, makePeerTable, peerId } from './made-ledger.ts'
 import { askUsage, serveUsage } from './usage-api.ts'
+import { atMost } from './wanted.ts'
 
 const subjects = 1000
 const types = 10
@@ -114,7 +115,7 @@ async function printBytes(store: Store, readings: number): Promise<void> {
   const each = (count: number) => `${(count / readings).toFixed(1)} bytes an event`
   const ours = of('events') + of('reads') + of('cells')
   console.log(
-    `on disk: ledger ${each(of('events') + of('reads'))}, rollups of ${meters.length} meters ${each(of('cells'))}; theirs ${each(of('om_events'))}: ${(ours / of('om_events')).toFixed(2)} of it (wanted: at most 0.5)`,
+    `on disk: ledger ${each(of('events') + of('reads'))}, rollups of ${meters.length} meters ${each(of('cells'))}; theirs ${each(of('om_events'))}: ${(ours / of('om_events')).toFixed(3)} of it ${atMost(ours / of('om_events'), 0.5)}`,
   )
 }
 
@@ -267,7 +268,7 @@ async function benchCases(store: Store, pid: number, plan: MadePlan, effort: Eff
     const [mine = 0, other = 0, exact = 0] = cpu
     const [mineMs = 0, otherMs = 0] = wall
     console.log(
-      `| ${name} | ${ms(mine)} / ${ms(other)} / ${ms(exact)} | **${(other / mine).toFixed(1)}** | ${wanted ?? ''} | ${ms(mineMs)} / ${ms(otherMs)} | ${(otherMs / mineMs).toFixed(1)} |`,
+      `| ${name} | ${ms(mine)} / ${ms(other)} / ${ms(exact)} | **${(other / mine).toFixed(1)}** | ${wanted === undefined ? '' : `${wanted}, ${other / mine >= wanted ? 'holds' : 'MISSED'}`} | ${ms(mineMs)} / ${ms(otherMs)} | ${(otherMs / mineMs).toFixed(1)} |`,
     )
   }
   const times: number[] = []
@@ -275,8 +276,9 @@ async function benchCases(store: Store, pid: number, plan: MadePlan, effort: Eff
   for (let at = 0; at < effort.lone; at += 1)
     times.push(await wallMs(async () => void (await askUsage(api.url, asked))))
   times.sort((a, b) => a - b)
+  const p95 = times[Math.floor(effort.lone * 0.95)] ?? 0
   console.log(
-    `one subject of one type over HTTP, ${effort.lone} times: p50 ${ms(times[Math.floor(effort.lone * 0.5)] ?? 0)}, p95 ${ms(times[Math.floor(effort.lone * 0.95)] ?? 0)} (wanted: under 50 ms)`,
+    `one subject of one type over HTTP, ${effort.lone} times: p50 ${ms(times[Math.floor(effort.lone * 0.5)] ?? 0)}, p95 ${ms(p95)} ${atMost(p95, 50, ' ms')}`,
   )
   await benchCoarser(store, pid, plan, effort)
 }
@@ -307,7 +309,7 @@ async function benchCoarser(store: Store, pid: number, plan: MadePlan, effort: E
     async () => await toNothing(store, [byDay]),
   ])
   console.log(
-    `all subjects by day of rollups by hour ${ms(hourly)} of CPU, of rollups by day it would be ${ms(daily)}`,
+    `all subjects by day over ${plan.hours} hours: of rollups by hour ${ms(hourly)} of CPU, of rollups by day it would be ${ms(daily)}, ${(hourly / daily).toFixed(1)} times less`,
   )
 }
 

@@ -2,6 +2,7 @@
 import { Registry } from 'prom-client'
 import { openApi } from '../../processor/api/api.ts'
 import { usageRoutes } from '../../processor/api/usage.ts'
+import { Catalogue } from '../../processor/catalogue.ts'
 import { Queries } from '../../processor/queries.ts'
 import type { Store } from '../../processor/store.ts'
 import { Health, serveHealth } from '../../runtime/health.ts'
@@ -22,6 +23,7 @@ export async function serveUsage(store: Store, meters: readonly Meter[]): Promis
     host: '127.0.0.1',
     port: 0,
   })
+  const catalogue = new Catalogue(store, meters, Date.now)
   const api = await openApi({
     mount: served.mount,
     routes: [
@@ -29,11 +31,7 @@ export async function serveUsage(store: Store, meters: readonly Meter[]): Promis
         store,
         queries: new Queries(queryLimits),
         accounts: async () => [],
-        meterOf: async slug => {
-          const meter = meters.find(one => one.slug === slug)
-          if (!meter) throw new Error(`there is no meter ${slug}`)
-          return { answering: meter }
-        },
+        meterOf: slug => catalogue.find(slug),
       }),
     ],
     access: 'loopback',
