@@ -1,4 +1,10 @@
-/** What all panels work with: who looks, what there is, what is looked at, and how to go on from there. */
+/**
+ * What all panels work with: who looks, what there is, what is looked at, and how to go on from there.
+ *
+ * Rows of the API stand in the page as far as it shows them, and are not imported from the processor: even as types alone
+ * they would bring the store, Node and typebox into a program that has the browser's types and a folder of its own to be
+ * built from. That both say the same is what the tests in Chromium hold against each other.
+ */
 import type { Ask } from './ask.ts'
 import { element } from './elements.ts'
 import type { Meter } from './meters.ts'
