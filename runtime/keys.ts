@@ -201,7 +201,7 @@ export class Door {
   }
 
   /**
-   * @returns KEY_UNKNOWN, or RATE_EXCEEDED with `retryAfterSeconds` in its facts, where it may not; a fault of the store
+   * @returns KEY_UNKNOWN, KEY_FORBIDS, or RATE_EXCEEDED with `retryAfterSeconds` in its facts, where it may not; a fault of the store
    * where the keys in it cannot be read
    */
   async admit(request: Pick<IncomingMessage, 'headers' | 'socket'>): Promise<Admitted | Fault> {
@@ -219,7 +219,11 @@ export class Door {
     if (!keys)
       return mayComeKeyless(request, open) ? anybody : new Fault('KEY_UNKNOWN', 'there are no keys here')
     const grant = await keys.authorize(token, nowMs())
-    return grant instanceof Fault ? grant : this.#atItsRate(grant)
+    if (grant instanceof Fault) return grant
+    // What cannot be taken is kept as a reject: of who may write nothing, not even that.
+    if (!grant.scopes.includes('ingest') && !grant.scopes.includes('amend'))
+      return new Fault('KEY_FORBIDS', 'this asks for a key with the scope ingest', { key: grant.name })
+    return this.#atItsRate(grant)
   }
 
   #atItsRate(grant: Grant): Admitted | Fault {

@@ -47,7 +47,7 @@ const eventsTotal = new Counter({
 })
 const refusedTotal = new Counter({
   name: 'meterline_ingest_requests_refused_total',
-  help: 'Requests of which nothing was taken or kept: without a key, beyond its rate, too large to be read, cut off, or the log was away.',
+  help: 'Requests of which nothing was taken or kept: without a key that may push, beyond its rate, too large to be read, cut off, or the log was away.',
   labelNames: ['reason'],
   registers: [registry],
 })
@@ -554,6 +554,10 @@ function refusedAtDoor(fault: Fault, response: ServerResponse): IngestAnswer {
     return { ...problem(429, fault), retryAfterSeconds: Number(facts.retryAfterSeconds) }
   }
   refusedTotal.inc({ reason: 'key' })
+  if (code === 'KEY_FORBIDS') {
+    forbiddenTotal.inc({ key: String(facts.key), reason: 'grant' })
+    return problem(403, fault)
+  }
   // Where the keys cannot be looked up, whose this one is nobody knows: a sender that is told "unknown" does not come again.
   if (code !== 'KEY_UNKNOWN') return notTaken(fault)
   response.setHeader('www-authenticate', 'Bearer realm="meterline"')

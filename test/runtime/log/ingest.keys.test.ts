@@ -21,6 +21,7 @@ const grants: Readonly<Record<string, Omit<Grant, 'name'>>> = {
   'key-acme': { scopes: ['ingest'], sources: ['urn:app'], subjects: ['acme', 'acme/*'] },
   'key-both': { scopes: ['ingest', 'amend'], sources: ['urn:app'], subjects: ['*'] },
   'key-amends': { scopes: ['amend'], sources: ['urn:app'], subjects: ['*'] },
+  'key-reads': { scopes: ['read', 'bill', 'admin'], sources: ['*'], subjects: ['*'] },
   // The configuration lets none of these two through; a store might.
   'key-bound': { scopes: ['ingest', 'amend'], sources: ['urn:app'], subjects: ['acme'] },
   'key-greedy': { scopes: ['ingest', 'amend'], sources: ['meterline/*', '*'], subjects: ['*'] },
@@ -225,6 +226,30 @@ describe.each(Object.keys(events))('%s', key => {
       count('amend', 'void'),
     ])
   })
+})
+
+test('a key that writes nothing leaves nothing, not even what cannot be read', async () => {
+  const event = { specversion: '1.0', id: '1', source: 'urn:app', type: 'call', subject: 'acme' }
+  const bodies = [
+    event,
+    { ...event, source: 'meterline/rafay/prod' },
+    { ...event, id: '' },
+    {},
+    [],
+    [event, {}],
+  ]
+  for (const body of [...bodies.map(one => JSON.stringify(one)), '{', 'null', ''])
+    for (const type of ['application/cloudevents+json', 'application/cloudevents-batch+json', 'text/plain']) {
+      log = []
+      const answer = await fetch(url, {
+        method: 'POST',
+        headers: { authorization: 'Bearer key-reads', 'content-type': type },
+        body,
+      })
+      expect([answer.status, await answer.json(), log], `${type} ${body}`).toEqual([
+        ...[403, expect.objectContaining({ code: 'KEY_FORBIDS' }), []],
+      ])
+    }
 })
 
 describe('an amendment over HTTP', () => {
