@@ -12,6 +12,7 @@ import {
   type BuildProgress,
   buildsOf,
   hoursOf,
+  inHours,
   progressOf,
   registerMeters,
   retire,
@@ -423,9 +424,7 @@ function lastOf(hours: Awaited<ReturnType<typeof hoursOf>>): readonly number[] {
 
 /** How many events of these hours the meter looks at, in how many something stands where its value should be, and each dim. */
 async function standing(store: Store, meter: Meter, hours: readonly number[]) {
-  const range = (at: string) =>
-    `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
-  const { sql, params } = ledgerRows([meter], { range })
+  const { sql, params } = ledgerRows([meter], { range: inHours })
   const dims = dimNames(meter).map((_, index) => `countIf(dim${index} != '')`)
   const [row] = await store.rows<{ rows: string; there: string; dims: readonly string[] }>(
     `select count() as rows, countIf(has0) as there, [${dims.join(', ')}]::Array(UInt64) as dims from ${sql}`,

@@ -135,6 +135,22 @@ function isBeingBuilt({ state, ageSeconds }: Build): boolean {
 /** So many rows of the ledger are computed in a statement, unless one hour has more. */
 const buildRowsMax = 500_000
 
+const eventTables = [
+  { table: 'events', at: 'start', isOwn: true },
+  { table: 'pushed', at: 'time', isOwn: false },
+  { table: 'amendments', at: 'time', isOwn: false },
+] as const
+
+/** Those that may have events of these types, with their columns of time. */
+function tablesOf(types: readonly string[]) {
+  return eventTables.filter(({ isOwn }) => types.some(type => isOwnType(type) === isOwn))
+}
+
+/** A condition on an instant, whose column is given: it is in one of the hours of the parameter `hours`, in seconds. */
+export function inHours(at: string): string {
+  return `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
+}
+
 /**
  * The hours of the ledger that have events of a meter's types, with how many rows; the newest first.
  * @param options `unbuilt`: only those that the build of this key has not computed
@@ -144,19 +160,15 @@ export async function hoursOf(
   { eventTypes }: Meter,
   { unbuilt, ...reading }: { readonly unbuilt?: string } & Pick<Reading, 'settings'> = {},
 ): Promise<readonly { readonly hourS: number; readonly rows: number }[]> {
-  const of = (table: string, at: string, types: string) =>
-    `select toStartOfHour(${at}) as hour, count() as found from ${table} where type in (${types}) group by hour`
-  const kinds = [
-    ...(eventTypes.some(isOwnType) ? [of('events', 'start', '{types:Array(String)}')] : []),
-    ...(eventTypes.every(isOwnType)
-      ? []
-      : [of('pushed', 'time', '{types:Array(String)}'), of('amendments', 'time', '{types:Array(String)}')]),
-  ]
+  const parts = tablesOf(eventTypes).map(
+    ({ table, at }) =>
+      `select toStartOfHour(${at}) as hour, count() as found from ${table} where type in ({types:Array(String)}) group by hour`,
+  )
   const rows = await store.rows<{ hour_s: number; found: string }>(
-    `select toUnixTimestamp(hour) as hour_s, sum(found) as found from (${kinds.join(' union all ')})
+    `select toUnixTimestamp(hour) as hour_s, sum(found) as found from (${parts.join(' union all ')})
      where ${unbuilt === undefined ? 'true' : 'hour not in (select hour from built where meter = {key:String})'}
      group by hour order by hour desc`,
-    { types: [...eventTypes], key: unbuilt ?? '' },
+    { types: eventTypes, key: unbuilt },
     reading,
   )
   return rows.map(({ hour_s, found }) => ({ hourS: Number(hour_s), rows: Number(found) }))
@@ -203,17 +215,18 @@ export async function progressOf(
 async function hoursLeft(store: Store, builds: readonly Build[]): Promise<ReadonlyMap<string, number>> {
   const pairs = builds.flatMap(({ key, meter }) => meter.eventTypes.map(type => [key, type] as const))
   if (pairs.length === 0) return new Map()
-  const there = Object.entries({ events: 'start', pushed: 'time', amendments: 'time' }).map(
-    ([table, at]) =>
+  const types = pairs.map(([, type]) => type)
+  const there = tablesOf(types).map(
+    ({ table, at }) =>
       `select distinct type, toStartOfHour(${at}) as hour from ${table} where type in ({types:Array(String)})`,
   )
   const rows = await store.rows<{ meter: string; hours: string }>(
     `select meter, uniqExact(hour) as hours
      from (select arrayJoin(arrayZip({keys:Array(String)}, {types:Array(String)})) as pair, pair.1 as meter, pair.2 as type) as asked
-     join (select toString(type) as type, toDateTime(hour, 'UTC') as hour from (${there.join(' union all ')})) as there using type
+     join (select toString(type) as type, hour from (${there.join(' union all ')})) as there using type
      where (meter, hour) not in (select meter, hour from built where meter in ({keys:Array(String)}))
      group by meter`,
-    { keys: pairs.map(([key]) => key), types: pairs.map(([, type]) => type) },
+    { keys: pairs.map(([key]) => key), types },
   )
   return new Map(rows.map(({ meter, hours }) => [meter, Number(hours)]))
 }
@@ -259,10 +272,8 @@ async function build(store: Store, builds: readonly Build[], rowsMax: number): P
 }
 
 async function buildHours(store: Store, family: readonly Build[], hours: readonly number[]): Promise<void> {
-  const range = (at: string) =>
-    `toStartOfHour(${at}) in (select fromUnixTimestamp(arrayJoin({hours:Array(UInt32)})))`
   const meters = family.map(({ meter }) => meter)
-  const ledger = ledgerRows(meters, { range })
+  const ledger = ledgerRows(meters, { range: inHours })
   const keys = family.map(({ key }) => key)
   const params = { ...ledger.params, keys, hours }
   const { all, groups, columns, lists, select } = cellSql(meters, ledger)
@@ -294,10 +305,11 @@ async function buildHours(store: Store, family: readonly Build[], hours: readonl
 
 /** Those of whose types the ledger has nothing are ready. */
 async function finishBuilds(store: Store, builds: readonly Build[]): Promise<void> {
-  const tables = ['events', 'pushed', 'amendments'].map(table => `select type from ${table}`)
+  const asked = builds.flatMap(({ meter }) => meter.eventTypes)
+  const tables = tablesOf(asked).map(({ table }) => `select type from ${table}`)
   const rows = await store.rows<{ type: string }>(
     `select distinct type from (${tables.join(' union all ')}) where type in ({types:Array(String)})`,
-    { types: builds.flatMap(({ meter }) => meter.eventTypes) },
+    { types: asked },
   )
   const types = new Set(rows.map(({ type }) => type))
   await finish(
