@@ -24,12 +24,14 @@ import { type PrometheusServer, startPrometheus } from '../rig/prometheus.ts'
 
 interface Target {
   readonly refId: string
-  readonly datasource: { readonly type: string }
+  readonly datasource: { readonly type: string; readonly uid: string }
   readonly rawSql?: string
   readonly expr?: string
 }
 interface Panel {
+  readonly id: number
   readonly title: string
+  readonly gridPos: { readonly x: number; readonly y: number; readonly w: number; readonly h: number }
   readonly interval?: string
   readonly targets: readonly Target[]
 }
@@ -37,7 +39,12 @@ interface Dashboard {
   readonly uid: string
   readonly panels: readonly Panel[]
   readonly templating: {
-    readonly list: readonly { readonly name: string; readonly type: string; readonly query: string }[]
+    readonly list: readonly {
+      readonly name: string
+      readonly type: string
+      readonly query: string
+      readonly current: unknown
+    }[]
   }
 }
 
@@ -323,7 +330,7 @@ test('every query of the metrics answers what they say', async () => {
 
 test('what is provisioned fits together', () => {
   const { datasources } = parse(read('provisioning/datasources/meterline.yaml')) as {
-    datasources: { type: string }[]
+    datasources: { name: string; uid: string; type: string }[]
   }
   expect(datasources.map(({ type }) => type)).toEqual(['grafana-clickhouse-datasource', 'prometheus'])
   const { providers } = parse(read('provisioning/dashboards/meterline.yaml')) as {
@@ -331,7 +338,21 @@ test('what is provisioned fits together', () => {
   }
   expect(providers).toHaveLength(1)
   expect(new Set(dashboards.map(({ uid }) => uid)).size).toBe(dashboards.length)
-  for (const { panel } of panels)
-    for (const { datasource } of panel.targets)
-      expect(datasources.map(({ type }) => type)).toContain(datasource.type)
+  for (const { templating, panels: all } of dashboards) {
+    // At first those that are provisioned, also where Grafana has others of their kind.
+    const shown = templating.list.filter(({ type }) => type === 'datasource')
+    for (const { query, current } of shown) {
+      const { name, uid } = datasources.find(({ type }) => type === query)!
+      expect(current).toEqual({ text: name, value: uid })
+    }
+    for (const { datasource } of all.flatMap(({ targets }) => targets))
+      expect(shown.map(({ name, query }) => ({ type: query, uid: `\${${name}}` }))).toContainEqual(datasource)
+    expect(new Set(all.map(({ id }) => id)).size).toBe(all.length)
+    // 24 columns, and nothing lies over anything.
+    const places = all.flatMap(({ gridPos: { x, y, w, h } }) =>
+      Array.from({ length: w * h }, (_, at) => `${x + (at % w)} ${y + Math.floor(at / w)}`),
+    )
+    expect(new Set(places).size).toBe(places.length)
+    expect(Math.max(...all.map(({ gridPos: { x, w } }) => x + w))).toBe(24)
+  }
 })
