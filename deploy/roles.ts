@@ -435,13 +435,13 @@ export async function apiRoutes(
   const queries = new Queries(config.query)
   return [
     accountRoutes({ accounts }),
-    coverageRoutes({ store, accounts, nowMs: settings.nowMs }),
-    coverageDayRoutes({ store, accounts, nowMs: settings.nowMs }),
+    coverageRoutes({ store, accounts, nowMs }),
+    coverageDayRoutes({ store, accounts, nowMs }),
     dashboardRoutes(),
     lineItemRoutes({ store, billing, queries, nowMs }),
     meRoutes(),
     ...(ingest ? [eventRoutes({ ingest })] : []),
-    rejectedRoutes({ store, nowMs: settings.nowMs }),
+    rejectedRoutes({ store, nowMs }),
     keyRoutes({ store, stored, taken, accounts, nowMs }),
     statusRoutes({
       store,

@@ -28,6 +28,11 @@ export function dimNames(meter: Meter): readonly string[] {
   return Object.keys(meter.groupBy).sort()
 }
 
+/** The path of a dim; a filter may name a path in its place. */
+function pathOf({ groupBy }: Meter, dim: string): string {
+  return (Object.hasOwn(groupBy, dim) ? groupBy[dim] : undefined) ?? dim
+}
+
 /** Why a meter cannot be computed, in a sentence; undefined where it can. */
 export function meterMisfit(meter: Meter): string | undefined {
   try {
@@ -90,13 +95,16 @@ export function ledgerRows(meters: readonly Meter[], span: LedgerSpan): LedgerRo
 }
 
 /** The columns that both kinds of rows have, in one order. */
-function columnsOf(sql: readonly MeterSql[], more: Readonly<Record<string, string>>): string {
-  const dims = sql[0]?.dims ?? []
+function columnsOf(
+  dims: readonly string[],
+  values: readonly Taken[],
+  more: Readonly<Record<string, string>>,
+): string {
   return [
     ...Object.entries(more).map(([name, text]) => `${text} as ${name}`),
     `[${dims.join(', ')}]::Array(String) as dims`,
     ...dims.map((text, index) => `${text} as dim${index}`),
-    ...sql.flatMap(({ value, has, unusable }, index) => [
+    ...values.flatMap(({ value, has, unusable }, index) => [
       `${value} as value${index}`,
       `${has} as has${index}`,
       `${unusable} as unusable${index}`,
@@ -108,7 +116,7 @@ function columnsOf(sql: readonly MeterSql[], more: Readonly<Record<string, strin
 
 function readingRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
   const sql = meters.map((meter, index) => meterSql(meter, `measure${index}`))
-  const columns = columnsOf(sql, {
+  const columns = columnsOf(sql[0]?.dims ?? [], sql, {
     source: 'source',
     subject: 'subject',
     hour: 'toStartOfHour(start)',
@@ -137,11 +145,11 @@ export function meterSql(meter: Meter, name = 'measure'): MeterSql {
   const params: Record<string, unknown> = { types: meter.eventTypes.filter(isOwnType) }
   const where = ['type in ({types:Array(String)})']
   const dims = dimNames(meter).map((dim, index) =>
-    readingText(meter, meter.groupBy[dim] ?? dim, `dim${index}`, params),
+    readingText(meter, pathOf(meter, dim), `dim${index}`, params),
   )
   const bind = binder(params, 'filter')
   Object.entries(meter.filter ?? {}).forEach(([dim, filter], index) => {
-    const text = readingText(meter, meter.groupBy[dim] ?? dim, `filtered${index}`, params)
+    const text = readingText(meter, pathOf(meter, dim), `filtered${index}`, params)
     where.push(filterSql(text, filter, bind))
   })
   return { dims, ...readingValue(meter, name, params), where: where.join(' and '), params }
@@ -183,18 +191,18 @@ function decimalTaken(text: string): Taken {
   }
 }
 
-const attributes: Readonly<Record<string, string>> = {
-  subject: 'subject',
-  scope: 'scope',
-  source: 'toString(source)',
-  '$.resource.id': 'resource_id',
-  '$.resource.name': 'resource_name',
-  '$.resource.kind': 'toString(resource_kind)',
-}
+const attributes: ReadonlyMap<string, string> = new Map([
+  ['subject', 'subject'],
+  ['scope', 'scope'],
+  ['source', 'toString(source)'],
+  ['$.resource.id', 'resource_id'],
+  ['$.resource.name', 'resource_name'],
+  ['$.resource.kind', 'toString(resource_kind)'],
+])
 
 /** A label by its name, an attribute, or a JSONPath into what the ledger keeps of `data`. */
 function readingText(meter: Meter, text: string, param: string, params: Record<string, unknown>): string {
-  const attribute = attributes[text]
+  const attribute = attributes.get(text)
   if (attribute) return attribute
   const path = parsePath(text)
   const [first, second, ...rest] = path.kind === 'data' ? path.steps : ['labels', path.name]
@@ -211,11 +219,11 @@ function readingText(meter: Meter, text: string, param: string, params: Record<s
 
 // -- pushed events
 
-const pushedAttributes: Readonly<Record<string, string>> = {
-  subject: 'subject',
-  source: 'source',
-  scope: "''",
-}
+const pushedAttributes: ReadonlyMap<string, string> = new Map([
+  ['subject', 'subject'],
+  ['source', 'source'],
+  ['scope', "''"],
+])
 
 function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
   const [first] = meters as readonly [Meter, ...Meter[]]
@@ -226,36 +234,33 @@ function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: Ledg
   /** Each path is taken out of the data once. */
   const texts = new Map<string, string>()
   const textOf = (path: string) => {
-    const attribute = pushedAttributes[path]
+    const attribute = pushedAttributes.get(path)
     if (attribute) return attribute
     const name = texts.get(path) ?? `text${texts.size}`
     texts.set(path, name)
     return name
   }
-  const dims = dimNames(first).map(dim => textOf(first.groupBy[dim] ?? dim))
+  const dims = dimNames(first).map(dim => textOf(pathOf(first, dim)))
   const filterBind = binder(params, 'pushedFilter')
   const where = Object.entries(first.filter ?? {}).map(([dim, filter]) =>
-    filterSql(textOf(first.groupBy[dim] ?? dim), filter, filterBind),
+    filterSql(textOf(pathOf(first, dim)), filter, filterBind),
   )
   const values = meters.map(({ aggregation, value = '' }) => {
     if (aggregation === 'COUNT') return each
     const text = textOf(value)
     return aggregation === 'UNIQUE_COUNT' ? textTaken(text) : decimalTaken(text)
   })
-  const columns = columnsOf(
-    values.map(value => ({ ...value, dims, where: '', params: {} })),
-    {
-      source: 'source',
-      subject: 'subject',
-      hour: "toStartOfHour(toDateTime(time, 'UTC'))",
-      from_ms: 'toUnixTimestamp64Milli(time)',
-      to_ms: 'toUnixTimestamp64Milli(time)',
-      at_ms: 'toUnixTimestamp64Milli(time)',
-      log: 'log',
-      partition: 'partition',
-      offset: 'offset',
-    },
-  )
+  const columns = columnsOf(dims, values, {
+    source: 'source',
+    subject: 'subject',
+    hour: "toStartOfHour(toDateTime(time, 'UTC'))",
+    from_ms: 'toUnixTimestamp64Milli(time)',
+    to_ms: 'toUnixTimestamp64Milli(time)',
+    at_ms: 'toUnixTimestamp64Milli(time)',
+    log: 'log',
+    partition: 'partition',
+    offset: 'offset',
+  })
   const placed = (at: string) =>
     `${range(at)} and type in ({pushedTypes:Array(String)})${and ? ` and ${and(at)}` : ''}`
   const extracted = Array.from(texts, ([path, name]) => `${dataText(path, bind)} as ${name}`)

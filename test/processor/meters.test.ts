@@ -292,6 +292,16 @@ describe('a meter of pushed events', () => {
     expect(await at.answer(named('LATEST'))).toEqual(['w: 0', ...expected.LATEST])
   })
 
+  test('names that every object of JavaScript has are names like others', async () => {
+    await using at = await world()
+    await at.push(['1', '2025-06-01T10:00:00Z', '{"constructor":"c"}'])
+    await at.read(hourAfterJune1(9), [instance('org', 'i-1', '1800')])
+    const meter = { ...call, groupBy: { constructor: 'constructor' }, filter: { toString: '' } }
+    expect(await at.answer(meter)).toEqual(['c: 1'])
+    const eventTypes = ['io.meterline.rafay.instance.v1']
+    expect(await at.answer({ ...meter, eventTypes })).toEqual([': 1'])
+  })
+
   test('the percentile is the smallest value that so many percent do not exceed', async () => {
     await using at = await world()
     const values = ['10', '20', '20', '30', '40', '50', '60', '70', '80', '90']
