@@ -235,9 +235,9 @@ async function hoursLeft(store: Store, builds: readonly Build[]): Promise<Readon
  * Computes the next hours of a meter that is new or changed, the newest first, and resolves to how many hours
  * those were; 0 where no meter has history left to compute.
  *
- * What is written has version 0, so a recompute of the cell that knew the meter wins, whichever comes first, also one
- * that found the cell empty: see `isBeingBuilt`. One
- * that did not know it had begun before the meter was registered, and so before the ledger is read here.
+ * What is written has version 0, so a recompute of the cell that knew the meter wins, whichever comes first, also where it
+ * found no events: see `isBeingBuilt`. One that did not know it had begun before the meter was registered, and so before
+ * the ledger is read here.
  */
 async function build(store: Store, builds: readonly Build[], rowsMax: number): Promise<number> {
   for (const first of builds) {
