@@ -174,7 +174,8 @@ export async function openApi(options: ApiOptions): Promise<Api> {
     reply.header('etag', etag)
     if (!isHeld(etag, request.headers['if-none-match'])) return payload
     reply.code(304).removeHeader('content-type').removeHeader('content-length')
-    return ''
+    // Not '': its length would be told, and that of a 304 is the length of what it stands for (RFC 9110, 8.6).
+    return null
   })
   app.addHook('onResponse', async (request, reply) => ended(request, reply.statusCode, options.log))
   app.setErrorHandler((error: FastifyError, request, reply) => {
