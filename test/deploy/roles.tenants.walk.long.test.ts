@@ -53,6 +53,10 @@ describe.each(Object.entries(table))('%s', (route, { scope, answers, asks }) => 
     }
     const all = [...strangers, ...customers, ...operators].map(who => [who, expected(who)])
     expect(found).toEqual(Object.fromEntries(all))
+    // Whose answer it is shows in its headers too.
+    if (route.startsWith('GET '))
+      for (const who of ['none', 'aardvark read', 'all ingest'] as const)
+        expect((await ask(worlds.world, who, `HEAD${route.slice(3)}`, asks[0]!)).status, who).toBe(found[who])
   })
 
   test('tells a customer nothing of another, and the same as if there were no other', async () => {

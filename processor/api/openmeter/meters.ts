@@ -196,7 +196,8 @@ export function wireMeter(
     slug,
     name: name ?? slug,
     ...(description !== undefined && { description }),
-    ...(metadata !== undefined && { metadata }),
+    // What its maker remembers is not for their customers.
+    ...(metadata !== undefined && account === undefined && { metadata }),
     aggregation: aggregation === 'PERCENTILE' ? 'MAX' : (aggregation satisfies WireAggregation),
     eventType,
     ...(eventFromMs !== undefined && { eventFrom: showInstant(eventFromMs) }),
@@ -208,6 +209,8 @@ export function wireMeter(
     annotations: {
       meterline: {
         ...beyondOpenMeter(entry),
+        // What it leaves out may be called by the names of others.
+        ...(entry.meter.filter !== undefined && account === undefined && { filter: entry.meter.filter }),
         // How much there is to compute says something of the usage of others.
         ...(account === undefined && stateOf(entry)),
         ...(warnings.length > 0 && { warnings }),
@@ -217,12 +220,11 @@ export function wireMeter(
 }
 
 function beyondOpenMeter({ meter, origin }: CatalogueEntry) {
-  const { eventTypes, aggregation, percentile, per, filter, disjoint, unit } = meter
+  const { eventTypes, aggregation, percentile, per, disjoint, unit } = meter
   return {
     origin,
     unit,
     ...(per !== undefined && { per }),
-    ...(filter !== undefined && { filter }),
     ...(disjoint !== undefined && { disjoint }),
     ...(eventTypes.length > 1 && { eventTypes }),
     ...(aggregation === 'PERCENTILE' && { aggregation, percentile: percentile ?? '95' }),
