@@ -8,7 +8,7 @@ import { accept } from '../../processor/accept.ts'
 import { openApi } from '../../processor/api/api.ts'
 import { queryRoutes } from '../../processor/api/openmeter/query.ts'
 import { usageRoutes } from '../../processor/api/usage.ts'
-import { beginMeters, Catalogue, type CatalogueEntry } from '../../processor/catalogue.ts'
+import { beginMeters, Catalogue, type CatalogueMeter } from '../../processor/catalogue.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { Queries } from '../../processor/queries.ts'
 import { recompute } from '../../processor/rollups.ts'
@@ -25,6 +25,7 @@ import { showInstant } from '../../schemas/window.ts'
 import { headers } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
+import { type Paced, paced } from './paced.ts'
 import {
   type Answer,
   type Asked,
@@ -36,18 +37,25 @@ import {
   print,
 } from './usage.oracle.ts'
 import {
+  type MeterSpec,
   meterOf,
   type QuestionSpec,
   type Sizes,
   Speaker,
+  type StageSpec,
   type WorldSpec,
   worlds,
 } from './usage.oracle-world.ts'
 
+/** How much was compared, and of it how much where things are hard. */
 export interface Count {
   readonly cases: number
   readonly rows: number
   readonly split: number
+  /** Questions asked between the statements of a recompute or of a build. */
+  readonly meanwhile: number
+  /** Questions over more stale cells than are named one by one. */
+  readonly crowded: number
 }
 
 /** One database and one server for all worlds: each finds it empty. */
@@ -77,27 +85,29 @@ export interface Run {
   readonly seed: number
   readonly worlds: number
   readonly sizes: Sizes
-  /** No world is begun after it, however many were asked for. */
+  /** No world is begun after it, however many were asked for, */
   readonly timeMaxMs: number
+  /** unless fewer questions were compared by then. */
+  readonly casesMin: number
   /** Of a world that failed, as fast-check says it. */
   readonly path?: string
   /** Whether a smaller world is looked for where one fails, which takes its time. */
   readonly shrinks?: boolean
 }
 
+const nothing = { cases: 0, rows: 0, split: 0, meanwhile: 0, crowded: 0 }
+
 /** Makes worlds and holds each against the oracle. @throws the first that differs, with seed and path */
 export async function holdsFor(bench: Bench, run: Run): Promise<Count & { readonly worlds: number }> {
-  const { seed, worlds: numRuns, sizes, timeMaxMs, path, shrinks = false } = run
-  const sum = { worlds: 0, cases: 0, rows: 0, split: 0 }
+  const { seed, worlds: numRuns, sizes, timeMaxMs, casesMin, path, shrinks = false } = run
+  const sum = { worlds: 0, ...nothing }
   const endMs = performance.now() + timeMaxMs
   await fc.assert(
     fc.asyncProperty(worlds(sizes), async spec => {
-      if (performance.now() > endMs) return
-      const { cases, rows, split } = await bench.run(spec)
+      if (performance.now() > endMs && sum.cases >= casesMin) return
+      const count = await bench.run(spec)
       sum.worlds += 1
-      sum.cases += cases
-      sum.rows += rows
-      sum.split += split
+      for (const name of Object.keys(nothing) as (keyof Count)[]) sum[name] += count[name]
     }),
     {
       seed,
@@ -118,11 +128,18 @@ export async function openBench(rig: TestClickHouse): Promise<Bench> {
   const server = scope.use(
     await serveHealth({ health: new Health(), registry: new Registry(), host: '127.0.0.1', port: 0 }),
   )
-  const entries = new Map<string, CatalogueEntry>()
+  const entries = new Map<string, CatalogueMeter>()
   const accounts = new Map<string, Account>()
   const faults: Error[] = []
+  const bench: Parts = { store, url: server.url, entries, accounts, faults, before: undefined, crowded: 0 }
+  const asked = Object.create(store) as Store
+  asked.stream = async function* (...args) {
+    await bench.before?.()
+    if (args[0].includes('from stale') && !args[0].includes("'ready'")) bench.crowded += 1
+    yield* store.stream(...args)
+  }
   const parts = {
-    store,
+    store: asked,
     queries: new Queries({ seconds: 30, memoryBytes: 1e9, concurrency: atOnce, queued: 100 }),
     accounts: async () => Array.from(accounts.values()),
     nowMs: () => 0,
@@ -148,13 +165,15 @@ export async function openBench(rig: TestClickHouse): Promise<Bench> {
       },
     }),
   )
-  const bench = { store, url: server.url, entries, accounts, faults }
   return {
     async run(spec) {
       const used = await store.rows<{ name: string }>(
         "select name from system.tables where database = currentDatabase() and total_rows > 0 and name != 'migrations'",
       )
       await Promise.all(used.map(({ name }) => store.run(`truncate table ${name}`)))
+      entries.clear()
+      accounts.clear()
+      bench.crowded = 0
       return await runWorld(bench, spec)
     },
     [Symbol.asyncDispose]: () => scope.disposeAsync(),
@@ -165,32 +184,54 @@ interface Parts {
   readonly store: Store
   readonly url: string
   /** As the catalogue has them now: of a meter that changed the old definition may answer. */
-  readonly entries: Map<string, CatalogueEntry>
+  readonly entries: Map<string, CatalogueMeter>
   readonly accounts: Map<string, Account>
   /** What went wrong inside, that an answer does not tell. */
   readonly faults: Error[]
+  /** What happens before each statement of a question. */
+  before: (() => Promise<void>) | undefined
+  /** Of this world: questions that had too many stale cells to name. */
+  crowded: number
 }
 
 async function runWorld(parts: Parts, spec: WorldSpec): Promise<Count> {
   const { store } = parts
-  parts.accounts.clear()
-  const meters: Meter[] = spec.meters.map((meter, index) => meterOf(meter, `m${index}`))
   const speaker = new Speaker(spec)
   const rule = spec.isJudged ? suspectDefault : null
   const ledger = new Ledger(store, 'log', rule)
+  const meters = new Meters(store, spec.meters, speaker)
   const ends: Ends[] = []
-  const count = { cases: 0, rows: 0, split: 0 }
+  const count = { ...nothing }
   let put = 0
-  for (const [stage, questions] of spec.stages) {
-    if (stage.change) {
-      const index = stage.change[0] % meters.length
-      meters[index] = meterOf(stage.change[1], `m${index}`)
+  const ask = async (questions: readonly QuestionSpec[], lanes = atOnce) => {
+    for (const entry of await meters.entries()) parts.entries.set(entry.meter.slug, entry)
+    // What counts, by the place in the log as of which it is asked.
+    const known = new Map<Ends | undefined, readonly Counted[]>()
+    const waiting = [...questions]
+    const lane = async () => {
+      for (let question = waiting.shift(); question; question = waiting.shift()) {
+        const entry = parts.entries.get(`m${question.meter % spec.meters.length}`)
+        if (!entry) continue
+        const asOf = question.asOf === undefined ? undefined : ends[question.asOf % ends.length]
+        const events = known.get(asOf) ?? counted(speaker.messages, { rule, asOf })
+        known.set(asOf, events)
+        const asked = speaker.question(question, entry.answering)
+        const rows = await compare(parts, { question, asked, asOf, events, entry })
+        count.cases += 1
+        count.rows += rows.length
+        count.split += rows.filter(({ isSplit }) => isSplit).length
+        if (parts.before) count.meanwhile += 1
+      }
     }
-    const catalogue = new Catalogue(store, meters, () => 0)
-    if (stage.isKnownBefore) await beginMeters(store, meters)
+    await Promise.all(Array.from({ length: lanes }, lane))
+  }
+  for (const [index, [stage, questions]] of spec.stages.entries()) {
+    if (stage.change) meters.change(...stage.change)
+    if (stage.isKnownBefore) await meters.begin()
     for (const one of stage.said) speaker.say(one)
-    for (let index = 0; put < speaker.messages.length; index += 1) {
-      const { messages = 1000, dies } = stage.puts[index] ?? {}
+    if (spec.crowd && spec.crowd.stage % spec.stages.length === index) speaker.crowd(spec.crowd)
+    for (let at = 0; put < speaker.messages.length; at += 1) {
+      const { messages = Number.POSITIVE_INFINITY, dies } = stage.puts[at] ?? {}
       const some = speaker.messages.slice(put, put + messages)
       const batches = batchesOf(some).map(batch => accept(batch, 'log'))
       if (dies !== undefined) {
@@ -204,29 +245,89 @@ async function runWorld(parts: Parts, spec: WorldSpec): Promise<Count> {
         new Map([0, 1].map(partition => [partition, endOf(speaker.messages.slice(0, put), partition)])),
       )
     }
-    if (!stage.isKnownBefore) await beginMeters(store, meters)
-    for (const cellsMax of stage.recomputes) await recompute(store, { run: newToken(), cellsMax })
-    for (const entry of await catalogue.list()) parts.entries.set(entry.meter.slug, entry)
-    const waiting = questions.map(question => async () => {
-      const meter = parts.entries.get(`m${question.meter % meters.length}`)?.answering
-      if (!meter) return
-      const asOf = question.asOf === undefined ? undefined : ends[question.asOf % ends.length]
-      const rows = await compare(parts, {
-        question,
-        asked: speaker.question(question, meter),
-        asOf,
-        events: counted(speaker.messages, { rule, asOf }),
-      })
-      count.cases += 1
-      count.rows += rows.length
-      count.split += rows.filter(({ isSplit }) => isSplit).length
-    })
-    const lanes = Array.from({ length: atOnce }, async () => {
-      for (let next = waiting.shift(); next; next = waiting.shift()) await next()
-    })
-    await Promise.all(lanes)
+    if (!stage.isKnownBefore) await meters.begin()
+    // What was fresh is stale by now.
+    await ask(spec.again)
+    const rest = [...questions, ...spec.again]
+    const share = Math.ceil(rest.length / (stage.recomputes.length + 1))
+    for (const one of stage.recomputes) {
+      const some = one.pace === 'now' ? [] : rest.splice(0, share)
+      await recomputing(parts, one, () => ask(some, 1))
+    }
+    if (stage.isFreshThen) while ((await recompute(store, { run: newToken(), cellsMax: 10_000 })) > 0);
+    await ask(rest)
   }
-  return count
+  return { ...count, crowded: parts.crowded }
+}
+
+/** Recomputes while somebody asks, a statement whenever one of theirs is due, so that a seed tells all of it. */
+async function recomputing(
+  parts: Parts,
+  { pace, ...options }: StageSpec['recomputes'][number],
+  ask: () => Promise<void>,
+): Promise<void> {
+  const { store } = parts
+  if (pace === 'now') await recompute(store, { run: newToken(), ...options })
+  else {
+    const slow: Paced = paced(store)
+    const work = recompute(slow.store, { run: newToken(), ...options }).then(
+      () => slow.end(),
+      (error: unknown) => slow.end(error),
+    )
+    parts.before = () => slow.step()
+    try {
+      await ask()
+    } finally {
+      parts.before = undefined
+      if (pace === 'dies') slow.kill()
+      else slow.release()
+      await work
+    }
+    if (slow.failed !== undefined) throw slow.failed
+  }
+}
+
+/** The meters of a world: those of the file and those made by API, as they are now. */
+class Meters {
+  readonly #store: Store
+  readonly #specs: MeterSpec[]
+  readonly #speaker: Speaker
+  readonly #made = new Map<number, MeterSpec>()
+
+  constructor(store: Store, specs: readonly MeterSpec[], speaker: Speaker) {
+    this.#store = store
+    this.#specs = [...specs]
+    this.#speaker = speaker
+  }
+
+  /** From now on one of them means something else. It stays where it was made. */
+  change(which: number, spec: MeterSpec): void {
+    const index = which % this.#specs.length
+    const { api } = this.#specs[index] ?? spec
+    this.#specs[index] = { ...spec, api: api && (spec.api ?? api) }
+  }
+
+  async begin(): Promise<void> {
+    const catalogue = new Catalogue(this.#store, this.#file(), () => 0)
+    await beginMeters(this.#store, this.#file())
+    for (const [index, spec] of this.#specs.entries()) {
+      if (!spec.api || this.#made.get(index) === spec) continue
+      const meter = meterOf(spec, `m${index}`)
+      const from = spec.api.eventFrom
+      const notes = { eventFromMs: from && this.#speaker.slotMs(from[0]) + from[1] }
+      if (this.#made.has(index)) await catalogue.update(meter.slug, { meter, ...notes })
+      else await catalogue.create(meter, notes)
+      this.#made.set(index, spec)
+    }
+  }
+
+  async entries(): Promise<readonly CatalogueMeter[]> {
+    return await new Catalogue(this.#store, this.#file(), () => 0).meters()
+  }
+
+  #file(): readonly Meter[] {
+    return this.#specs.flatMap((spec, index) => (spec.api ? [] : [meterOf(spec, `m${index}`)]))
+  }
 }
 
 function endOf(messages: readonly Message[], partition: number): number {
@@ -252,22 +353,29 @@ interface Case {
   readonly asked: Asked
   readonly asOf: Ends | undefined
   readonly events: readonly Counted[]
+  readonly entry: CatalogueMeter
 }
 
 /** Asks in the way that the question says, and gives the oracle's rows where both agree. */
-async function compare(parts: Parts, { question, asked, asOf, events }: Case): Promise<readonly Answer[]> {
+async function compare(
+  parts: Parts,
+  { question, asked, asOf, events, entry }: Case,
+): Promise<readonly Answer[]> {
+  // Before its `eventFrom` nothing counts: the span begins there.
+  const fromMs = Math.max(asked.fromMs, (asOf ? undefined : entry.eventFromMs) ?? asked.fromMs)
+  const count = (some: Asked) => (fromMs < asked.toMs ? answer(events, { ...some, fromMs }) : [])
   const { by, limit } = question
   const steps = [undefined, 'MINUTE', 'HOUR', 'DAY', 'MONTH']
   const isOpenMeter = by.startsWith('openmeter') && asOf === undefined && steps.includes(asked.window)
   if (isOpenMeter) {
     const { top: _, sources: __, ...rest } = asked
     const wire = { ...rest, keep: { source: false, subject: asked.subjects !== undefined } }
-    const ours = answer(events, wire)
-    const texts = ours.map(row => wireText(row, wire, by === 'openmeter csv'))
-    differ(wire, by, texts, await askOpenMeter(parts, wire, by === 'openmeter csv'))
+    const ours = count(wire)
+    const texts = ours.map(row => wireText(row, wire, by.endsWith('csv')))
+    differ(wire, by, texts, await askOpenMeter(parts, wire, by))
     return ours
   }
-  const ours = answer(events, asked)
+  const ours = count(asked)
   const texts = ours.map(row => rowText(expected(row, asked)))
   // As of an earlier place there is no answer over HTTP, and a top has no pages.
   if (asOf)
@@ -324,7 +432,12 @@ function wireText(row: Answer, { keep }: Asked, isCsv: boolean): string {
 
 // -- asking
 
-async function get(parts: Parts, path: string, asked: Asked, accept = '*/*'): Promise<Response> {
+async function get(
+  parts: Parts,
+  path: string,
+  asked: Asked,
+  { accept = '*/*', body }: { readonly accept?: string; readonly body?: unknown } = {},
+): Promise<Response> {
   const { tenants } = asked
   // Whoever may see some tenants alone is a customer with a key of their own.
   const token = tenants ? `customer-${parts.accounts.size}` : 'all'
@@ -342,7 +455,12 @@ async function get(parts: Parts, path: string, asked: Asked, accept = '*/*'): Pr
       })),
     } as Account)
   const response = await fetch(new URL(path, parts.url), {
-    headers: { authorization: `Bearer ${token}`, accept },
+    headers: {
+      authorization: `Bearer ${token}`,
+      accept,
+      ...(body !== undefined && { 'content-type': 'application/json' }),
+    },
+    ...(body !== undefined && { method: 'POST', body: JSON.stringify(body) }),
   })
   if (!response.ok)
     throw new Error(`${response.status} ${path}: ${await response.text()}`, { cause: parts.faults.at(-1) })
@@ -400,7 +518,7 @@ async function askPages(parts: Parts, asked: Asked, limit: number | undefined): 
 }
 
 async function askCsv(parts: Parts, asked: Asked): Promise<readonly string[]> {
-  const response = await get(parts, addressOf(asked), asked, 'text/csv')
+  const response = await get(parts, addressOf(asked), asked, { accept: 'text/csv' })
   const [names = [], ...lines] = csvLines(await response.text())
   return lines.map(line => {
     const row = Object.fromEntries(names.map((name, index) => [name, line[index] ?? '']))
@@ -439,23 +557,35 @@ function csvLines(text: string): readonly (readonly string[])[] {
   return lines
 }
 
-async function askOpenMeter(parts: Parts, asked: Asked, isCsv: boolean): Promise<readonly string[]> {
+async function askOpenMeter(parts: Parts, asked: Asked, by: string): Promise<readonly string[]> {
   const { meter, fromMs, toMs, window, zone, groupBy, where, subjects } = asked
-  const query = new URLSearchParams({
+  const simple = Object.entries(where).filter(([, wanted]) => typeof wanted === 'string')
+  const advanced = Object.entries(where).filter(([, wanted]) => typeof wanted !== 'string')
+  const plain = {
     from: showInstant(fromMs),
     to: showInstant(toMs),
     windowTimeZone: zone,
-  })
-  if (window !== undefined) query.set('windowSize', window)
+    ...(window !== undefined && { windowSize: window }),
+  }
+  const path = `/api/v1/meters/${meter.slug}/query`
+  const isCsv = by.endsWith('csv')
+  const accept = isCsv ? 'text/csv' : 'application/json'
+  const query = new URLSearchParams(plain)
   for (const subject of subjects ?? []) query.append('subject', subject)
   for (const dim of groupBy) query.append('groupBy', dim)
-  const advanced: Record<string, unknown> = {}
-  for (const [dim, wanted] of Object.entries(where))
-    if (typeof wanted === 'string') query.append(`filterGroupBy[${dim}]`, wanted)
-    else advanced[dim] = wanted
-  if (Object.keys(advanced).length > 0) query.set('advancedMeterGroupByFilters', JSON.stringify(advanced))
-  const path = `/api/v1/meters/${meter.slug}/query?${query}`
-  const response = await get(parts, path, asked, isCsv ? 'text/csv' : 'application/json')
+  for (const [dim, wanted] of simple) query.append(`filterGroupBy[${dim}]`, wanted as string)
+  if (advanced.length > 0)
+    query.set('advancedMeterGroupByFilters', JSON.stringify(Object.fromEntries(advanced)))
+  const body = {
+    ...plain,
+    ...(subjects && { subject: subjects }),
+    groupBy,
+    filterGroupBy: Object.fromEntries(simple.map(([dim, wanted]) => [dim, [wanted]])),
+    advancedMeterGroupByFilters: Object.fromEntries(advanced),
+  }
+  const response = by.includes('post')
+    ? await get(parts, path, asked, { accept, body })
+    : await get(parts, `${path}?${query}`, asked, { accept })
   const text = await response.text()
   if (isCsv)
     return csvLines(text)

@@ -51,8 +51,8 @@ const pushers = ['urn:app', 'urn:gateway'] as const
 const sources = Array.from(new Set([...scopes.map(({ source }) => source), ...pushers]))
 const pushedTypes = ['call', 'io.other.used'] as const
 const gpuTypes = ['H100', 'h100', 'L40', 'L4_0%', '', 'Ä'] as const
-const readingTypes = scopes.map(({ kind, thing }) => `io.meterline.${kind}.${thing}.v1`)
-const types = Array.from(new Set([...readingTypes, ...pushedTypes]))
+const readingTypes = Array.from(new Set(scopes.map(({ kind, thing }) => `io.meterline.${kind}.${thing}.v1`)))
+const types = [...readingTypes, ...pushedTypes]
 
 /** Mostly not there. */
 const seldom = <T>(arbitrary: fc.Arbitrary<T>): fc.Arbitrary<T | undefined> =>
@@ -70,10 +70,13 @@ const amount = fc.oneof(
 /** What a measure bounded by the window of a minute may hold too. */
 const smallAmount = fc.constantFrom('0', '1', '20', '59.999999999999', '60')
 
-const label = fc.option(fc.constantFrom(...gpuTypes), { nil: undefined })
+const label = fc.option(fc.constantFrom('H100', 'H100', ...gpuTypes), { nil: undefined })
+
+/** Mostly the first, so that much is of one. */
+const subject = fc.oneof(fc.constant(0), fc.nat(subjects.length - 1))
 
 const usage = fc.record({
-  subject: fc.nat(subjects.length - 1),
+  subject,
   resource: fc.nat(2),
   instanceSeconds: fc.option(smallAmount, { nil: undefined }),
   gpuSeconds: fc.option(amount, { nil: undefined, freq: 4 }),
@@ -89,7 +92,9 @@ const read = fc.record({
   say: fc.constant('read' as const),
   scope: fc.nat(scopes.length - 1),
   slot: fc.nat(7),
-  minute: fc.nat(59),
+  minute: fc.oneof(fc.constant(0), fc.nat(59)),
+  /** Of a window that was read before; else of these three. */
+  like: fc.option(fc.nat(), { nil: undefined, freq: 1 }),
   usages: fc.uniqueArray(usage, {
     maxLength: 4,
     selector: ({ subject, resource }) => `${subject} ${resource}`,
@@ -101,6 +106,8 @@ const read = fc.record({
 })
 
 const edge = fc.oneof(
+  // So that much happens at one instant.
+  { weight: 5, arbitrary: fc.constant(0) },
   {
     weight: 2,
     arbitrary: fc.constantFrom(0, -1, 1, hourMs - 1, 30 * minuteMs, 45 * minuteMs, -15 * minuteMs),
@@ -119,7 +126,7 @@ const number = fc.oneof(
 const noNumber = fc.constantFrom('', 'many', '05', '+1', ' 1', '1.', '0x10')
 const pushedContent = fc.record({
   type: fc.nat(pushedTypes.length - 1),
-  subject: fc.nat(subjects.length - 1),
+  subject,
   slot: fc.nat(7),
   edge,
   /** How the time is written; `none` is when the log took it. */
@@ -168,7 +175,7 @@ const dims = {
 type Dim = keyof typeof dims
 const dimNames = Object.keys(dims) as Dim[]
 
-const text = fc.constantFrom(...gpuTypes, 'i-0', 'i-1', 'acme', 'org/big')
+const text = fc.constantFrom('H100', 'H100', ...gpuTypes, 'i-0', 'i-1', 'acme', 'org/big')
 const pattern = fc.constantFrom('%', 'H%', '%1_0', '_40', 'L4\\_0\\%', '', '%0%', 'h1__', 'Ä', '_')
 const simple = fc.oneof(
   fc.record({ $eq: text }),
@@ -194,27 +201,38 @@ export const condition = fc.oneof(
 )
 
 const meter = fc.record({
-  aggregation: fc.constantFrom(...(['SUM', 'SUM', 'SUM', 'SUM', 'SUM', 'SUM', ...aggregations] as const)),
+  aggregation: fc.constantFrom(
+    ...(['SUM', 'SUM', 'SUM', 'SUM', 'LATEST', 'LATEST', ...aggregations] as const),
+  ),
   percentile: fc.constantFrom(undefined, undefined, '0', '50', '66.666667', '100'),
-  types: fc.uniqueArray(fc.nat(types.length - 1), { minLength: 2, maxLength: 5 }),
+  // What counts readings and pushed events both costs the engine the most.
+  types: fc.oneof(
+    { weight: 3, arbitrary: fc.subarray(readingTypes, { minLength: 1 }) },
+    { weight: 2, arbitrary: fc.subarray([...pushedTypes], { minLength: 1 }) },
+    { weight: 1, arbitrary: fc.subarray(types, { minLength: 2 }) },
+  ),
   value: fc.constantFrom('gpu_seconds', 'tokens', 'tokens', '$.measures.tokens', 'instance_seconds'),
   /** What UNIQUE_COUNT counts instead, sometimes. */
   unique: fc.constantFrom(undefined, 'gpu_type', '$.resource.id', 'subject'),
   per: fc.constantFrom(undefined, undefined, '3600', '7'),
   groupBy: fc.uniqueArray(fc.constantFrom(...dimNames), { maxLength: 3 }),
   filter: seldom(fc.tuple(fc.constantFrom(...dimNames, 'gpu_type'), condition)),
+  /** Made by API, with the time from which events count, where it has one; else of the file. */
+  api: seldom(fc.record({ eventFrom: fc.option(fc.tuple(fc.nat(7), edge), { nil: undefined, freq: 1 }) })),
 })
-type MeterSpec = typeof meter extends fc.Arbitrary<infer Spec> ? Spec : never
+export type MeterSpec = typeof meter extends fc.Arbitrary<infer Spec> ? Spec : never
 
 export function meterOf(spec: MeterSpec, slug: string): Meter {
   const { aggregation, percentile, per, unique, filter } = spec
-  const value = aggregation === 'UNIQUE_COUNT' && unique !== undefined ? unique : spec.value
+  // What is pushed has no other measure.
+  const measure = spec.types.some(type => readingTypes.includes(type)) ? spec.value : 'tokens'
+  const value = aggregation === 'UNIQUE_COUNT' && unique !== undefined ? unique : measure
   const groupBy = Object.fromEntries(spec.groupBy.map(dim => [dim, dims[dim]]))
   // A filter is over a dim of the meter, or over a path.
   const filtered = filter && (filter[0] in groupBy ? filter[0] : (dims[filter[0] as Dim] ?? filter[0]))
   return {
     slug,
-    eventTypes: spec.types.map(index => types[index] as string),
+    eventTypes: spec.types,
     aggregation,
     ...(aggregation === 'PERCENTILE' && percentile !== undefined && { percentile }),
     ...(aggregation !== 'COUNT' && { value }),
@@ -237,9 +255,14 @@ const span = fc.record({
 const tenant = fc.record({
   source: fc.constantFrom(...sources),
   subject: fc.constantFrom(...subjects),
-  from: fc.option(fc.tuple(fc.nat(7), edge), { nil: undefined }),
-  to: fc.option(fc.tuple(fc.nat(7), edge), { nil: undefined }),
+  from: seldom(fc.tuple(fc.nat(7), edge)),
+  to: seldom(fc.tuple(fc.nat(7), edge)),
 })
+/** How a question is asked and answered: Meterline's own way, and OpenMeter's by address and by body. */
+const ways = [
+  ...(['json', 'json', 'csv', 'pages'] as const),
+  ...(['openmeter', 'openmeter csv', 'openmeter post', 'openmeter post csv'] as const),
+]
 const question = fc.record({
   meter: fc.nat(),
   span,
@@ -254,7 +277,7 @@ const question = fc.record({
   zone: fc.option(fc.constantFrom(...zones, 'Asia/Kolkata', 'Asia/Kathmandu'), { nil: undefined }),
   groupBy: fc.uniqueArray(fc.nat(4), { maxLength: 3 }),
   where: fc.oneof(
-    { weight: 3, arbitrary: fc.constant([]) },
+    { weight: 5, arbitrary: fc.constant([]) },
     { weight: 2, arbitrary: fc.array(fc.tuple(fc.nat(4), condition), { minLength: 1, maxLength: 2 }) },
   ),
   keep: fc.constantFrom(
@@ -266,22 +289,25 @@ const question = fc.record({
       [false, false],
     ] as const),
   ),
-  subjects: seldom(fc.subarray([...subjects], { minLength: 1 })),
-  sources: seldom(fc.subarray(sources, { minLength: 2 })),
+  subjects: seldom(fc.subarray([...subjects], { minLength: 2 })),
+  sources: seldom(fc.subarray(sources, { minLength: 3 })),
   tenants: seldom(
-    fc.uniqueArray(tenant, { maxLength: 12, selector: ({ source, subject }) => `${source} ${subject}` }),
+    fc.uniqueArray(tenant, {
+      maxLength: 24,
+      size: 'max',
+      selector: ({ source, subject }) => `${source} ${subject}`,
+    }),
   ),
   top: seldom(fc.integer({ min: 1, max: 4 })),
-  /** How it is asked, and how it is answered. */
-  by: fc.constantFrom(...(['json', 'json', 'csv', 'pages', 'openmeter', 'openmeter csv'] as const)),
+  by: fc.constantFrom(...ways),
   limit: fc.integer({ min: 1, max: 5 }),
   /** After which put the ledger stood as it is asked for. */
-  asOf: seldom(fc.nat()),
+  asOf: fc.oneof({ weight: 9, arbitrary: fc.constant(undefined) }, { weight: 1, arbitrary: fc.nat() }),
 })
 export type QuestionSpec = typeof question extends fc.Arbitrary<infer Spec> ? Spec : never
 
 const stage = fc.record({
-  said: fc.array(said, { minLength: 1, maxLength: 40, size: 'max' }),
+  said: fc.array(said, { minLength: 5, maxLength: 40, size: 'max' }),
   /** After which messages a put ends, and whether it dies at one of its statements. */
   puts: fc.array(
     fc.record({ messages: fc.integer({ min: 1, max: 60 }), dies: fc.option(fc.nat(40), { nil: undefined }) }),
@@ -294,34 +320,70 @@ const stage = fc.record({
   change: seldom(fc.tuple(fc.nat(), meter)),
   /** Whether the meters that are new are known before these puts or behind them, when they have a history. */
   isKnownBefore: fc.boolean(),
-  /** How many cells are recomputed then, at most, and how often. */
-  recomputes: fc.array(fc.constantFrom(1, 3, 1000), { maxLength: 3 }),
+  /** What is recomputed then: how many cells, and rows of a history, at most. */
+  recomputes: fc.array(
+    fc.record({
+      cellsMax: fc.constantFrom(1, 3, 1000),
+      rowsMax: fc.constantFrom(1, 10, 1000),
+      /** All at once; or one statement whenever a question is asked, and then to its end, or never. */
+      pace: fc.constantFrom(...(['now', 'now', 'meanwhile', 'meanwhile', 'dies'] as const)),
+    }),
+    { maxLength: 4 },
+  ),
+  /** Whether all is fresh then, and answered from rollups where no edge cuts an hour. */
+  isFreshThen: fc.constantFrom(true, true, false),
 })
+export type StageSpec = typeof stage extends fc.Arbitrary<infer Spec> ? Spec : never
 
 export interface Sizes {
+  /** At most. */
   readonly stages: number
+  /** So many are asked after each stage alone, */
   readonly questions: number
+  /** and so many after each put and each stage. */
+  readonly again: number
+  /** At most so many hours are spoken of. */
+  readonly slots: number
+  /** Whether now and then more cells are stale than a question names one by one. */
+  readonly crowds: boolean
 }
 
-export function worlds({ stages, questions }: Sizes) {
+export function worlds({ stages, questions, again, slots, crowds }: Sizes) {
+  const many = (count: number) =>
+    fc.array(question, { minLength: count, maxLength: count, size: 'max' as const })
   return fc.record({
     place: fc.nat(places.length - 1),
     isJudged: fc.boolean(),
     /** Hours from the place. */
-    slots: fc.array(fc.oneof(fc.integer({ min: -3, max: 3 }), fc.integer({ min: -40, max: 40 })), {
-      minLength: 1,
-      maxLength: 6,
-    }),
-    meters: fc.array(meter, { minLength: 2, maxLength: 5 }),
-    stages: fc.array(
-      fc.tuple(stage, fc.array(question, { minLength: questions, maxLength: questions, size: 'max' })),
+    slots: fc.array(
+      fc.oneof(
+        { weight: 3, arbitrary: fc.integer({ min: -3, max: 3 }) },
+        { weight: 1, arbitrary: fc.integer({ min: -40, max: 40 }) },
+      ),
+      { minLength: 1, maxLength: slots },
+    ),
+    /** More subjects at once than a question names stale cells, said in one of the stages. */
+    crowd: fc.oneof(
+      { weight: 6, arbitrary: fc.constant(undefined) },
       {
-        minLength: 1,
-        maxLength: stages,
+        weight: crowds ? 1 : 0,
+        arbitrary: fc.record({
+          stage: fc.nat(stages - 1),
+          slot: fc.nat(7),
+          count: fc.integer({ min: 990, max: 1100 }),
+        }),
       },
     ),
+    again: many(again),
+    meters: fc.array(meter, { minLength: 2, maxLength: 5 }),
+    stages: fc.array(fc.tuple(stage, many(questions)), {
+      minLength: Math.min(2, stages),
+      maxLength: stages,
+      size: 'max',
+    }),
   })
 }
+type ReadSpec = typeof read extends fc.Arbitrary<infer Spec> ? Spec : never
 export type WorldSpec = ReturnType<typeof worlds> extends fc.Arbitrary<infer Spec> ? Spec : never
 
 /** Turns what is said of a world into messages, one after the other. */
@@ -330,6 +392,7 @@ export class Speaker {
   readonly messages: Message[] = []
   readonly #placeMs: number
   readonly #next = [0, 0]
+  readonly #windows: Pick<ReadSpec, 'scope' | 'slot' | 'minute'>[] = []
   readonly #reads: {
     readonly source: string
     readonly scope: string
@@ -402,8 +465,20 @@ export class Speaker {
     else this.#confirm(one)
   }
 
+  /** Others than those that a question can name one by one, each with one event, in two hours. */
+  crowd({ slot, count }: { readonly slot: number; readonly count: number }): void {
+    const source = pushers[0]
+    for (let one = 0; one < count; one += 1) {
+      const id = `crowd-${this.messages.length}`
+      const time = showInstant(this.slotMs(slot + (one % 2)))
+      const data = { tokens: String(one % 7), gpu_type: one % 3 === 0 ? 'H100' : 'L40' }
+      const event = { specversion: '1.0', source, id, type: 'call', subject: `crowd-${one}`, time, data }
+      this.#add(`${source} ${id}`, event)
+    }
+  }
+
   #add(key: string, event: unknown): void {
-    const partition = key.length % 2
+    const partition = Buffer.from(key).reduce((sum, byte) => sum + byte, 0) % 2
     const offset = this.#next[partition] ?? 0
     this.#next[partition] = offset + 1
     // A second of the log apart, so that what says no time has one of its own.
@@ -411,14 +486,10 @@ export class Speaker {
     this.messages.push({ partition, offset, appendedMs, event: event as Said })
   }
 
-  #read({
-    scope: at,
-    slot,
-    minute,
-    usages,
-    how,
-    laterMs,
-  }: typeof read extends fc.Arbitrary<infer Spec> ? Spec : never): void {
+  #read({ usages, how, laterMs, like, ...its }: ReadSpec): void {
+    const said = like === undefined ? its : (this.#windows[like % Math.max(1, this.#windows.length)] ?? its)
+    const { scope: at, slot, minute } = said
+    this.#windows.push(said)
     const { kind, thing, source, scope, minutes } = scopes[at] ?? scopes[0]
     const startMs = this.slotMs(slot) + Math.floor(minute / minutes) * minutes * minuteMs
     const aligned = Math.floor(startMs / (minutes * minuteMs)) * minutes * minuteMs
@@ -452,8 +523,13 @@ export class Speaker {
           event.readat === repeated.readat &&
           event.data.window.start === start,
       )
-      const said = of?.event.data as Partial<MarkData> | undefined
-      const { events = 0, digest = '', outcome, repeats, estimated = false } = said ?? {}
+      const {
+        events = 0,
+        digest = '',
+        outcome,
+        repeats,
+        estimated = false,
+      } = (of?.event.data ?? {}) as Partial<MarkData>
       if (outcome === 'complete') {
         this.#add(
           key,

@@ -283,23 +283,24 @@ export interface Answer {
 export function answer(events: readonly Counted[], asked: Asked): readonly Answer[] {
   const { meter } = asked
   const rows: Answer[] = []
-  const chosen = events.filter(event => isAsked(event, asked))
+  const chosen = events
+    .filter(event => isAsked(event, asked))
+    .flatMap(event => {
+      const value = amountOf(event, meter)
+      const dims = asked.groupBy.map(dim => dimOf(event, meter, dim))
+      const kept = [asked.keep.source ? event.source : '', asked.keep.subject ? event.subject : '', dims]
+      return value === undefined ? [] : [{ event, value, key: JSON.stringify(kept) }]
+    })
   for (const window of windowsOf(asked)) {
     const groups = new Map<string, Share[]>()
-    for (const event of chosen)
+    for (const { event, value, key } of chosen) {
+      if (Math.min(event.atMs, event.fromMs) >= window.endMs) continue
+      if (Math.max(event.atMs, event.toMs) < window.startMs) continue
       for (const span of allowed(event, window, asked)) {
-        const value = amountOf(event, meter)
-        if (value === undefined) continue
         const share = shareOf(event, value, span, meter)
-        if (!share) continue
-        const dims = asked.groupBy.map(dim => dimOf(event, meter, dim))
-        const key = JSON.stringify([
-          asked.keep.source ? event.source : '',
-          asked.keep.subject ? event.subject : '',
-          dims,
-        ])
-        groups.set(key, [...(groups.get(key) ?? []), share])
+        if (share) groups.set(key, [...(groups.get(key) ?? []), share])
       }
+    }
     const found: Answer[] = []
     for (const key of Array.from(groups.keys()).sort(byParts)) {
       const [source, subject, values] = JSON.parse(key)
@@ -580,13 +581,23 @@ function startsOf(fromMs: number, toMs: number, window: string, zone: string): r
   let before: Temporal.ZonedDateTime | undefined
   const firstMs = Math.floor((fromMs - longestHours * 3_600_000) / quarterMs) * quarterMs
   for (let at = firstMs; at < toMs; at += quarterMs) {
-    const clock = Temporal.Instant.fromEpochMilliseconds(at).toZonedDateTimeISO(zone)
+    const clock = clockAt(at, zone)
     if (before && begins(before, clock, window)) starts.push(at)
     before = clock
   }
   while ((starts[1] ?? Number.POSITIVE_INFINITY) <= fromMs) starts.shift()
   return starts
 }
+
+/** Looked at so often that it is kept. */
+function clockAt(ms: number, zone: string): Temporal.ZonedDateTime {
+  const key = `${zone} ${ms}`
+  const clock = clocks.get(key) ?? Temporal.Instant.fromEpochMilliseconds(ms).toZonedDateTimeISO(zone)
+  if (clocks.size > 100_000) clocks.clear()
+  clocks.set(key, clock)
+  return clock
+}
+const clocks = new Map<string, Temporal.ZonedDateTime>()
 
 function lengthMs(duration: string): number {
   return Temporal.Duration.from(duration).total('milliseconds')

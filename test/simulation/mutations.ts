@@ -18,6 +18,11 @@ export interface Mutation {
   readonly says: RegExp
 }
 
+const toldAnew = {
+  file: 'test/processor/usage.oracle.long.test.ts',
+  title: 'what was told anew, recomputed and asked again is what the oracle says',
+}
+
 export const mutations: readonly Mutation[] = [
   {
     breaks: 'identity left out of the key of the ledger',
@@ -102,6 +107,27 @@ export const mutations: readonly Mutation[] = [
       title: 'a recompute that dies before any of its statements leaves no cell fresh that is wrong',
     },
     says: /to deeply equal/,
+  },
+  {
+    breaks: 'stale cells read from rollups too, beside the ledger',
+    file: 'processor/usage-plan.ts',
+    patch: [
+      { find: "    ...(isNone(stale) ? [] : [`not ${staleCondition(stale, 'hour', bind)}`]),\n", put: '' },
+    ],
+    test: toldAnew,
+    says: /only the oracle says/,
+  },
+  {
+    breaks: 'at one instant the first place of the log is the latest',
+    file: 'processor/cells.ts',
+    patch: [
+      {
+        find: 'maxIf((at_ms, toString(log), partition, offset, value',
+        put: 'maxIf((at_ms, toString(log), 4294967295 - partition, 18446744073709551615 - offset, value',
+      },
+    ],
+    test: toldAnew,
+    says: /only the oracle says/,
   },
 ]
 
