@@ -190,7 +190,7 @@ export function dayText({ view }: Pick<Scene, 'view'>, day: CoverageDay): string
     absent === 0 && states.length === 1
       ? `all ${day.windows} windows ${stateWords[states[0]![0]] ?? states[0]![0]}`
       : `of ${day.windows} windows ${parts.join(', ')}`
-  return `${head}${counts}.${reasons.length > 0 ? ` ${reasons.join('; ')}.` : ''}`
+  return `${head}${counts}.${reasons.length > 0 ? ` Why: ${reasons.join('; ')}.` : ''}`
 }
 
 /** A grid that is one stop of the tab key; arrow keys walk in it. */
