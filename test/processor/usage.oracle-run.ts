@@ -114,6 +114,8 @@ export async function holdsFor(bench: Bench, run: Run): Promise<Count & { readon
       numRuns,
       ...(path !== undefined && { path }),
       endOnFailure: !shrinks,
+      // What differs, and not the world alone.
+      includeErrorInReport: true,
     },
   )
   return sum
