@@ -102,6 +102,9 @@ export function noFigure({ type }: Figure): string {
   return `defaultValueOfTypeName('${type}')`
 }
 
+/** The divisor of an answer that is its amount. */
+export const one = 'toUInt64(1)'
+
 /**
  * The answer, of columns named as the figures that were merged into one: it is amount ÷ divisor, both exact, before the
  * meter's `per`. Of a group that has figures the divisor is never 0.
@@ -110,7 +113,6 @@ export function answerOf(meter: Pick<Meter, 'aggregation' | 'percentile'>): {
   readonly amount: string
   readonly divisor: string
 } {
-  const one = 'toUInt64(1)'
   switch (meter.aggregation) {
     case 'SUM':
       return { amount: 'sum', divisor: one }

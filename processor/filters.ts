@@ -1,4 +1,7 @@
-/** Filters over one text, as a condition in SQL. Pure; every text that somebody wrote is bound, never written out. */
+/**
+ * Filters over one text, as a condition in SQL, and how values are bound. Pure; every text that somebody wrote is bound,
+ * never written out.
+ */
 import { Fault } from '../schemas/fault.ts'
 import type { FilterString } from '../schemas/meters.ts'
 
@@ -15,7 +18,7 @@ export function binder(params: Record<string, unknown>, prefix: string): Bind {
   }
 }
 
-/** Binds members of rows, those that are named with their type, as a list each. */
+/** Binds a list for each member of the rows that `types` names: the placeholders by name, in the order of `types`. */
 export function bindColumns<Name extends string>(
   bind: Bind,
   rows: readonly Readonly<Record<NoInfer<Name>, unknown>>[],

@@ -10,7 +10,7 @@ import { Fault } from '../schemas/fault.ts'
 import type { FilterString, Meter } from '../schemas/meters.ts'
 import { parseStep, type WindowRun, windowRuns, windowsIn } from '../schemas/step.ts'
 import { hourMs, instantMs, isZone, showInstant, type Window } from '../schemas/window.ts'
-import { answerOf, cellRows, figuresOf, wholeCellRows } from './cells.ts'
+import { answerOf, cellRows, figuresOf, one, wholeCellRows } from './cells.ts'
 import { type Bind, bindColumns, binder, filterSql } from './filters.ts'
 import { dimNames, ledgerRows } from './meters.ts'
 import { type Position, positionParams } from './reads.ts'
@@ -174,14 +174,12 @@ function tenuresIn(span: Window, tenants: readonly AccountSubject[]): readonly T
 }
 
 function cutOf(runs: readonly WindowRun[], edges: readonly number[], span: Window): UsagePlan['cut'] {
-  const cut = new Set(edges.map(ms => Math.floor(ms / hourMs)))
-  let lastMs = span.startMs
+  const cut = new Set<number>()
   const look = (ms: number) => {
     if (ms % hourMs !== 0) cut.add(Math.floor(ms / hourMs))
-    lastMs = ms
   }
+  for (const ms of [...edges, span.endMs]) look(ms)
   for (const { startMs } of windowsIn(runs)) look(startMs)
-  look(Math.max(span.endMs, lastMs))
   if (cut.size === 0) return 'none'
   return cut.size === Math.ceil(span.endMs / hourMs) - Math.floor(span.startMs / hourMs) ? 'all' : 'some'
 }
@@ -278,21 +276,19 @@ export function usageSql(plan: UsagePlan, fresh: Freshness): UsageStatement {
   }
 }
 
-const one = 'toUInt64(1)'
-
 function afterSql([startMs, ...texts]: RowKey, bind: Bind): string {
   return [bind('Int64', startMs), ...texts.map(text => bind('String', text))].join(', ')
 }
 
 /** Every row of the answer is a cell: nothing is left to be put together. */
-function isOneCellARow({ cut, runs, query: { meter, groupBy, where, keep } }: UsagePlan): boolean {
+function isOneCellARow({ cut, runs, keys, query: { meter, groupBy, where } }: UsagePlan): boolean {
   return (
     cut === 'none' &&
     // Groups of a cell may have texts in common.
     meter.aggregation !== 'UNIQUE_COUNT' &&
     groupBy.length === 0 &&
+    keys.length === 2 &&
     Object.keys(where).length === 0 &&
-    (keep === undefined || (keep.source && keep.subject)) &&
     runs.every(({ widthMs }) => widthMs === hourMs)
   )
 }
@@ -432,11 +428,11 @@ function ledgerSql(
   const keyed = keyColumns(plan).join(', ')
   const rest = 'value0, has0, at_ms, log, partition, offset'
   const comma = keyed === '' ? '' : `${keyed}, `
-  if (plan.cut === 'none') {
-    const seen =
-      partial(plan).length > 0
-        ? ` and arrayExists(t -> t.1 <= at_ms and at_ms < t.2, ${tenureSql(plan, bind)})`
-        : ''
+  const tenure = tenureSql(plan, bind)
+  if (!isSplit) {
+    // Hours that no edge cuts are those of the span: who pays for all of it sees all that is in them.
+    const isSeen = plan.cut === 'none' && partial(plan).length === 0
+    const seen = isSeen ? '' : ` and arrayExists(t -> t.1 <= at_ms and at_ms < t.2, ${tenure})`
     return {
       sql: `select ${by}, ${made} from (
           select ${windowOf('at_ms')} as window_ms, ${comma}${rest} from ${rows.sql}${has}${seen})
@@ -444,15 +440,6 @@ function ledgerSql(
       params: rows.params,
     }
   }
-  const tenure = tenureSql(plan, bind)
-  if (!isSplit)
-    return {
-      sql: `select ${by}, ${made} from (
-          select ${windowOf('at_ms')} as window_ms, ${comma}${rest} from ${rows.sql}${has}
-            and arrayExists(t -> t.1 <= at_ms and at_ms < t.2, ${tenure}))
-        group by ${by}`,
-      params: rows.params,
-    }
   // A row and a span in which it is seen: the windows that it reaches into, and for how long. A sum of whole rows stays
   // one; that of rows cut is kept by their length, since it is divided by it once at the end.
   return {

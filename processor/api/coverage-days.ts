@@ -2,7 +2,7 @@
 import Type from 'typebox'
 import type { Account } from '../../schemas/accounts.ts'
 import { Fault } from '../../schemas/fault.ts'
-import { parseStep, windowRuns } from '../../schemas/step.ts'
+import { parseStep, windowRuns, windowsIn } from '../../schemas/step.ts'
 import { instantMs, isZone, minuteMs, type Window } from '../../schemas/window.ts'
 import { type CoverageSpan, coverageSpans, coverageStates, scopeTenants } from '../coverage.ts'
 import { coverageDays } from '../coverage-days.ts'
@@ -97,12 +97,7 @@ function daysOf(span: Window, zone: string): readonly Window[] {
   const count = runs.reduce((sum, run) => sum + run.count, 0)
   if (count > daysMax)
     throw new Fault('USAGE', `these are ${count} days, and ${daysMax} is the most: ask for less time`)
-  return runs.flatMap(({ startMs, widthMs, count: ofRun }) =>
-    Array.from({ length: ofRun }, (_, index) => ({
-      startMs: startMs + index * widthMs,
-      endMs: startMs + (index + 1) * widthMs,
-    })),
-  )
+  return Array.from(windowsIn(runs))
 }
 
 /**

@@ -13,7 +13,7 @@ import type { Store } from '../store.ts'
 import { type Amount, amounts, keyOf } from '../usage.ts'
 import type { RowKey, UsageQuery } from '../usage-plan.ts'
 import { mediaTypes, usageText } from '../usage-text.ts'
-import { formatOf, formatQuery, linkNext, started } from './lists.ts'
+import { formatOf, formatQuery, linkNext, listAnswer, pageQuery, started } from './lists.ts'
 import { type Routes, route } from './route.ts'
 import { tenantsOf } from './tenants.ts'
 
@@ -63,13 +63,7 @@ const Query = Type.Object(
         description: 'So many rows of each window at most: those of the largest values, the largest first.',
       }),
     ),
-    limit: Type.Optional(
-      Type.String({
-        pattern: '^(?:[1-9][0-9]{0,3}|10000)$',
-        description:
-          'So many rows at most; where there are more, the header `Link` has the address of the next page.',
-      }),
-    ),
+    limit: pageQuery.limit,
     cursor: Type.Optional(
       Type.String({ maxLength: 65_536, description: 'Of a `Link` to the next page: rows behind those.' }),
     ),
@@ -126,17 +120,7 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
         description:
           'Rows are ordered by window, source, subject and dims; groups without usage have none. The answer is exact as of everything acknowledged before it was asked for. It goes out as it is made: one that breaks off in the middle ends its connection, and is no whole document.',
         query: Query,
-        answers: {
-          200: {
-            description: 'The rows.',
-            body: { 'application/json': Type.Array(Row), 'text/csv': Type.String() },
-            headers: {
-              Link: Type.String({
-                description: 'With `limit`, where there are more: <…>; rel="next" (RFC 8288).',
-              }),
-            },
-          },
-        },
+        answers: { 200: listAnswer(Row, 'The rows.') },
         problems: [404, 422],
       },
       async ({ query: asked, caller, accepts, signal, request, reply }) => {
