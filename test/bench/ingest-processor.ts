@@ -53,7 +53,8 @@ const cpu = process.cpuUsage()
 const processor = await startProcessor({ store, log, meters, signal, say: console.error })
 const partitions = Array.from({ length: config.partitions }, (_, partition) => partition)
 while (partitions.reduce((sum, partition) => sum + Number(processor.position(partition) ?? 0n), 0) < messages)
-  await sleep(20)
+  // It ends only where it must not go on: then nothing would ever come.
+  await Promise.race([sleep(20), processor.done])
 const ingestedSeconds = (performance.now() - startedMs) / 1000
 await processor.fresh(signal)
 const freshSeconds = (performance.now() - startedMs) / 1000
