@@ -102,7 +102,7 @@ export async function holdsFor(bench: Bench, run: Run): Promise<Count & { readon
   const { seed, worlds: numRuns, sizes, timeMaxMs, casesMin, path, shrinks = false } = run
   const sum = { worlds: 0, ...nothing }
   const endMs = performance.now() + timeMaxMs
-  await fc.assert(
+  const found = await fc.check(
     fc.asyncProperty(worlds(sizes), async spec => {
       if (performance.now() > endMs && sum.cases >= casesMin) return
       const count = await bench.run(spec)
@@ -114,10 +114,15 @@ export async function holdsFor(bench: Bench, run: Run): Promise<Count & { readon
       numRuns,
       ...(path !== undefined && { path }),
       endOnFailure: !shrinks,
-      // What differs, and not the world alone.
-      includeErrorInReport: true,
     },
   )
+  if (found.failed) {
+    // The world is long, and its seed and path are the same in short.
+    const world = shrinks ? `\n${fc.stringify(found.counterexample)}` : ''
+    const replay = `METERLINE_ORACLE_SEED=${seed} METERLINE_ORACLE_PATH=${found.counterexamplePath}`
+    const error = found.errorInstance
+    throw new Error(`${replay}: ${error instanceof Error ? error.message : error}${world}`, { cause: error })
+  }
   return sum
 }
 
@@ -582,8 +587,14 @@ async function askOpenMeter(parts: Parts, asked: Asked, by: string): Promise<rea
     ...plain,
     ...(subjects && { subject: subjects }),
     groupBy,
-    filterGroupBy: Object.fromEntries(simple.map(([dim, wanted]) => [dim, [wanted]])),
-    advancedMeterGroupByFilters: Object.fromEntries(advanced),
+    // A body's list has no empty texts.
+    filterGroupBy: Object.fromEntries(
+      simple.flatMap(([dim, wanted]) => (wanted === '' ? [] : [[dim, [wanted]]])),
+    ),
+    advancedMeterGroupByFilters: Object.fromEntries([
+      ...advanced,
+      ...simple.flatMap(([dim, wanted]) => (wanted === '' ? [[dim, { $eq: '' }] as const] : [])),
+    ]),
   }
   const response = by.includes('post')
     ? await get(parts, path, asked, { accept, body })

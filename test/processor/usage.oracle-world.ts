@@ -249,7 +249,7 @@ export function meterOf(spec: MeterSpec, slug: string): Meter {
 const span = fc.record({
   slot: fc.nat(7),
   fromEdge: edge,
-  odd: fc.constantFrom('hour', 'hour', 'minute', 'second'),
+  odd: fc.constantFrom('hour', 'hour', 'hour', 'hour', 'minute', 'second'),
   hours: fc.constantFrom(1, 2, 5, 26, 72, 1000),
 })
 const tenant = fc.record({
@@ -268,7 +268,10 @@ const question = fc.record({
   span,
   window: fc.oneof(
     { weight: 1, arbitrary: fc.constant(undefined) },
-    { weight: 4, arbitrary: fc.constantFrom('MINUTE', 'HOUR', 'HOUR', 'DAY', 'DAY', 'WEEK', 'MONTH') },
+    {
+      weight: 4,
+      arbitrary: fc.constantFrom('MINUTE', 'HOUR', 'HOUR', 'HOUR', 'DAY', 'DAY', 'DAY', 'WEEK', 'MONTH'),
+    },
     {
       weight: 2,
       arbitrary: fc.constantFrom('PT15M', 'PT7M', 'PT2H', 'PT5H', 'P1D', 'P2D', 'P1W', 'P1M', 'P1Y'),
