@@ -394,7 +394,9 @@ async function compare(
     )
   else if (by === 'csv') differ(asked, by, texts, await askCsv(parts, asked))
   else {
-    const pageOf = by === 'pages' && asked.top === undefined ? limit : undefined
+    // A page is a question of its own: of a long answer there are not many.
+    const rowsMax = Math.max(limit, Math.ceil(ours.length / 8))
+    const pageOf = by === 'pages' && asked.top === undefined ? rowsMax : undefined
     differ(asked, by, texts, (await askPages(parts, asked, pageOf)).map(rowText))
   }
   return ours

@@ -44,7 +44,7 @@ test(
     const byHand = METERLINE_ORACLE_WORLDS !== undefined || METERLINE_ORACLE_PATH !== undefined
     const seed = Number(METERLINE_ORACLE_SEED ?? Date.now() % 2 ** 31)
     const casesMin = byHand ? 1 : casesLeast
-    const seconds = METERLINE_ORACLE_SECONDS ?? (byHand ? 24 * 3600 : 100)
+    const seconds = METERLINE_ORACLE_SECONDS ?? (byHand ? 24 * 3600 : 120)
     const found = await holdsFor(bench, {
       seed,
       worlds: Number(METERLINE_ORACLE_WORLDS ?? 200),
@@ -56,7 +56,7 @@ test(
     })
     console.log(`the oracle agrees: ${JSON.stringify({ seed, ...found })}`)
     expect(found.cases).toBeGreaterThanOrEqual(casesMin)
-    expect(found.rows).toBeGreaterThan(found.cases / 4)
+    expect(found.rows).toBeGreaterThan(found.cases / 10)
   },
   dayMs,
 )
