@@ -278,7 +278,8 @@ async function besideOthers(
   })
 }
 
-function pushedOf(event: DecisionEvent) {
+/** As the outbox takes it. */
+export function pushedOf(event: DecisionEvent) {
   const { id, source, partitionkey } = event
   return { id, source, key: partitionkey, value: encode(event) }
 }

@@ -5,9 +5,9 @@ import { join, resolve } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { stringify } from 'yaml'
 import { bill } from '../../processor/billing.ts'
-import { coverage as coverageOf, isGap } from '../../processor/coverage.ts'
+import { coverage as coverageOf, isGap, scopeLives } from '../../processor/coverage.ts'
 import { exportFormats } from '../../processor/exports/list.ts'
-import { createKey } from '../../processor/keys.ts'
+import { createKey, listKeys, revokeKey, type WantedKey } from '../../processor/keys.ts'
 import { totalsByCurrency } from '../../processor/line-items.ts'
 import type { Store } from '../../processor/store.ts'
 import { usage as usageOf } from '../../processor/usage.ts'
@@ -20,6 +20,7 @@ import { Fault } from '../../schemas/fault.ts'
 import type { UsageRow } from '../../schemas/meters.ts'
 import { dayMs, secondMs, showInstant, type Window, windowAt } from '../../schemas/window.ts'
 import { nameUnbilled, printUsage } from '../commands.ts'
+import { decisionOf, pushedOf } from '../decide.ts'
 import { arrived, readSpan } from '../once.ts'
 import { configured, type Running, runRoles, type Settings, startRoles } from '../roles.ts'
 import { juneBilling, juneFixture, junePrices, rafayDemoKey, startRafayDouble } from './rafay.ts'
@@ -46,6 +47,8 @@ export async function demo(
   const health = new Health()
 
   settings.stderr(`reading June 2025 from a Rafay double at ${double.url}, data in ${dir}`)
+  /** Live windows begin here. */
+  const fromMs = windowAt(settings.nowMs(), 60).startMs
   let code: number
   let keys: readonly DemoKey[] = []
   {
@@ -56,12 +59,12 @@ export async function demo(
     await arrived(running, { config, signal: settings.signal })
     await ingested(running, before, settings.signal)
     code = await report(running, config, dir, demoed)
-    if (settings.once !== true && running.store)
+    if (settings.once !== true && running.store) {
+      await waiveUntil(fromMs, running, config, settings)
       keys = await makeKeys(running.store, config, settings.nowMs())
+    }
   }
   if (settings.once === true || settings.signal.aborted) return code
-  // From now on: between June and today the double has nothing to tell.
-  const fromMs = windowAt(settings.nowMs(), 60).startMs
   const live = { ...config, sources: config.sources.map(source => ({ ...source, fromMs })) }
   const quiet = { ...demoed, env: { METERLINE_LOG_LEVEL: 'warn', ...demoed.env } }
   await runRoles(live, quiet, ['collector', 'processor'], url => {
@@ -74,6 +77,27 @@ export async function demo(
   return code
 }
 
+/** Between June and today the double has nothing to tell: what a person would say of it, so that the page is not red. */
+async function waiveUntil(
+  endMs: number,
+  running: Running,
+  config: LoadedConfig,
+  settings: Settings,
+): Promise<void> {
+  const { store, outbox } = running
+  if (!store || !outbox) return
+  const by = { author: 'demo', reason: 'the double tells of June 2025 and of today', nowMs: settings.nowMs }
+  const lives = await scopeLives(store)
+  outbox.push(
+    lives.map(({ source, scope }) =>
+      pushedOf(
+        decisionOf({ source, scope, window: { startMs: june.endMs, endMs }, data: { action: 'waive' } }, by),
+      ),
+    ),
+  )
+  await arrived(running, { config, signal: settings.signal })
+}
+
 interface DemoKey {
   /** What the page shows with it. */
   readonly whose: string
@@ -84,12 +108,18 @@ interface DemoKey {
 async function makeKeys(store: Store, config: LoadedConfig, nowMs: number): Promise<readonly DemoKey[]> {
   const made = { by: 'demo', nowMs }
   const expiresMs = nowMs + 7 * dayMs
-  const provider = { name: `demo-${nowMs}`, scopes: ['read', 'bill', 'admin'], expiresMs } as const
-  const keys = [{ whose: 'the page', key: (await createKey(store, provider, made)).key }]
+  const make = async (wanted: WantedKey) => {
+    // Of a demo before this one, in the same directory.
+    for (const { name, state } of await listKeys(store, nowMs))
+      if (name === wanted.name && state === 'valid') await revokeKey(store, name, made)
+    return (await createKey(store, { ...wanted, expiresMs }, made)).key
+  }
+  const provider = await make({ name: 'demo', scopes: ['read', 'bill', 'admin'] })
+  const keys = [{ whose: 'the page', key: provider }]
   const account = config.accounts[0]?.id
   if (account === undefined) return keys
-  const customer = { name: `${account}-${nowMs}`, scopes: ['read', 'bill'], account, expiresMs } as const
-  return [...keys, { whose: `as ${account} sees it`, key: (await createKey(store, customer, made)).key }]
+  const customer = await make({ name: `demo-${account}`, scopes: ['read', 'bill'], account })
+  return [...keys, { whose: `as ${account} sees it`, key: customer }]
 }
 
 /** The files a real set-up has, so that every other command works on the demo's data. */
