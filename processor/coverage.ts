@@ -298,7 +298,8 @@ const pushedWindows = `
       toInt64(-1), '') as gist
   from ${markedWindows(
     `${inReach} and ${chosen}`,
-    'time >= fromUnixTimestamp({reach:UInt32}) and time < fromUnixTimestamp({to:UInt32}) + interval 1 hour',
+    // Of a time with milliseconds, as `hourRange` in usage-plan.ts.
+    "time >= toDateTime64({reach:UInt32}, 3, 'UTC') and time < toDateTime64({to:UInt32}, 3, 'UTC') + interval 1 hour",
   )}`
 
 /**

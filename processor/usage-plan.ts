@@ -297,9 +297,17 @@ function isNone(stale: Stale): boolean {
   return 'cells' in stale ? stale.cells.length === 0 : stale.hours.length === 0
 }
 
-function hourRange({ hours }: UsagePlan, hour: string, bind: Bind): string {
-  const at = (seconds: number) => `toDateTime(${bind('UInt32', seconds)}, 'UTC')`
-  return `${hour} >= ${at(hours.fromS)} and ${hour} < ${at(hours.toS)}`
+/**
+ * A condition on an hour, or on a time. That of a pushed event has milliseconds, and is held against such: of `time < a
+ * DateTime` ClickHouse 26.7 makes `time <= the second before it` where it passes over parts by their first and last time,
+ * and so loses a part that begins within the last second.
+ */
+function hourRange({ hours }: UsagePlan, at: string, bind: Bind): string {
+  const instant = (seconds: number) =>
+    at === 'time'
+      ? `toDateTime64(${bind('UInt32', seconds)}, 3, 'UTC')`
+      : `toDateTime(${bind('UInt32', seconds)}, 'UTC')`
+  return `${at} >= ${instant(hours.fromS)} and ${at} < ${instant(hours.toS)}`
 }
 
 /** Conditions on `source` and `subject`. */

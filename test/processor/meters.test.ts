@@ -11,7 +11,7 @@ import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { decimalOfJsonNumber, show } from '../../schemas/decimal.ts'
 import type { FilterString, Meter } from '../../schemas/meters.ts'
-import { dayMs } from '../../schemas/window.ts'
+import { dayMs, hourMs } from '../../schemas/window.ts'
 import { batchOf, headers, hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
@@ -68,11 +68,11 @@ async function world() {
     async age() {
       await own.run('insert into builds select * replace(now64(3) - interval 1 hour as at) from builds final')
     },
-    /** Groups of the day, as `dims: value`. */
-    async answer(meter: Meter) {
+    /** Groups of the day, or of its first hours, as `dims: value`. */
+    async answer(meter: Meter, hours = 24) {
       const rows = await quantities(own, {
         meter,
-        span: { startMs: june1Ms, endMs: june1Ms + dayMs },
+        span: { startMs: june1Ms, endMs: june1Ms + hours * hourMs },
         zone: 'UTC',
         groupBy: Object.keys(meter.groupBy).sort(),
         where: {},
@@ -290,6 +290,13 @@ describe('a meter of pushed events', () => {
     await at.freshen()
     expect(await at.answer(named('SUM'))).toEqual(['w: 0', ...expected.SUM])
     expect(await at.answer(named('LATEST'))).toEqual(['w: 0', ...expected.LATEST])
+  })
+
+  test('the last millisecond of an hour is in it, also where nothing stands before it in its part of the table', async () => {
+    await using at = await world()
+    await at.push(['1', '2025-06-01T10:59:59.999999Z', '{"a":{"m":"x"}}'])
+    expect(await at.answer(call, 11)).toEqual(['x: 1'])
+    expect(await at.answer(call, 10)).toEqual([])
   })
 
   test('names that every object of JavaScript has are names like others', async () => {
