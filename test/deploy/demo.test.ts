@@ -1,40 +1,18 @@
-/** The demo as a user runs it: the table of usage by GPU type to the cent, through the embedded log and a real Kafka. */
+/** The demo as a user runs it: the table of usage by GPU type to the cent. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import type { CoverageRow } from '../../processor/coverage.ts'
-import type { LineItem } from '../../processor/line-items.ts'
-import type { UsageRow } from '../../schemas/meters.ts'
-import { type KafkaRig, startKafka } from '../rig/kafka.ts'
-import { meterline, start } from '../rig/meterline.ts'
-
-interface Demo {
-  readonly usage: readonly UsageRow[]
-  readonly lines: readonly LineItem[]
-  readonly total: string
-  readonly coverage: readonly CoverageRow[]
-  readonly files: readonly string[]
-}
+import { type Demo, demoOf } from './demo-run.ts'
 
 let dir: string
 let embedded: Demo
 
 beforeAll(async () => {
   dir = mkdtempSync(join(tmpdir(), 'meterline-demo-test-'))
-  embedded = await demoOf('embedded')
+  embedded = await demoOf(join(dir, 'embedded'))
 })
 afterAll(() => rmSync(dir, { recursive: true, force: true }))
-
-async function demoOf(
-  name: string,
-  args: readonly string[] = [],
-  env: Record<string, string> = {},
-): Promise<Demo> {
-  const answer = await meterline(['demo', '--once', '--json', '--data', join(dir, name), ...args], { env })
-  expect(answer.code, answer.stderr).toBe(0)
-  return JSON.parse(answer.stdout) as Demo
-}
 
 test('the demo bills the table of usage by GPU type to the cent', () => {
   const hours = Object.groupBy(embedded.usage, row => row.group_by.gpu_type ?? '')
@@ -87,59 +65,7 @@ test('the files it names hold the lines, and the columns of the published script
 })
 
 test('collecting again changes nothing, to the byte', async () => {
-  const again = await demoOf('embedded')
+  const again = await demoOf(join(dir, 'embedded'))
   expect(JSON.stringify(again.lines)).toBe(JSON.stringify(embedded.lines))
   expect(JSON.stringify(again.usage)).toBe(JSON.stringify(embedded.usage))
-})
-
-test('other commands answer from the demo’s directory', async () => {
-  const config = ['--config', join(dir, 'embedded', 'meterline.yaml')]
-  const period = ['--from', '2025-06-01T00:00:00Z', '--to', '2025-07-01T00:00:00Z']
-  const usage = await meterline([
-    ...config,
-    'usage',
-    'gpu_hours',
-    ...period,
-    '--group-by',
-    'gpu_type',
-    '--format',
-    'csv',
-  ])
-  expect(usage.stdout).toContain(
-    'gpu_hours,2025-06-01T00:00:00Z,2025-07-01T00:00:00Z,meterline/rafay/demo,qm7kd2x,H100,100,h',
-  )
-  const csv = await meterline([...config, 'export', 'csv', ...period, '--account', 'Org-C'])
-  expect(csv.code, csv.stderr).toBe(0)
-  expect(csv.stdout.trim().split('\n')).toHaveLength(4)
-  const check = await meterline([...config, 'check', '--offline'])
-  expect([check.code, check.stdout]).toEqual([0, expect.stringContaining('no problem found')])
-  // The double ended with its demo.
-  const asked = await meterline([...config, 'check'])
-  expect([asked.code, asked.stdout]).toEqual([1, expect.stringContaining('rafay/demo: MISSING: usage of')])
-  const bad = await meterline([...config, 'usage', 'nothing', ...period])
-  expect([bad.code, bad.stdout]).toEqual([1, ''])
-  expect(bad.stderr).toContain('METER_UNKNOWN')
-  expect(
-    (await meterline([...config, 'usage', 'gpu_hours', '--from', 'yesterday', '--to', 'today'])).code,
-  ).toBe(2)
-  expect((await meterline(['nonsense'])).code).toBe(2)
-})
-
-test('without --once it goes on with live windows until it is told to stop', async () => {
-  const running = start(['demo', '--data', join(dir, 'live')])
-  await expect.poll(() => running.stderr(), { timeout: 60_000 }).toContain('live windows')
-  expect(running.process.exitCode).toBeNull()
-  expect(await running.stop()).toBe(0)
-})
-
-let kafka: KafkaRig | undefined
-afterAll(async () => {
-  await kafka?.stop()
-})
-
-test('through a real Kafka the line items are the same, byte for byte', async () => {
-  kafka = await startKafka()
-  const through = await demoOf('kafka', ['--log', 'kafka'], { KAFKA_BROKERS: kafka.brokers.join(',') })
-  expect(JSON.stringify(through.lines)).toBe(JSON.stringify(embedded.lines))
-  expect(JSON.stringify(through.usage)).toBe(JSON.stringify(embedded.usage))
 })

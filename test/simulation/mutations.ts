@@ -74,7 +74,7 @@ export const mutations: readonly Mutation[] = [
       },
     ],
     test: {
-      file: 'test/runtime/log/kafka-event-log.test.ts',
+      file: 'test/runtime/log/kafka-event-log.long.test.ts',
       title: 'what the ledger holds decides where reading begins, whatever was committed',
     },
     says: /timed out/,
@@ -84,7 +84,7 @@ export const mutations: readonly Mutation[] = [
     file: 'processor/reads.ts',
     patch: [{ find: "asOf === 'now' ? 'not suspect' :", put: "asOf === 'now' ? 'true' :" }],
     test: {
-      file: 'test/processor/ledger.suspect.test.ts',
+      file: 'test/processor/ledger.suspect.long.test.ts',
       title: 'waits, and counts once a second read an hour later agrees',
     },
     says: /to deeply equal/,

@@ -9,6 +9,9 @@ import { runLogContract } from '../../contract/log.ts'
 import { type KafkaRig, startKafka } from '../../rig/kafka.ts'
 import { asAdmin, freshConfig, sendAll, truncate } from '../../rig/kafka-topics.ts'
 
+// One that hangs is told soon: a planted fault is known by it (test/simulation/mutations.ts).
+vi.setConfig({ testTimeout: 60_000 })
+
 let rig: KafkaRig
 beforeAll(async () => {
   rig = await startKafka()
