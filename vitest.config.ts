@@ -22,7 +22,7 @@ const isOfSources = (file: string): boolean =>
   /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file) || isOfAnswers(file)
 /** They ask a store of their own, and nothing in them is a matter of time. */
 const isOfAnswers = (file: string): boolean =>
-  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard|ledger\.suspect)\.|^test\/deploy\/(roles\.(sql|tenants)|grafana)\./.test(
+  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard|ledger\.suspect|pushed|pushed-marks|coverage)\.|^test\/deploy\/(roles\.(sql|tenants)|grafana)\./.test(
     file,
   )
 /** As those, of the quick ones: two files at a time leave no processor idle. */
