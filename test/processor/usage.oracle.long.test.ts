@@ -52,7 +52,7 @@ test(
     const seconds = METERLINE_ORACLE_SECONDS ?? (byHand ? 24 * 3600 : 120)
     const found = await holdsFor(bench, {
       seed,
-      worlds: Number(METERLINE_ORACLE_WORLDS ?? 200),
+      worlds: Number(METERLINE_ORACLE_WORLDS ?? (byHand ? 200 : 4)),
       sizes: { stages: 3, questions: 40, again: 6, slots: 6, crowds: true },
       ...(METERLINE_ORACLE_PATH !== undefined && { path: METERLINE_ORACLE_PATH }),
       shrinks: METERLINE_ORACLE_SHRINK !== undefined,
