@@ -298,7 +298,7 @@ const pushedWindows = `
       toInt64(-1), '') as gist
   from ${markedWindows(
     `${inReach} and ${chosen}`,
-    // Of a time with milliseconds, as `hourRange` in usage-plan.ts.
+    // Why a DateTime64: see `currentPushed`.
     "time >= toDateTime64({reach:UInt32}, 3, 'UTC') and time < toDateTime64({to:UInt32}, 3, 'UTC') + interval 1 hour",
   )}`
 

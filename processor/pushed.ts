@@ -356,7 +356,9 @@ function showTime({ timeMs }: PushedContent): string {
  * The pushed events that count, as they count: the first message of each identity, what it was amended to, and not those
  * that are void. Rows have source, id, type, subject, time, time_text, data, id_hash, attributes, log, partition and
  * offset (the last four of the first message), and `amended`.
- * @param range a condition on `time`
+ * @param range a condition on `time`. An end of it is a DateTime64, as `time` is: of `time < a DateTime` ClickHouse 26.7 makes
+ *   `time <= the second before it` where it passes over parts by their first and last time, and so loses a part that begins
+ *   within the last second.
  * @param asOf `position`: as the ledger stood there, with the parameters of `positionParams`
  */
 export function currentPushed(range: string, asOf: 'now' | 'position' = 'now'): string {

@@ -297,11 +297,7 @@ function isNone(stale: Stale): boolean {
   return 'cells' in stale ? stale.cells.length === 0 : stale.hours.length === 0
 }
 
-/**
- * A condition on an hour, or on a time. That of a pushed event has milliseconds, and is held against such: of `time < a
- * DateTime` ClickHouse 26.7 makes `time <= the second before it` where it passes over parts by their first and last time,
- * and so loses a part that begins within the last second.
- */
+/** A condition on an hour, or on a time; why that of a pushed event is held against a DateTime64 is said at `currentPushed`. */
 function hourRange({ hours }: UsagePlan, at: string, bind: Bind): string {
   const instant = (seconds: number) =>
     at === 'time'

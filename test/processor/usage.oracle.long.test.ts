@@ -10,11 +10,6 @@ import { dayMs, minuteMs } from '../../schemas/window.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { type Bench, holdsFor, openBench } from './usage.oracle-run.ts'
 
-/** What is asked for by hand may take its time. */
-const byHand = ['WORLDS', 'PATH', 'SECONDS'].some(
-  name => process.env[`METERLINE_ORACLE_${name}`] !== undefined,
-)
-
 const {
   METERLINE_ORACLE_SEED,
   METERLINE_ORACLE_PATH,
@@ -22,6 +17,10 @@ const {
   METERLINE_ORACLE_WORLDS,
   METERLINE_ORACLE_SECONDS,
 } = process.env
+/** What is asked for by hand may take its time. */
+const byHand = [METERLINE_ORACLE_WORLDS, METERLINE_ORACLE_PATH, METERLINE_ORACLE_SECONDS].some(
+  text => text !== undefined,
+)
 /** Fewer are no test, however slow the machine. */
 const casesLeast = 300
 let rig: Awaited<ReturnType<typeof startClickHouse>>
