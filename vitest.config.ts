@@ -1,6 +1,7 @@
 /**
  * How the tests run: quick ones two files at a time, then so those that ask a store of their own, then those on other real
- * servers one file after the other, so that they do not take each other's time on a small machine. `--mode long` runs the slow ones instead (npm run test:long).
+ * servers one file after the other, so that they do not take each other's time on a small machine. `--mode long` runs the slow
+ * ones instead (npm run test:long), which test/run.ts starts in three parts beside each other: most of them wait for most of their time.
  */
 import { globSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -15,31 +16,27 @@ const startsServers = (file: string): boolean =>
     readFileSync(join(import.meta.dirname, file), 'utf8'),
   )
 
-/** It takes all the processors it gets, so test/run.ts runs it beside the others. */
 const simulationFile = 'test/simulation/simulation.long.test.ts'
-/** These wait for nobody, and nobody for them: they follow the simulation, beside the others. */
-const isOfSources = (file: string): boolean =>
-  /^test\/(collector\/sources|schemas)\/|^test\/adding\./.test(file) || isOfAnswers(file)
-/** They ask a store of their own, and nothing in them is a matter of time. */
-const isOfAnswers = (file: string): boolean =>
-  /^test\/(interop|bench|processor\/api)\/|^test\/processor\/(usage|rollups\.pushed|dashboard|ledger\.suspect|pushed|pushed-marks|coverage)\.|^test\/deploy\/(roles\.(sql|tenants)|grafana)\./.test(
-    file,
-  )
-/** As those, of the quick ones: two files at a time leave no processor idle. */
-const isOfLedger = (file: string): boolean => isOfAnswers(file) || /^test\/processor\//.test(file)
+const startsKafka = (file: string): boolean =>
+  file === 'test/simulation/mutations.long.test.ts' ||
+  /\/rig\/kafka\.ts'/.test(readFileSync(join(import.meta.dirname, file), 'utf8'))
+/** They ask a store of their own, and nothing in them is a matter of time: two files at a time leave no processor idle. */
+const isOfLedger = (file: string): boolean =>
+  /^test\/(interop|bench|processor)\/|^test\/deploy\/(roles\.(sql|tenants)|grafana)\./.test(file)
 
 export default defineConfig(({ mode }) => {
   const chosen = all.filter(file => file.endsWith('.long.test.ts') === (mode === 'long'))
-  const simulation = mode === 'long' ? chosen.filter(file => file === simulationFile) : []
-  const sources = mode === 'long' ? chosen.filter(isOfSources) : []
-  const beside = [...simulation, ...sources]
-  const alone = chosen.filter(file => (mode === 'long' ? !beside.includes(file) : startsServers(file)))
-  const ledger = mode === 'long' ? [] : alone.filter(isOfLedger)
+  const isLong = mode === 'long'
+  const simulation = isLong ? chosen.filter(file => file === simulationFile) : []
+  const rest = chosen.filter(file => !simulation.includes(file))
+  const kafka = isLong ? rest.filter(startsKafka) : []
+  const alone = isLong ? rest.filter(file => !kafka.includes(file)) : rest.filter(startsServers)
+  const ledger = isLong ? [] : alone.filter(isOfLedger)
   const servers = alone.filter(file => !ledger.includes(file))
-  const quick = chosen.filter(file => !alone.includes(file) && !beside.includes(file))
+  const quick = isLong ? [] : rest.filter(file => !alone.includes(file))
   return {
     test: {
-      testTimeout: mode === 'long' ? 600_000 : 60_000,
+      testTimeout: isLong ? 600_000 : 60_000,
       hookTimeout: 180_000,
       projects: [
         {
@@ -60,7 +57,7 @@ export default defineConfig(({ mode }) => {
         },
         {
           extends: true,
-          test: { name: 'sources', include: sources, maxWorkers: 1, sequence: { groupOrder: 4 } },
+          test: { name: 'kafka', include: kafka, maxWorkers: 1, sequence: { groupOrder: 4 } },
         },
       ],
     },

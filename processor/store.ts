@@ -155,6 +155,10 @@ export class Store implements AsyncDisposable {
         // What is there twice is put together where it is asked for (`final`) and by merges, of one insert as of several.
         // To do it in each insert beforehand costs a third of it, and more where rows are as wide as those of `cells`.
         optimize_on_insert: 0,
+        // Answers are small and parts many: to lay out each part's rows, and to read each, on threads of their own was
+        // half of what a statement cost (13 parts: 27 ms of CPU, and 14 without).
+        output_format_parallel_formatting: 0,
+        local_filesystem_read_method: 'pread',
       },
     } as const
     const store = new Store(
@@ -179,7 +183,8 @@ export class Store implements AsyncDisposable {
         query,
         query_params: { ...params },
         format: 'JSONEachRow',
-        ...(settings && { clickhouse_settings: settings }),
+        // The answer is held whole here anyway; so a failure in its middle has a status of its own, too.
+        clickhouse_settings: { wait_end_of_query: 1, ...settings },
       }),
       settings,
     )

@@ -257,7 +257,7 @@ export class HttpInterface {
       readStatement(sql),
       defaultFormat,
       params.size === 0 ? context : { ...context, params: new Map([...context.params, ...params]) },
-      gone,
+      { gone, inWhole: parameters.get('wait_end_of_query') === '1' },
     )
     await send(request, response, parameters, outcome)
   }
@@ -266,7 +266,7 @@ export class HttpInterface {
     statement: Statement,
     defaultFormat: string,
     context: Context,
-    gone: AbortSignal,
+    { gone, inWhole }: { gone: AbortSignal; inWhole: boolean },
   ): Promise<Outcome> {
     if (statement.verb === '') throw engineError('SYNTAX_ERROR', 'Empty query')
     if (statement.several) throw engineError('SYNTAX_ERROR', 'Multi-statements are not allowed')
@@ -274,7 +274,8 @@ export class HttpInterface {
     // As a server with cancel_http_readonly_queries_on_client_close: a read nobody waits for ends, a write goes on.
     if (reads) gone.addEventListener('abort', () => void this.#kill(context.tag), { once: true })
     const format = statement.format ?? defaultFormat
-    if (streamedVerbs.has(statement.verb) && isJoinable(format)) {
+    // What is streamed the addon plans on the one thread that answers requests, and what is given whole on another.
+    if (!inWhole && streamedVerbs.has(statement.verb) && isJoinable(format)) {
       const parts = this.#paced(this.#engine.stream(statement.text, defaultFormat, context), gone)
       try {
         // The first part is awaited here, so that a statement that fails at once has its own HTTP status.

@@ -22,7 +22,7 @@ const byHand = [METERLINE_ORACLE_WORLDS, METERLINE_ORACLE_PATH, METERLINE_ORACLE
   text => text !== undefined,
 )
 /** Fewer are no test, however slow the machine. */
-const casesLeast = 300
+const casesLeast = 150
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 let bench: Bench
 
@@ -48,10 +48,10 @@ test(
   async () => {
     const seed = Number(METERLINE_ORACLE_SEED ?? 1)
     const casesMin = byHand ? 1 : casesLeast
-    const seconds = METERLINE_ORACLE_SECONDS ?? (byHand ? 24 * 3600 : 120)
+    const seconds = METERLINE_ORACLE_SECONDS ?? (byHand ? 24 * 3600 : 90)
     const found = await holdsFor(bench, {
       seed,
-      worlds: Number(METERLINE_ORACLE_WORLDS ?? (byHand ? 200 : 4)),
+      worlds: Number(METERLINE_ORACLE_WORLDS ?? (byHand ? 200 : 2)),
       sizes: { stages: 3, questions: 40, again: 6, slots: 6, crowds: true },
       ...(METERLINE_ORACLE_PATH !== undefined && { path: METERLINE_ORACLE_PATH }),
       shrinks: METERLINE_ORACLE_SHRINK !== undefined,
