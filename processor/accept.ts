@@ -143,6 +143,9 @@ export interface AcceptedBatch {
 
 export const messageBytesMax = 1024 * 1024
 
+/** Said of a reading that comes behind the mark of its read: the batch ends before it. */
+const behindItsMark = Symbol('behind its mark')
+
 /** What decides of messages beyond what they say themselves. */
 export interface AcceptRules {
   /** By offset: messages that the ledger could not take, and why. */
@@ -155,14 +158,27 @@ const isReading = validator(ReadingEvent)
 const isMark = validator(MarkEvent)
 const isDecision = validator(DecisionEvent)
 
-/** Takes a batch of the log `log` apart. Never throws for a bad message: it becomes a reject and the rest goes on. */
+/**
+ * Takes a batch of the log `log` apart, in which no reading is behind the mark of its read. Never throws for a bad message:
+ * it becomes a reject and the rest goes on.
+ */
 export function accept(batch: LogBatch, log: string, rules?: AcceptRules): AcceptedBatch {
   const accepting = new Accepting(batch, log, rules)
   while (accepting.take(batch.messages.length));
+  assert(accepting.rest() === undefined, 'no reading is behind the mark of its read')
   return accepting.accepted()
 }
 
-/** A batch that is taken apart bit by bit, so that whoever does it can let others in between. */
+/** May they go in at once, the second behind the first? Not where it has readings of a read that the first has the mark of. */
+export function fitTogether(first: AcceptedBatch, second: AcceptedBatch): boolean {
+  return second.reads.size === 0 || !first.marks.some(({ read }) => second.reads.has(read))
+}
+
+/**
+ * A batch that is taken apart bit by bit, so that whoever does it can let others in between. A mark is held against all the
+ * readings that go in with it. So that these are the ones before it in the log, however its messages came in batches, a
+ * batch ends where a reading comes behind the mark of its read.
+ */
 export class Accepting {
   readonly #batch: LogBatch
   readonly #rules: AcceptRules
@@ -181,12 +197,16 @@ export class Accepting {
   readonly #seenRows = new Map<string, number>()
   readonly #seenOthers = new Map<string, bigint>()
   readonly #same = new SameRead()
+  /** Of which reads there was a mark. */
+  readonly #marked = new Set<string>()
   #readings = 0
   #next = 0
+  #end: number
 
   constructor(batch: LogBatch, log: string, rules: AcceptRules = {}) {
     assert(batch.messages.length > 0, 'a batch is never empty')
     this.#batch = batch
+    this.#end = batch.messages.length
     this.#rules = rules
     this.#place = `${JSON.stringify(log)},${batch.partition}`
     this.#rows = new Rows(batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0))
@@ -203,6 +223,10 @@ export class Accepting {
         if (fault) throw fault
         this.#takeOne(message)
       } catch (error) {
+        if (error === behindItsMark) {
+          this.#end = this.#next
+          return false
+        }
         this.#rejects.push(rejected(this.#batch.partition, message, asFault(error, 'EVENT_INVALID')))
       }
     }
@@ -286,6 +310,10 @@ export class Accepting {
     try {
       this.#takeOne(inner, instantMs(received) ?? appendedMs)
     } catch (error) {
+      if (error === behindItsMark) {
+        this.#replays.pop()
+        throw error
+      }
       this.#rejects.push(rejected(partition, inner, asFault(error, 'EVENT_INVALID')))
     }
   }
@@ -296,6 +324,7 @@ export class Accepting {
     checkWhole(value, event.scope)
     const content = textHash(value)
     if (this.#wasSeen(event, content, value, offset)) return
+    this.#marked.add(read)
     this.#marks.push({
       partition: this.#batch.partition,
       offset,
@@ -345,6 +374,7 @@ export class Accepting {
       this.#pass(event, isSame ? 'duplicate' : 'conflict', text, offset)
       return
     }
+    if (this.#marked.has(read)) throw behindItsMark
     const identity = BigInt(`0x${event.id.slice(0, 32)}`)
     const from = this.#rows.end
     this.#rows.add(`${text.slice(0, -1)},${sender},"${identity}","${content}",${this.#place},"${offset}"]\n`)
@@ -368,14 +398,20 @@ export class Accepting {
     this.#passed.push({ partition, offset, fate, source, id, value: fate === 'conflict' ? value : '' })
   }
 
+  /** What is left from a reading on that comes behind the mark of its read; undefined where all was taken. */
+  rest(): LogBatch | undefined {
+    const { partition, messages } = this.#batch
+    return this.#end < messages.length ? { partition, messages: messages.slice(this.#end) } : undefined
+  }
+
   accepted(): AcceptedBatch {
     const { partition, messages } = this.#batch
-    assert(this.#next === messages.length, 'every message was taken')
+    assert(this.#next === this.#end, 'every message was taken')
     return {
       partition,
       first: messages[0]!.offset,
-      last: messages[messages.length - 1]!.offset,
-      messages: messages.length,
+      last: messages[this.#end - 1]!.offset,
+      messages: this.#end,
       readings: this.#readings,
       rows: this.#rows.bytes(),
       reads: this.#reads,

@@ -10,7 +10,7 @@ import { rest } from '../runtime/rest.ts'
 import { asFault, describeFault, Fault } from '../schemas/fault.ts'
 import type { Meter } from '../schemas/meters.ts'
 import type { SuspectRule } from '../schemas/suspect.ts'
-import { type AcceptedBatch, Accepting, accept } from './accept.ts'
+import { type AcceptedBatch, Accepting, accept, fitTogether } from './accept.ts'
 import { beginMeters } from './catalogue.ts'
 import { Ledger, type PutOutcome } from './ledger.ts'
 import { Pulse, type PulseLimits } from './pulse.ts'
@@ -108,8 +108,11 @@ export interface Processor {
 }
 
 interface Taken {
+  /** A batch of the log, or a part of it. */
   readonly batch: LogBatch
   readonly accepted: AcceptedBatch
+  /** The batch of the log that ends with it. */
+  readonly ends: LogBatch | undefined
   readonly bytes: number
   /** Of its partition, when it was taken. */
   readonly assignment: number
@@ -256,16 +259,18 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     return outcome
   }
 
-  async function take(batches: readonly Taken[]): Promise<void> {
+  /** False where the processor was stopped meanwhile: nothing may go in behind what did not. */
+  async function take(batches: readonly Taken[]): Promise<boolean> {
     const timer = putSeconds.startTimer()
     try {
-      if (!(await put(batches.map(batch => batch.accepted)))) return
+      if (!(await put(batches.map(batch => batch.accepted)))) return false
     } catch (error) {
       if (!isContentRefusal(error)) throw error
-      for (const { batch } of batches) if (!(await takeApart(batch))) return
+      for (const { batch } of batches) if (!(await takeApart(batch))) return false
     }
     timer()
-    for (const { batch } of batches) await commit(batch)
+    for (const { ends } of batches) if (ends) await commit(ends)
+    return true
   }
 
   /**
@@ -348,16 +353,19 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
    * the ledger, the larger its inserts, up to a bound at which the log has to wait.
    */
   async function readLog(reading: AbortSignal): Promise<void> {
-    let waiting: Taken[] = []
+    const waiting: Taken[] = []
     let putting: Promise<void> = Promise.resolve()
     /** Without those whose partition was given away since: they come again, from where the ledger ends. */
     const nextTaken = (): readonly Taken[] => {
-      const all = waiting
-      waiting = []
-      const some = again.signal.aborted
-        ? []
-        : all.filter(({ batch, assignment }) => assignment === assignmentOf(batch.partition))
-      for (const one of all) if (!some.includes(one)) pulse.dropped(one.batch.messages.length)
+      const some: Taken[] = []
+      for (let next = waiting[0]; next !== undefined; next = waiting[0]) {
+        const { accepted, assignment, batch } = next
+        if (again.signal.aborted || assignment !== assignmentOf(batch.partition))
+          pulse.dropped(batch.messages.length)
+        else if (some.every(one => fitTogether(one.accepted, accepted))) some.push(next)
+        else break
+        waiting.shift()
+      }
       return some
     }
     async function putWaiting(): Promise<void> {
@@ -365,7 +373,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       try {
         while (waiting.length > 0) {
           const some = nextTaken()
-          if (some.length > 0) await take(some)
+          if (some.length > 0 && !(await take(some))) again.abort()
         }
       } catch (error) {
         if (!(error instanceof PutBack)) throw error
@@ -397,15 +405,20 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     }
     const reachedAt = async (partition: number) =>
       await insisting('ledger', async () => await ledger.reachedAt(partition))
-    for await (const batch of log.batches({ resumeAt, reachedAt, signal: reading })) {
-      const assignment = assignmentOf(batch.partition)
-      pulse.given(batch.messages.length, nowMs())
-      const accepting = new Accepting(batch, logId, { checkValues })
-      // In turns with the batches before, whose steps would otherwise wait for this one's end.
-      while (accepting.take(turnMessages)) await setImmediate()
-      const bytes = batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0)
-      waiting.push({ batch, accepted: accepting.accepted(), bytes, assignment })
-      start()
+    for await (const given of log.batches({ resumeAt, reachedAt, signal: reading })) {
+      const assignment = assignmentOf(given.partition)
+      pulse.given(given.messages.length, nowMs())
+      for (let rest: LogBatch | undefined = given; rest !== undefined; ) {
+        const accepting: Accepting = new Accepting(rest, logId, { checkValues })
+        // In turns with the batches before, whose steps would otherwise wait for this one's end.
+        while (accepting.take(turnMessages)) await setImmediate()
+        const accepted = accepting.accepted()
+        const batch = { ...rest, messages: rest.messages.slice(0, accepted.messages) }
+        const bytes = batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0)
+        rest = accepting.rest()
+        waiting.push({ batch, accepted, bytes, assignment, ends: rest ? undefined : given })
+        start()
+      }
       const messages = waiting.reduce((sum, one) => sum + one.accepted.messages, 0)
       const waitingBytes = waiting.reduce((sum, one) => sum + one.bytes, 0)
       if (messages >= limits.waitingMessagesMax || waitingBytes >= limits.waitingBytesMax) await putting

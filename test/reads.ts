@@ -1,4 +1,5 @@
 /** Makes reads for tests, sealed as collect seals them: as events, as a batch of the log, or to append to an outbox. */
+import { type AcceptedBatch, Accepting } from '../processor/accept.ts'
 import type { LogBatch } from '../runtime/log/log.ts'
 import type { NewRead } from '../runtime/log/outbox.ts'
 import type { EncodedEvent } from '../runtime/log/outbox-rows.ts'
@@ -138,4 +139,16 @@ export function newRead(
 
 export function encode(event: ReadingEvent | MarkEvent): EncodedEvent {
   return { id: event.id, value: Buffer.from(JSON.stringify(event)) }
+}
+
+/** A batch of the log as the processor takes it apart: in several parts where a reading is behind the mark of its read. */
+export function acceptParts(batch: LogBatch, log: string): readonly AcceptedBatch[] {
+  const parts: AcceptedBatch[] = []
+  for (let rest: LogBatch | undefined = batch; rest !== undefined; ) {
+    const accepting = new Accepting(rest, log)
+    while (accepting.take(3));
+    parts.push(accepting.accepted())
+    rest = accepting.rest()
+  }
+  return parts
 }

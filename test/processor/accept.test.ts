@@ -1,11 +1,11 @@
 /** What becomes of a batch of messages: readings, marks, duplicates and rejects, and nothing between. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { accept, eventColumns, messageBytesMax } from '../../processor/accept.ts'
+import { accept, eventColumns, fitTogether, messageBytesMax } from '../../processor/accept.ts'
 import type { LogMessage } from '../../runtime/log/log.ts'
 import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
 import { hourMs } from '../../schemas/window.ts'
-import { batchOf, headers, instance, readEvents } from '../reads.ts'
+import { acceptParts, batchOf, headers, instance, readEvents } from '../reads.ts'
 
 const read = {
   source: 'meterline/rafay/test',
@@ -311,11 +311,34 @@ test('whatever comes, every message is in exactly one of readings, marks, pushed
         offset: BigInt(index),
         appendedMs: Date.UTC(2025, 5, 1),
       }))
-      const accepted = accept({ partition: 0, messages }, 'log')
-      const { readings, marks, decisions, pushed: others, pushedMarks, amendments, passed } = accepted
-      const lists = [marks, decisions, others, pushedMarks, amendments, passed, accepted.rejects]
-      expect(readings + lists.reduce((sum, list) => sum + list.length, 0)).toBe(items.length)
+      let from = 0
+      for (const accepted of acceptParts({ partition: 0, messages }, 'log')) {
+        const { readings, marks, decisions, pushed: others, pushedMarks, amendments, passed } = accepted
+        const lists = [marks, decisions, others, pushedMarks, amendments, passed, accepted.rejects]
+        expect(readings + lists.reduce((sum, list) => sum + list.length, 0)).toBe(accepted.messages)
+        expect(accepted).toMatchObject({ first: BigInt(from), last: BigInt(from + accepted.messages - 1) })
+        from += accepted.messages
+      }
+      expect(from).toBe(items.length)
     }),
     { numRuns: 2000 },
   )
+})
+
+test('a batch ends before a reading that comes behind the mark of its read, unless it came before as well', () => {
+  const [a, b, mark] = events
+  const [other] = readEvents({ ...read, scope: 'storage' }, [instance('a', 'i3', '3600')])
+  const messages = (...events: readonly (typeof mark)[]) => batchOf(events as never, 0)
+  const parts = (...events: readonly (typeof mark)[]) =>
+    acceptParts(messages(...events), 'log').map(part => part.messages)
+  expect(parts(a, b, mark, other)).toEqual([4])
+  expect(parts(a, b, mark, a, b, mark)).toEqual([6])
+  expect(parts(a, mark, b, mark)).toEqual([2, 2])
+  expect(parts(mark, a, b, mark, mark, other)).toEqual([1, 5])
+  // The mark of the first may not be held against the readings of the second, so they do not go in at once either.
+  const [first, second] = acceptParts(messages(a, mark, b, mark), 'log')
+  expect(first && second && fitTogether(first, second)).toBe(false)
+  const [whole] = acceptParts(messages(a, b, mark), 'log')
+  const [stranger] = acceptParts(messages(other), 'log')
+  expect(whole && stranger && fitTogether(whole, stranger)).toBe(true)
 })

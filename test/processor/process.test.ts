@@ -1,20 +1,24 @@
 /** The processor's loop over an outbox and a real ClickHouse: nothing waits for a next batch, and a killed engine is waited for. */
+import { once } from 'node:events'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { Catalogue } from '../../processor/catalogue.ts'
+import { Ledger } from '../../processor/ledger.ts'
 import { type Processor, startProcessor } from '../../processor/process.ts'
 import { buildsOf, registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { embeddedLog } from '../../runtime/log/embedded.ts'
+import type { EventLog, LogBatch } from '../../runtime/log/log.ts'
 import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { show } from '../../schemas/decimal.ts'
+import { Fault } from '../../schemas/fault.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
-import { dayMs } from '../../schemas/window.ts'
-import { hourAfterJune1, june1Ms, readOf } from '../reads.ts'
+import { dayMs, hourMs } from '../../schemas/window.ts'
+import { batchOf, hourAfterJune1, instance, june1Ms, readEvents, readOf } from '../reads.ts'
 import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
 
 const meter = defaultMeters.find(({ slug }) => slug === 'instance_hours') as Meter
@@ -43,11 +47,11 @@ afterEach(async () => {
   rmSync(dir, { recursive: true, force: true })
 })
 
-async function start(): Promise<void> {
+async function start(log: EventLog = embeddedLog(outbox)): Promise<void> {
   stop = new AbortController()
   processor = await startProcessor({
     store,
-    log: embeddedLog(outbox),
+    log,
     meters: [meter],
     signal: stop.signal,
     say: line => void said.push(line),
@@ -110,4 +114,102 @@ test('it begins with the meters made by API as well, and without those that are 
     'made ready',
     'removed retired',
   ])
+})
+
+/** A log of these batches; what it was told to commit is kept. */
+class GivenLog implements EventLog {
+  readonly id: string
+  readonly committed: LogBatch[] = []
+  readonly #given: readonly LogBatch[]
+
+  constructor(id: string, given: readonly LogBatch[]) {
+    this.id = id
+    this.#given = given
+  }
+
+  async *batches({ resumeAt, signal }: Parameters<EventLog['batches']>[0]) {
+    const next = (await resumeAt(0)) ?? 0n
+    for (const batch of this.#given) if ((batch.messages[0]?.offset ?? 0n) >= next) yield batch
+    if (!signal.aborted) await once(signal, 'abort')
+  }
+
+  async commit(batch: LogBatch): Promise<void> {
+    this.committed.push(batch)
+  }
+
+  async state() {
+    return { lag: 0n, partitions: [0] }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {}
+}
+
+test('what becomes of a read does not depend on how messages came in batches', async () => {
+  const cuts = [[6], [1, 1, 1, 1, 1, 1], [2, 4], [3, 3], [5, 1]]
+  for (const [index, cut] of cuts.entries()) {
+    stop.abort()
+    await processor.done
+    // The mark of the first read comes before one of its readings, and a newer read, which says less, in between.
+    const read = { source: `meterline/rafay/cut${index}`, scope: 'compute', window: hourAfterJune1(0) }
+    const [a, b] = [instance('acme', 'a', '3600'), instance('acme', 'b', '3600')]
+    const [early, late, mark] = readEvents({ ...read, readatMs: june1Ms + 2 * hourMs }, [a, b])
+    const newer = readEvents({ ...read, readatMs: june1Ms + 3 * hourMs }, [a])
+    const { messages } = batchOf([early, mark, ...newer, late, mark] as never, 0)
+    const left = [...messages]
+    const given = cut.map(size => ({ partition: 0, messages: left.splice(0, size) }))
+    const log = new GivenLog(`cut${index}`, given)
+    await start(log)
+    await taken(6, 20_000)
+    await expect.poll(() => log.committed, { timeout: 5000 }).toEqual(given)
+    const reads = await store.rows(
+      `select toString(offset) as offset, held, suspect, toString(counts_from) as counts_from from reads final
+       where source = {source:String} order by reads.offset`,
+      { source: read.source },
+    )
+    expect(reads, cut.join()).toEqual([
+      { offset: '1', held: true, suspect: false, counts_from: '5' },
+      { offset: '3', held: true, suspect: false, counts_from: '3' },
+    ])
+  }
+})
+
+test('nothing goes in behind what the ledger could not take before a stop', async () => {
+  stop.abort()
+  await processor.done
+  const [first, second, third] = [0, 1, 2].map(hour => {
+    const read = { source: 'meterline/rafay/stopped', scope: 'compute', window: hourAfterJune1(hour) }
+    const events = readEvents({ ...read, readatMs: june1Ms + 24 * hourMs }, [instance('acme', 'a', '3600')])
+    return batchOf(events, 2 * hour)
+  }) as [LogBatch, LogBatch, LogBatch]
+  // The ledger has the first, refuses the second until the stop, and would take the third.
+  const puts: unknown[] = []
+  const refusing = Object.create(store) as Store
+  refusing.insertBytes = async (table, columns, bodies) => {
+    if (table === 'events') {
+      puts.push(bodies)
+      if (puts.length === 2) throw new Fault('STORE_UNREACHABLE', 'it is away')
+      if (puts.length === 3) stop.abort()
+      if (puts.length === 3) throw new Fault('STORE_UNREACHABLE', 'it is still away')
+    }
+    await store.insertBytes(table, columns, bodies)
+  }
+  refusing.insert = async (table, columns, lines) =>
+    await refusing.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
+  for (const method of ['rows', 'run', 'insertWhere'] as const)
+    refusing[method] = store[method].bind(store) as never
+  const log = new GivenLog('stopped', [first])
+  log.batches = async function* ({ resumeAt }) {
+    await resumeAt(0)
+    yield first
+    await expect.poll(() => puts.length).toBe(1)
+    yield second
+    await expect.poll(() => puts.length).toBe(2)
+    yield third
+  }
+  stop = new AbortController()
+  const { signal } = stop
+  const options = { log, meters: [meter], signal, say: () => undefined }
+  await (await startProcessor({ ...options, store: refusing })).done
+  expect(log.committed).toEqual([first])
+  expect(await new Ledger(store, 'stopped').resumeAt(0)).toBe(2n)
 })

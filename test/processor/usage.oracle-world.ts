@@ -544,9 +544,7 @@ export class Speaker {
     const readings = usages.map(one => sealReading(usageOf(one, thing, window), kind, identity))
     const digest = showDigest(readings.reduce((sum, reading) => sum + contentHash(reading), 0n))
     const mark = sealMark({ ...common, events: readings.length, digest }, identity)
-    // Where reads are judged none is half: with its rest in one batch with a newer read, that is judged by what comes
-    // after it in the log (docs/progress.md).
-    const sent = how === 'half' && !this.spec.isJudged ? readings.slice(1) : readings
+    const sent = how === 'half' ? readings.slice(1) : readings
     for (const reading of sent) this.#add(key, reading)
     this.#add(key, mark)
     if (sent.length < readings.length)

@@ -45,7 +45,7 @@ export const mutations: readonly Mutation[] = [
     patch: [
       {
         find: '    const timer = putSeconds.startTimer()\n    try {\n      if (!(await put(',
-        put: '    const timer = putSeconds.startTimer()\n    for (const { batch } of batches) await commit(batch)\n    try {\n      if (!(await put(',
+        put: '    const timer = putSeconds.startTimer()\n    for (const { ends } of batches) if (ends) await commit(ends)\n    try {\n      if (!(await put(',
       },
     ],
     test: {
