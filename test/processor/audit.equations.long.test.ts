@@ -5,7 +5,7 @@ import { stretchesOf } from '../../processor/audit/messages.ts'
 import { idHash } from '../../schemas/event.ts'
 import { instance } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
-import { expectFound, figures, named, plants, World } from './planted.ts'
+import { figures, named, World } from './planted.ts'
 
 let rig: Awaited<ReturnType<typeof startClickHouse>>
 
@@ -195,8 +195,4 @@ describe('spans of offsets', () => {
     ])
     expect(stretchesOf([span(0n, 9n, 8n), span(5n, 14n)])).toEqual([span(0n, 14n, 13n)])
   })
-})
-
-describe('what is planted is found and named', () => {
-  test.each(plants.filter(({ always }) => always))('$kind', async plant => await expectFound(rig, plant))
 })

@@ -1,6 +1,6 @@
 /** A world that is whole, from outbox to lines, and the ways to spoil it behind everybody's back; for the audit's tests. */
 import { randomBytes } from 'node:crypto'
-import { mkdtempSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { expect } from 'vitest'
@@ -18,6 +18,7 @@ import { type MarkData, partitionKey, type Usage } from '../../schemas/event.ts'
 import { defaultMeters } from '../../schemas/meters.ts'
 import type { Book } from '../../schemas/pricebook.ts'
 import { encode, headers, hourAfterJune1, instance, readEvents, testSource as source } from '../reads.ts'
+import { cloneDatabase } from '../rig/clickhouse.ts'
 
 const book: Book & { id: string } = {
   id: 'hours',
@@ -44,6 +45,13 @@ export const billing: Billing = {
   meters: defaultMeters,
 }
 
+const nowMs = () => Date.UTC(2025, 5, 2)
+
+function newPlace(): Pick<World, 'dir' | 'database'> {
+  const dir = mkdtempSync(join(tmpdir(), 'meterline-audit-'))
+  return { dir, database: `audit_${randomBytes(4).toString('hex')}` }
+}
+
 /** An outbox, what travels from it into a ledger, and the audit over both. */
 export class World implements AsyncDisposable {
   readonly store: Store
@@ -51,7 +59,7 @@ export class World implements AsyncDisposable {
   readonly dir: string
   readonly database: string
   readonly #ledger: Ledger
-  #next = 1
+  #next: number
 
   private constructor(store: Store, outbox: SqliteOutbox, place: Pick<World, 'dir' | 'database'>) {
     this.store = store
@@ -59,16 +67,29 @@ export class World implements AsyncDisposable {
     this.dir = place.dir
     this.database = place.database
     this.#ledger = new Ledger(store, outbox.id)
+    this.#next = outbox.bounds().nextSeq - outbox.depth().rows
   }
 
   /** A database and an outbox of its own, in an engine that is there. */
   static async open(rig: StoreAddress): Promise<World> {
-    const dir = mkdtempSync(join(tmpdir(), 'meterline-audit-'))
-    const database = `audit_${randomBytes(4).toString('hex')}`
+    const place = newPlace()
+    const { dir, database } = place
     const store = await Store.open({ ...rig, database })
     await registerMeters(store, defaultMeters)
-    const outbox = SqliteOutbox.open({ dir, access: 'append', nowMs: () => Date.UTC(2025, 5, 2) })
-    return new World(store, outbox, { dir, database })
+    const outbox = SqliteOutbox.open({ dir, access: 'append', nowMs })
+    return new World(store, outbox, place)
+  }
+
+  /** One that is as this one was when its outbox was closed. */
+  async copy(rig: StoreAddress): Promise<World> {
+    const place = newPlace()
+    const { dir, database } = place
+    cpSync(this.dir, dir, { recursive: true })
+    await cloneDatabase(this.store, this.database, database)
+    const store = await Store.open({ ...rig, database })
+    const world = new World(store, SqliteOutbox.open({ dir, access: 'append', nowMs }), place)
+    await world.#ledger.resumeAt(0)
+    return world
   }
 
   read(
@@ -182,8 +203,6 @@ export interface Plant {
   readonly seenBy: readonly CheckName[]
   /** Of those the one that names it, and how. */
   readonly names: readonly [CheckName, RegExp]
-  /** One of those that every run plants; the long run plants all. */
-  readonly always?: true
   /** `only`: nothing sees it but reading every event again. `and plain`: that sees it too. */
   readonly deep?: 'only' | 'and plain'
 }
@@ -199,7 +218,6 @@ const sql =
 export const plants: readonly Plant[] = [
   {
     kind: 'an event that the ledger lost',
-    always: true,
     plant: sql(`alter table events delete where ${one}`),
     seenBy: ['sent', 'messages', 'marks', 'cells', 'lines'],
     names: [
@@ -278,7 +296,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a rollup that is off by 1e-12',
-    always: true,
     plant: sql(
       `insert into cells select * replace (version + 1 as version, arrayMap(s -> s + toDecimal256('0.000000000001', 12), sums) as sums)
        from cells final where meter like 'gpu_hours%' and subject = 'a' and hour = '2025-06-01 02:00:00'`,
@@ -297,7 +314,6 @@ export const plants: readonly Plant[] = [
   },
   {
     kind: 'a duplicate noted of a message that was accepted',
-    always: true,
     plant: sql(`insert into passed (log, partition, offset, fate) values ({log:String}, 0, 5, 'duplicate')`),
     seenBy: ['messages'],
     names: [
@@ -417,10 +433,9 @@ export const plants: readonly Plant[] = [
 
 /** Plants it, and expects the audit to see it where it should, and to name it. */
 export async function expectFound(
-  rig: StoreAddress,
+  world: World,
   { plant, seenBy, names: [check, words], deep }: Plant,
 ): Promise<void> {
-  await using world = await (await World.open(rig)).fill()
   const more = (await plant(world)) ?? {}
   if (deep === 'only') expect((await world.audit(more)).state).not.toBe('differs')
   const report = await world.audit({ ...more, deep: deep !== undefined })

@@ -6,6 +6,7 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { createClient } from '@clickhouse/client'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
+import type { Store } from '../../processor/store.ts'
 import { Fault } from '../../schemas/fault.ts'
 
 export interface TestClickHouse extends AsyncDisposable {
@@ -170,4 +171,17 @@ async function createDatabase(address: Address): Promise<string> {
   await using client = clientOf(address)
   await client.command({ query: `create database ${database}` })
   return database
+}
+
+/** Makes a database with the tables of another and what is in them: much sooner than by migrations and writing it again. */
+export async function cloneDatabase(store: Store, from: string, to: string): Promise<void> {
+  await store.run(`create database ${to}`)
+  const tables = await store.rows<{ name: string }>(
+    // Views name the database that they are made in, and nothing here asks them.
+    "select name from system.tables where database = {from:String} and engine != 'View'",
+    { from },
+  )
+  await Promise.all(
+    tables.map(({ name }) => store.run(`create table ${to}.${name} clone as ${from}.${name}`)),
+  )
 }

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import type { Meter } from '../../schemas/meters.ts'
-import { startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
+import { cloneDatabase, startClickHouse, type TestClickHouse } from '../rig/clickhouse.ts'
 import { virtualTime } from './processes.ts'
 
 interface Server {
@@ -96,7 +96,7 @@ export class Tables implements AsyncDisposable {
 
   static async open(rig: TestClickHouse, template: Store, name: () => string): Promise<Tables> {
     const database = name()
-    await clone(template, `${rig.database}_template`, database)
+    await cloneDatabase(template, `${rig.database}_template`, database)
     return new Tables(rig, template, name, database, await Store.open({ ...rig, database }))
   }
 
@@ -107,7 +107,7 @@ export class Tables implements AsyncDisposable {
   async copy(): Promise<void> {
     this.#copy = this.#name()
     this.#made.push(this.#copy)
-    await clone(this.#store, this.#database, this.#copy)
+    await cloneDatabase(this.#store, this.#database, this.#copy)
   }
 
   /** The last copy takes the place of what is there; it can be put back once. */
@@ -123,16 +123,4 @@ export class Tables implements AsyncDisposable {
     await this.#store[Symbol.asyncDispose]()
     for (const database of this.#made) await this.#template.run(`drop database if exists ${database}`)
   }
-}
-
-async function clone(store: Store, from: string, to: string): Promise<void> {
-  await store.run(`create database ${to}`)
-  const tables = await store.rows<{ name: string }>(
-    // Views name the database that they are made in, and nothing here asks them.
-    "select name from system.tables where database = {from:String} and engine != 'View'",
-    { from },
-  )
-  await Promise.all(
-    tables.map(({ name }) => store.run(`create table ${to}.${name} clone as ${from}.${name}`)),
-  )
 }
