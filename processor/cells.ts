@@ -160,12 +160,15 @@ export function cellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: 
 
 /** As `cellRows`, a row a cell with its groups in one, without `dims`: where nothing asks for these it is much cheaper. */
 export function wholeCellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: string): string {
-  const figures = figuresOf(meter).map(({ name, column, whole }) =>
+  const figures = figuresOf(meter)
+  const read = figures.map(({ name, column, whole }) => (whole === undefined ? column : name))
+  const cells = `select source, subject, hour, ${read.join(', ')}
+    from cells final where meter = ${key} and ${where} and notEmpty(dims)`
+  // Each level of a statement is planned, so one that would only hand on is left out.
+  if (figures.every(({ whole }) => whole !== undefined)) return `(${cells})`
+  // Names of figures are names of columns too, so they are made outside of what is read.
+  const made = figures.map(({ name, column, whole }) =>
     whole === undefined ? `arrayFlatten(${column}) as ${name}` : name,
   )
-  // Names of figures are names of columns too, so they are made outside of what is read.
-  return `(select source, subject, hour, ${figures.join(', ')}
-    from (select source, subject, hour, ${figuresOf(meter)
-      .map(({ name, column, whole }) => (whole === undefined ? column : name))
-      .join(', ')} from cells final where meter = ${key} and ${where} and notEmpty(dims)))`
+  return `(select source, subject, hour, ${made.join(', ')} from (${cells}))`
 }

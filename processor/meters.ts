@@ -63,6 +63,8 @@ export interface LedgerSpan {
   readonly and?: (at: string) => string
   /** `position`: as the ledger stood there, with the parameters of `positionParams`. */
   readonly asOf?: 'now' | 'position'
+  /** The columns that are wanted; all unless it says so. What is not asked for need not be planned either. */
+  readonly only?: ReadonlySet<string>
 }
 
 /** A select in parentheses, and its parameters. */
@@ -99,24 +101,27 @@ function columnsOf(
   dims: readonly string[],
   values: readonly Taken[],
   more: Readonly<Record<string, string>>,
+  only?: ReadonlySet<string>,
 ): string {
-  return [
-    ...Object.entries(more).map(([name, text]) => `${text} as ${name}`),
-    `[${dims.join(', ')}]::Array(String) as dims`,
-    ...dims.map((text, index) => `${text} as dim${index}`),
+  const all: readonly (readonly [name: string, text: string])[] = [
+    ...Object.entries(more),
+    ['dims', `[${dims.join(', ')}]::Array(String)`],
+    ...dims.map((text, index) => [`dim${index}`, text] as const),
     ...values.flatMap(({ value, has, unusable }, index) => [
-      `${value} as value${index}`,
-      `${has} as has${index}`,
-      `${unusable} as unusable${index}`,
+      [`value${index}`, value] as const,
+      [`has${index}`, has] as const,
+      [`unusable${index}`, unusable] as const,
     ]),
-  ].join(', ')
+  ]
+  const some = only ? all.filter(([name]) => only.has(name)) : all
+  return some.map(([name, text]) => `${text} as ${name}`).join(', ')
 }
 
 // -- readings
 
-function readingRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
+function readingRows(meters: readonly Meter[], { range, and, asOf = 'now', only }: LedgerSpan): LedgerRows {
   const sql = meters.map((meter, index) => meterSql(meter, `measure${index}`))
-  const columns = columnsOf(sql[0]?.dims ?? [], sql, {
+  const placed = {
     source: 'source',
     subject: 'subject',
     hour: 'toStartOfHour(start)',
@@ -126,7 +131,8 @@ function readingRows(meters: readonly Meter[], { range, and, asOf = 'now' }: Led
     log: 'log',
     partition: 'partition',
     offset: 'offset',
-  })
+  }
+  const columns = columnsOf(sql[0]?.dims ?? [], sql, placed, only)
   return {
     sql: `select ${columns} from events final
       where ${range('start')} and ${sql[0]?.where}${and ? ` and ${and('start')}` : ''}
@@ -225,7 +231,7 @@ const pushedAttributes: ReadonlyMap<string, string> = new Map([
   ['scope', "''"],
 ])
 
-function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: LedgerSpan): LedgerRows {
+function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now', only }: LedgerSpan): LedgerRows {
   const [first] = meters as readonly [Meter, ...Meter[]]
   const params: Record<string, unknown> = {
     pushedTypes: first.eventTypes.filter(type => !isOwnType(type)),
@@ -250,25 +256,27 @@ function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now' }: Ledg
     const text = textOf(value)
     return aggregation === 'UNIQUE_COUNT' ? textTaken(text) : decimalTaken(text)
   })
-  const columns = columnsOf(dims, values, {
+  const atMs = 'toUnixTimestamp64Milli(time)'
+  const placed = {
     source: 'source',
     subject: 'subject',
     hour: "toStartOfHour(toDateTime(time, 'UTC'))",
-    from_ms: 'toUnixTimestamp64Milli(time)',
-    to_ms: 'toUnixTimestamp64Milli(time)',
-    at_ms: 'toUnixTimestamp64Milli(time)',
+    from_ms: atMs,
+    to_ms: atMs,
+    at_ms: atMs,
     log: 'log',
     partition: 'partition',
     offset: 'offset',
-  })
-  const placed = (at: string) =>
+  }
+  const columns = columnsOf(dims, values, placed, only)
+  const within = (at: string) =>
     `${range(at)} and type in ({pushedTypes:Array(String)})${and ? ` and ${and(at)}` : ''}`
   const extracted = Array.from(texts, ([path, name]) => `${dataText(path, bind)} as ${name}`)
   const plain = 'source, subject, time, log, partition, offset'
   return {
     sql: `select ${columns} from (
         select ${[plain, ...extracted].join(', ')} from (
-          select ${plain}, ${quotedSql('data')} as json from ${currentPushed(placed('time'), asOf)}))
+          select ${plain}, ${quotedSql('data')} as json from ${currentPushed(within('time'), asOf)}))
       ${where.length > 0 ? `where ${where.join(' and ')}` : ''}`,
     params,
   }

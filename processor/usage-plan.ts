@@ -411,6 +411,9 @@ function ledgerSql(
       : [{ hours: staleHours(stale, bind), cells: (hour: string) => staleCondition(stale, hour, bind) }]),
   ]
   const whose = whoseSql(plan, bind)
+  const isLatest = meter.aggregation === 'LATEST'
+  const rest = ['value0', 'has0', 'at_ms', ...(isLatest ? ['log', 'partition', 'offset'] : [])]
+  const hasDims = plan.query.groupBy.length > 0 || Object.keys(plan.query.where).length > 0
   const either = (conditions: readonly string[]) => `(${conditions.join(' or ')})`
   const hourOf = (at: string) => `toStartOfHour(${at})`
   const rows = ledgerRows([meter], {
@@ -424,13 +427,19 @@ function ledgerSql(
         ' and ',
       ),
     asOf: asOf ? 'position' : 'now',
+    only: new Set([
+      'source',
+      'subject',
+      ...rest,
+      ...(isSplit ? ['from_ms', 'to_ms'] : []),
+      ...(hasDims ? ['dims'] : []),
+    ]),
   })
   const figures = figuresOf(meter)
   const by = ['window_ms', ...plan.keys].join(', ')
   const made = figures.map(({ name, ofRows }) => `${ofRows(0)} as ${name}`).join(', ')
   const has = whereSql(plan, bind, 'has0')
   const keyed = keyColumns(plan).join(', ')
-  const rest = 'value0, has0, at_ms, log, partition, offset'
   const comma = keyed === '' ? '' : `${keyed}, `
   const tenure = tenureSql(plan, bind)
   if (!isSplit) {
@@ -439,7 +448,7 @@ function ledgerSql(
     const seen = isSeen ? '' : ` and arrayExists(t -> t.1 <= at_ms and at_ms < t.2, ${tenure})`
     return {
       sql: `select ${by}, ${made} from (
-          select ${windowOf('at_ms')} as window_ms, ${comma}${rest} from ${rows.sql}${has}${seen})
+          select ${windowOf('at_ms')} as window_ms, ${comma}${rest.join(', ')} from ${rows.sql}${has}${seen})
         group by ${by}`,
       params: rows.params,
     }

@@ -591,14 +591,8 @@ async function askOpenMeter(parts: Parts, asked: Asked, by: string): Promise<rea
     ...plain,
     ...(subjects && { subject: subjects }),
     groupBy,
-    // A body's list has no empty texts.
-    filterGroupBy: Object.fromEntries(
-      simple.flatMap(([dim, wanted]) => (wanted === '' ? [] : [[dim, [wanted]]])),
-    ),
-    advancedMeterGroupByFilters: Object.fromEntries([
-      ...advanced,
-      ...simple.flatMap(([dim, wanted]) => (wanted === '' ? [[dim, { $eq: '' }] as const] : [])),
-    ]),
+    filterGroupBy: Object.fromEntries(simple.map(([dim, wanted]) => [dim, [wanted]])),
+    advancedMeterGroupByFilters: Object.fromEntries(advanced),
   }
   const response = by.includes('post')
     ? await get(parts, path, asked, { accept, body })

@@ -194,7 +194,14 @@ export const WireMeterQuery = Type.Object(
     subject: Type.Optional(many('Only these, and each by itself.')),
     filterCustomerId: Type.Optional(many('Refused: there are no customers here.')),
     filterGroupBy: Type.Optional(
-      Type.Record(Type.String(), many('Any of these.'), { maxProperties: 100, description: 'By dim.' }),
+      Type.Record(
+        Type.String(),
+        Type.Array(Type.String({ maxLength: 1024 }), {
+          maxItems: 100,
+          description: "Any of these; '' is of those that have none.",
+        }),
+        { maxProperties: 100, description: 'By dim.' },
+      ),
     ),
     advancedMeterGroupByFilters: Type.Optional(
       Type.Record(Type.String(), WireFilterString, { maxProperties: 100, description: 'By dim.' }),
