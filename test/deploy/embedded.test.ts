@@ -420,6 +420,21 @@ describe('one server, the official client', () => {
     expect(await rows(client, 'select 1 as one')).toEqual([{ one: 1 }])
   })
 
+  test('an answer that is waited for to its end comes whole, or as an error with its status', async () => {
+    const asked = async (query: string) => {
+      const url = `${store.url}/?wait_end_of_query=1&max_block_size=10000&default_format=JSONEachRow`
+      const headers = { 'X-ClickHouse-User': store.user, 'X-ClickHouse-Key': store.password }
+      const answer = await fetch(url, { method: 'POST', body: query, headers })
+      return { status: answer.status, text: await answer.text() }
+    }
+    const whole = await asked('select number from numbers(200000)')
+    expect(whole.status).toBe(200)
+    expect(whole.text.split('\n')).toHaveLength(200_001)
+    const failed = await asked('select number, throwIf(number = 190000) from numbers(200000)')
+    expect(failed.status).toBe(500)
+    expect(failed.text).toMatch(/^Code: 395\./)
+  })
+
   test('a wrong password, or none, is refused', async () => {
     const wrong = connect(store, { password: 'wrong' })
     expect(await failure(wrong.query({ query: 'select 1' }))).toMatchObject({
