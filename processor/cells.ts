@@ -106,33 +106,34 @@ export function noFigure({ type }: Figure): string {
 export const one = 'toUInt64(1)'
 
 /**
- * The answer, of columns named as the figures that were merged into one: it is amount ÷ divisor, both exact, before the
- * meter's `per`. Of a group that has figures the divisor is never 0.
+ * The answer, given the SQL of each figure merged into one: it is amount ÷ divisor, both exact, before the meter's `per`. Of
+ * a group that has figures the divisor is never 0.
  */
-export function answerOf(meter: Pick<Meter, 'aggregation' | 'percentile'>): {
-  readonly amount: string
-  readonly divisor: string
-} {
+export function answerOf(
+  meter: Pick<Meter, 'aggregation' | 'percentile'>,
+  merged: (name: Figure['name']) => string,
+): { readonly amount: string; readonly divisor: string } {
   switch (meter.aggregation) {
     case 'SUM':
-      return { amount: 'sum', divisor: one }
+      return { amount: merged('sum'), divisor: one }
     case 'COUNT':
-      return { amount: 'count', divisor: one }
+      return { amount: merged('count'), divisor: one }
     case 'AVG':
-      return { amount: 'sum', divisor: 'count' }
+      return { amount: merged('sum'), divisor: merged('count') }
     case 'MIN':
-      return { amount: 'least', divisor: one }
+      return { amount: merged('least'), divisor: one }
     case 'MAX':
-      return { amount: 'greatest', divisor: one }
+      return { amount: merged('greatest'), divisor: one }
     case 'LATEST':
-      return { amount: 'latest.5', divisor: one }
+      return { amount: `tupleElement(${merged('latest')}, 5)`, divisor: one }
     case 'UNIQUE_COUNT':
-      return { amount: 'length(uniques)', divisor: one }
+      return { amount: `length(${merged('uniques')})`, divisor: one }
     case 'PERCENTILE': {
       const { numerator, denominator } = percentile(meter.percentile ?? '95')
+      const all = merged('amounts')
       // Nearest rank: the smallest value that at least so many percent of the values do not exceed.
-      const rank = `greatest(1, intDiv(length(amounts) * ${numerator} + ${denominator - 1}, ${denominator}))`
-      return { amount: `arraySort(amounts)[${rank}]`, divisor: one }
+      const rank = `greatest(1, intDiv(length(${all}) * ${numerator} + ${denominator - 1}, ${denominator}))`
+      return { amount: `arraySort(${all})[${rank}]`, divisor: one }
     }
   }
 }
@@ -158,17 +159,19 @@ export function cellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: 
       from cells final where meter = ${key} and ${where}))`
 }
 
-/** As `cellRows`, a row a cell with its groups in one, without `dims`: where nothing asks for these it is much cheaper. */
+/**
+ * As `cellRows`, a row a cell with its groups in one, without `dims`: where nothing asks for these it is much cheaper. What
+ * it gives stands behind a `from` and ends it: each level of a statement is planned, so there is none that only hands on.
+ */
 export function wholeCellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: string): string {
   const figures = figuresOf(meter)
+  const rows = `cells final where meter = ${key} and ${where} and notEmpty(dims)`
+  if (figures.every(({ whole }) => whole !== undefined)) return rows
   const read = figures.map(({ name, column, whole }) => (whole === undefined ? column : name))
-  const cells = `select source, subject, hour, ${read.join(', ')}
-    from cells final where meter = ${key} and ${where} and notEmpty(dims)`
-  // Each level of a statement is planned, so one that would only hand on is left out.
-  if (figures.every(({ whole }) => whole !== undefined)) return `(${cells})`
   // Names of figures are names of columns too, so they are made outside of what is read.
   const made = figures.map(({ name, column, whole }) =>
     whole === undefined ? `arrayFlatten(${column}) as ${name}` : name,
   )
-  return `(select source, subject, hour, ${made.join(', ')} from (${cells}))`
+  return `(select source, subject, hour, ${made.join(', ')}
+    from (select source, subject, hour, ${read.join(', ')} from ${rows}))`
 }

@@ -197,14 +197,12 @@ export function staleSql(
   const whose = whoseSql(plan, bind).map(condition => ` and ${condition}`)
   return {
     // As `readyKey` in rollups.ts: a definition may have been given up and taken again.
-    sql: `select 'ready' as kind, meter as source, '' as subject, toUInt32(0) as hour_s from (
-        select meter from builds final where state = 'ready' and slug = {slug:String}
-          and (meter = {key:String} or startsWith(meter, {again:String})) order by ordinal desc limit 1)
+    sql: `select 'ready' as kind, meter as source, '' as subject, toUInt32(0) as hour_s
+      from builds final where state = 'ready' and slug = {slug:String}
+        and (meter = {key:String} or startsWith(meter, {again:String})) order by ordinal desc limit 1
       union all
-      select 'stale' as kind, source, subject, toUnixTimestamp(hour) as hour_s from (
-        select distinct source, subject, hour from (
-          select source, hour, arrayJoin(subjects) as subject from stale final where ${range})
-        where true${whose.join('')} limit ${cellsMax + 1})`,
+      select distinct 'stale' as kind, toString(source), subject, toUnixTimestamp(hour) as hour_s
+      from stale final array join subjects as subject where ${range}${whose.join('')} limit ${cellsMax + 1}`,
     params,
   }
 }
@@ -253,21 +251,19 @@ export function usageSql(plan: UsagePlan, fresh: Freshness): UsageStatement {
     parts.push(ledger.sql)
   }
   if (query.asOf) Object.assign(params, positionParams(query.asOf))
-  const { amount, divisor } = answerOf(meter)
   const by = ['window_ms', ...keys].join(', ')
-  const merged = figures.map(({ name, merge }) =>
-    isSplit
-      ? `sumIf(p.${name}, p.length_ms = 0) as ${name}, groupArrayIf((p.length_ms, p.${name}), p.length_ms > 0) as parts`
-      : `${merge(`p.${name}`)} as ${name}`,
-  )
-  const rows = isByCell
-    ? parts.join(' union all ')
-    : `select ${by}, ${merged.join(', ')} from (${parts.join(' union all ')}) as p group by ${by}`
+  const merged = new Map(figures.map(({ name, merge }) => [name, merge(`p.${name}`)]))
+  const { amount, divisor } = answerOf(meter, name => {
+    if (isByCell) return `p.${name}`
+    // Only SUM is ever split.
+    return isSplit ? 'sumIf(p.sum, p.length_ms = 0)' : (merged.get(name) ?? '')
+  })
+  const split = isSplit ? ', groupArrayIf((p.length_ms, p.sum), p.length_ms > 0) as parts' : ''
   const isTopped = top !== undefined && divisor === one && !isSplit
   const order = isTopped ? ['window_ms', 'amount desc', ...keys] : ['window_ms', ...keys]
   return {
-    sql: `select ${by}, ${amount} as amount, ${divisor} as divisor${isSplit ? ', parts' : ''} from (${rows})
-      ${after === undefined ? '' : `where (${by}) > (${afterSql(after, bind)})`}
+    sql: `select ${by}, ${amount} as amount, ${divisor} as divisor${split} from (${parts.join(' union all ')}) as p
+      ${after === undefined ? '' : `where (${by}) > (${afterSql(after, bind)})`} ${isByCell ? '' : `group by ${by}`}
       order by ${order.join(', ')}
       ${isTopped ? `limit {top:UInt32} by window_ms` : ''} ${limit === undefined ? '' : 'limit {limit:UInt32}'}`,
     params: { ...params, ...(isTopped && { top }), ...(limit !== undefined && { limit }) },
@@ -447,9 +443,7 @@ function ledgerSql(
     const isSeen = plan.cut === 'none' && partial(plan).length === 0
     const seen = isSeen ? '' : ` and arrayExists(t -> t.1 <= at_ms and at_ms < t.2, ${tenure})`
     return {
-      sql: `select ${by}, ${made} from (
-          select ${windowOf('at_ms')} as window_ms, ${comma}${rest.join(', ')} from ${rows.sql}${has}${seen})
-        group by ${by}`,
+      sql: `select ${windowOf('at_ms')} as window_ms, ${comma}${made} from ${rows.sql}${has}${seen} group by ${by}`,
       params: rows.params,
     }
   }
