@@ -316,19 +316,10 @@ export class Ledger {
       ]),
     )
     const where = { condition: conditions.join(' and '), params: { ...params, log, token } }
-    await this.#store.insertWhere('positions', positionColumns, positionTypes, lines, where)
-    const [partition, first, last] = JSON.parse(lines.at(-1) ?? '[]').slice(1, 4)
-    const [row] = await this.#store.rows<{ found: string }>(
-      `select count() as found from positions where log = {log:String} and partition = {partition:UInt32}
-         and first = {first:UInt64} and last = {last:UInt64}`,
-      { log, partition, first, last },
-    )
-    if (row?.found === '0')
-      throw new Fault('STORE_PUT_BACK', 'the ledger is not the one in which this put began', {
-        log,
-        partition,
-        last,
-      })
+    if (await this.#store.insertWhere('positions', positionColumns, positionTypes, lines, where)) return
+    const [partition, , last] = JSON.parse(lines.at(-1) ?? '[]').slice(1, 4)
+    const message = 'the ledger is not the one in which this put began'
+    throw new Fault('STORE_PUT_BACK', message, { log, partition, last })
   }
 
   /** Of two batches of a partition the second goes on where the first ends. */

@@ -355,6 +355,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   async function readLog(reading: AbortSignal): Promise<void> {
     const waiting: Taken[] = []
     let putting: Promise<void> = Promise.resolve()
+    /** Resolves when what waits is on its way, or will not go. */
+    let room = Promise.withResolvers<void>()
     /** Without those whose partition was given away since: they come again, from where the ledger ends. */
     const nextTaken = (): readonly Taken[] => {
       const some: Taken[] = []
@@ -366,6 +368,8 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         else break
         waiting.shift()
       }
+      room.resolve()
+      room = Promise.withResolvers()
       return some
     }
     async function putWaiting(): Promise<void> {
@@ -381,6 +385,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       } finally {
         // In one turn with the look at `waiting`: what comes after it finds nobody putting, and starts.
         isPutting = false
+        room.resolve()
       }
     }
     const start = () => {
@@ -421,7 +426,9 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       }
       const messages = waiting.reduce((sum, one) => sum + one.accepted.messages, 0)
       const waitingBytes = waiting.reduce((sum, one) => sum + one.bytes, 0)
-      if (messages >= limits.waitingMessagesMax || waitingBytes >= limits.waitingBytesMax) await putting
+      // For those on their way to end would be to let this process rest while ClickHouse works, and the other way round.
+      const isFull = messages >= limits.waitingMessagesMax || waitingBytes >= limits.waitingBytesMax
+      if (isFull) await room.promise
     }
     await putting
     pulse.dropped(pulse.inHand)

@@ -403,9 +403,10 @@ async function recomputeStale(
   const builds = await buildsOf(store)
   const cells = Number(taken?.cells ?? 0)
   if (cells === 0) return { cells, builds }
-  const families = Map.groupBy(builds.filter(isKept), ({ meter }) => familyKey(meter))
-  const types = await typesIn(store, run)
-  const touched = families.values().filter(([of]) => of?.meter.eventTypes.some(type => types.has(type)))
+  const families = [...Map.groupBy(builds.filter(isKept), ({ meter }) => familyKey(meter)).values()]
+  // Of a single family the look at the types would save nothing: there is hardly an hour without any of its.
+  const types = families.length > 1 ? await typesIn(store, run) : undefined
+  const touched = families.filter(([of]) => !types || of?.meter.eventTypes.some(type => types.has(type)))
   for (const family of touched) await recomputeFamily(store, run, family)
   await store.run(
     `insert into stale (source, hour, token, subjects, done)

@@ -7,6 +7,7 @@ import { randomUUID } from 'node:crypto'
 import { globSync, mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { startKafka } from './rig/kafka.ts'
 import { findRigs } from './rig/rigs.ts'
 import { runningFile } from './running.ts'
 
@@ -210,6 +211,8 @@ async function main(args: readonly string[]): Promise<number> {
   const reportFiles = parts.map(
     part => `test-reports/${[long ? 'long' : 'test', part].filter(Boolean).join('-')}.json`,
   )
+  // One broker for all that need no other: a start is some ten seconds of work, a dozen times.
+  const kafka = parts.includes('kafka') ? await startKafka().catch(() => undefined) : undefined
   await Promise.all(
     parts.map((part, index) =>
       runs(
@@ -219,12 +222,17 @@ async function main(args: readonly string[]): Promise<number> {
           ...['--reporter=default', '--reporter=./test/running.ts', '--reporter=json'],
           ...[`--outputFile.json=${reportFiles[index]}`, ...excluded, ...filters],
         ],
-        { ...env, METERLINE_TEST_PART: part },
+        {
+          ...env,
+          METERLINE_TEST_PART: part,
+          ...(part === 'kafka' && kafka && { KAFKA_BROKERS: kafka.brokers.join() }),
+        },
         stopping.signal,
       ),
     ),
   )
   clearTimeout(deadline)
+  await kafka?.stop()
   if (stopping.signal.aborted) {
     const running = parts.flatMap(part => (readJson(runningFile(part)) ?? []) as readonly string[])
     const why =

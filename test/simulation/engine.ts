@@ -13,6 +13,9 @@ interface Server {
   readonly template: Store
 }
 
+/** Worlds are small and run beside each other: a second thread for a statement would only wait for its turn. */
+const small = { threadsMax: 1 }
+
 export class Engine implements AsyncDisposable {
   readonly #servers: readonly Server[]
   readonly #time = virtualTime()
@@ -97,7 +100,7 @@ export class Tables implements AsyncDisposable {
   static async open(rig: TestClickHouse, template: Store, name: () => string): Promise<Tables> {
     const database = name()
     await cloneDatabase(template, `${rig.database}_template`, database)
-    return new Tables(rig, template, name, database, await Store.open({ ...rig, database }))
+    return new Tables(rig, template, name, database, await Store.open({ ...rig, database }, small))
   }
 
   get store(): Store {
@@ -116,7 +119,7 @@ export class Tables implements AsyncDisposable {
     await this.#store[Symbol.asyncDispose]()
     this.#database = this.#copy
     this.#copy = undefined
-    this.#store = await Store.open({ ...this.#rig, database: this.#database })
+    this.#store = await Store.open({ ...this.#rig, database: this.#database }, small)
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

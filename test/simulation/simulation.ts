@@ -606,8 +606,9 @@ class World {
     if (method === 'insertWhere') {
       const [table, columns, , lines] = args as Parameters<Store['insertWhere']>
       const whole = async () => {
-        await call(args)
-        if (table === 'positions') this.#acknowledged(columns, await this.#wentIn(columns, lines))
+        const wentIn = await call(args)
+        if (wentIn && table === 'positions') this.#acknowledged(columns, lines)
+        return wentIn
       }
       return this.#turns.take('statement', `insert ${lines.length} ${table}`, { whole }, unreachable)
     }
@@ -674,19 +675,6 @@ class World {
       state: () => eventLog.state(),
       [Symbol.asyncDispose]: () => eventLog[Symbol.asyncDispose](),
     }
-  }
-
-  /** Which lines of positions stand in the ledger. */
-  async #wentIn(columns: readonly string[], lines: readonly string[]): Promise<readonly string[]> {
-    const place = ['log', 'partition', 'first', 'last']
-    const rows = await this.#tables.store.rows<Record<string, unknown>>(
-      `select ${place.join(', ')} from positions`,
-    )
-    const there = new Set(rows.map(row => place.map(column => String(row[column])).join(' ')))
-    return lines.filter(line => {
-      const values = JSON.parse(line) as unknown[]
-      return there.has(place.map(column => String(values[columns.indexOf(column)])).join(' '))
-    })
   }
 
   #acknowledged(columns: readonly string[], lines: readonly string[]): void {
