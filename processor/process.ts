@@ -280,17 +280,26 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   async function takeApart({ partition, messages }: LogBatch): Promise<boolean> {
     const refused = new Map<bigint, Fault>()
     let before: LogMessage[] = []
-    const putSome = async (some: readonly LogMessage[]) => {
-      const done = await put([
-        accept({ partition, messages: [...before, ...some] }, logId, { refused, checkValues }),
-      ])
+    /** Without what is left where a half begins with a mark of which the whole had the readings. */
+    const taken = (some: readonly LogMessage[]): Accepting => {
+      const batch = { partition, messages: [...before, ...some] }
+      const accepting = new Accepting(batch, logId, { refused, checkValues })
+      while (accepting.take(batch.messages.length));
+      return accepting
+    }
+    const putTaken = async (accepting: Accepting): Promise<boolean> => {
+      const done = await put([accepting.accepted()])
       before = []
       return done !== undefined
     }
     for (const spans = [messages]; spans.length > 0; ) {
-      const some = spans.pop() ?? []
+      const span = spans.pop() ?? []
+      const accepting = taken(span)
+      const rest = accepting.rest()?.messages ?? []
+      if (rest.length > 0) spans.push(rest)
+      const some = span.slice(0, span.length - rest.length)
       try {
-        if (!(await putSome(some))) return false
+        if (!(await putTaken(accepting))) return false
       } catch (error) {
         if (!isContentRefusal(error)) throw error
         const [first, ...others] = some
@@ -305,7 +314,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         refused.set(first.offset, new Fault('STORE_POISON', error.message, error.facts))
       }
     }
-    return before.length === 0 || (await putSome([]))
+    return before.length === 0 || (await putTaken(taken([])))
   }
 
   /** @throws Fault STORE_REFUSED where so many in a row are refused that it cannot be their fault: the rest stays in the log. */

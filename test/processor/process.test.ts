@@ -213,3 +213,35 @@ test('nothing goes in behind what the ledger could not take before a stop', asyn
   expect(log.committed).toEqual([first])
   expect(await new Ledger(store, 'stopped').resumeAt(0)).toBe(2n)
 })
+
+test('a batch with poison in it is taken apart also where its readings came twice, the second time behind their mark', async () => {
+  stop.abort()
+  await processor.done
+  const read = { source: 'meterline/rafay/poison', scope: 'compute', readatMs: june1Ms + 24 * hourMs }
+  const whole = readEvents({ ...read, window: hourAfterJune1(0) }, [instance('acme', 'a', '3600')])
+  const poison = readEvents({ ...read, window: hourAfterJune1(1) }, [instance('poison', 'b', '3600')])
+  // The second half begins with a mark, and has its reading behind it, which the first half has as well.
+  const batch = batchOf([...poison, ...whole, ...whole], 0)
+  const refusing = Object.create(store) as Store
+  refusing.insertBytes = async (table, columns, bodies) => {
+    if (table === 'events' && Buffer.concat(bodies).includes('"poison"'))
+      throw new Fault('STORE_REFUSED', 'it is poison', { clickhouse_code: '117' })
+    await store.insertBytes(table, columns, bodies)
+  }
+  refusing.insert = async (table, columns, lines) =>
+    await refusing.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
+  for (const method of ['rows', 'run', 'insertWhere'] as const)
+    refusing[method] = store[method].bind(store) as never
+  const log = new GivenLog('apart', [batch])
+  stop = new AbortController()
+  const { signal } = stop
+  const options = { log, meters: [meter], signal, say: () => undefined }
+  processor = await startProcessor({ ...options, store: refusing })
+  await taken(batch.messages.length, 20_000)
+  await expect.poll(() => log.committed, { timeout: 5000 }).toEqual([batch])
+  expect(await hours()).toBe('1')
+  const rejected = await store.rows(
+    `select code, toString(offset) as offset from rejected where log = 'apart'`,
+  )
+  expect(rejected).toEqual([{ code: 'STORE_POISON', offset: '0' }])
+})
