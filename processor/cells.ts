@@ -111,26 +111,26 @@ export const one = 'toUInt64(1)'
  */
 export function answerOf(
   meter: Pick<Meter, 'aggregation' | 'percentile'>,
-  merged: (name: Figure['name']) => string,
+  merged: (figure: Figure) => string,
 ): { readonly amount: string; readonly divisor: string } {
   switch (meter.aggregation) {
     case 'SUM':
-      return { amount: merged('sum'), divisor: one }
+      return { amount: merged(sum), divisor: one }
     case 'COUNT':
-      return { amount: merged('count'), divisor: one }
+      return { amount: merged(count), divisor: one }
     case 'AVG':
-      return { amount: merged('sum'), divisor: merged('count') }
+      return { amount: merged(sum), divisor: merged(count) }
     case 'MIN':
-      return { amount: merged('least'), divisor: one }
+      return { amount: merged(least), divisor: one }
     case 'MAX':
-      return { amount: merged('greatest'), divisor: one }
+      return { amount: merged(greatest), divisor: one }
     case 'LATEST':
-      return { amount: `tupleElement(${merged('latest')}, 5)`, divisor: one }
+      return { amount: `tupleElement(${merged(latest)}, 5)`, divisor: one }
     case 'UNIQUE_COUNT':
-      return { amount: `length(${merged('uniques')})`, divisor: one }
+      return { amount: `length(${merged(uniques)})`, divisor: one }
     case 'PERCENTILE': {
       const { numerator, denominator } = percentile(meter.percentile ?? '95')
-      const all = merged('amounts')
+      const all = merged(amounts)
       // Nearest rank: the smallest value that at least so many percent of the values do not exceed.
       const rank = `greatest(1, intDiv(length(${all}) * ${numerator} + ${denominator - 1}, ${denominator}))`
       return { amount: `arraySort(${all})[${rank}]`, divisor: one }

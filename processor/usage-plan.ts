@@ -236,7 +236,6 @@ export function usageSql(plan: UsagePlan, fresh: Freshness): UsageStatement {
   const { meter, top, limit, after } = query
   const params: Record<string, unknown> = {}
   const bind = binder(params, 'asked')
-  const figures = figuresOf(meter)
   const isSplit = meter.aggregation === 'SUM' && plan.cut !== 'none'
   const windowOf = windowSql(plan.runs, bind)
   const stale = fresh === 'ledger only' ? undefined : fresh.stale
@@ -252,11 +251,10 @@ export function usageSql(plan: UsagePlan, fresh: Freshness): UsageStatement {
   }
   if (query.asOf) Object.assign(params, positionParams(query.asOf))
   const by = ['window_ms', ...keys].join(', ')
-  const merged = new Map(figures.map(({ name, merge }) => [name, merge(`p.${name}`)]))
-  const { amount, divisor } = answerOf(meter, name => {
+  const { amount, divisor } = answerOf(meter, ({ name, merge }) => {
     if (isByCell) return `p.${name}`
     // Only SUM is ever split.
-    return isSplit ? 'sumIf(p.sum, p.length_ms = 0)' : (merged.get(name) ?? '')
+    return isSplit ? 'sumIf(p.sum, p.length_ms = 0)' : merge(`p.${name}`)
   })
   const split = isSplit ? ', groupArrayIf((p.length_ms, p.sum), p.length_ms > 0) as parts' : ''
   const isTopped = top !== undefined && divisor === one && !isSplit
@@ -407,9 +405,13 @@ function ledgerSql(
       : [{ hours: staleHours(stale, bind), cells: (hour: string) => staleCondition(stale, hour, bind) }]),
   ]
   const whose = whoseSql(plan, bind)
-  const isLatest = meter.aggregation === 'LATEST'
-  const rest = ['value0', 'has0', 'at_ms', ...(isLatest ? ['log', 'partition', 'offset'] : [])]
   const hasDims = plan.query.groupBy.length > 0 || Object.keys(plan.query.where).length > 0
+  const columns = [
+    ...['source', 'subject', 'value0', 'has0', 'at_ms'],
+    ...(meter.aggregation === 'LATEST' ? ['log', 'partition', 'offset'] : []),
+    ...(isSplit ? ['from_ms', 'to_ms'] : []),
+    ...(hasDims ? ['dims'] : []),
+  ]
   const either = (conditions: readonly string[]) => `(${conditions.join(' or ')})`
   const hourOf = (at: string) => `toStartOfHour(${at})`
   const rows = ledgerRows([meter], {
@@ -423,13 +425,7 @@ function ledgerSql(
         ' and ',
       ),
     asOf: asOf ? 'position' : 'now',
-    only: new Set([
-      'source',
-      'subject',
-      ...rest,
-      ...(isSplit ? ['from_ms', 'to_ms'] : []),
-      ...(hasDims ? ['dims'] : []),
-    ]),
+    only: new Set(columns),
   })
   const figures = figuresOf(meter)
   const by = ['window_ms', ...plan.keys].join(', ')

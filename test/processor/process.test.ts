@@ -173,6 +173,19 @@ test('what becomes of a read does not depend on how messages came in batches', a
   }
 })
 
+/** The store, but that readings go in only where `look` does not throw. */
+function refusingReadings(look: (rows: Buffer) => void): Store {
+  const refusing = Object.create(store) as Store
+  // The ledger puts readings in by this alone.
+  refusing.insertBytes = async (table, columns, bodies) => {
+    if (table === 'events') look(Buffer.concat(bodies))
+    await store.insertBytes(table, columns, bodies)
+  }
+  for (const method of ['insert', 'rows', 'run', 'insertWhere'] as const)
+    refusing[method] = store[method].bind(store) as never
+  return refusing
+}
+
 test('nothing goes in behind what the ledger could not take before a stop', async () => {
   stop.abort()
   await processor.done
@@ -183,20 +196,12 @@ test('nothing goes in behind what the ledger could not take before a stop', asyn
   }) as [LogBatch, LogBatch, LogBatch]
   // The ledger has the first, refuses the second until the stop, and would take the third.
   const puts: unknown[] = []
-  const refusing = Object.create(store) as Store
-  refusing.insertBytes = async (table, columns, bodies) => {
-    if (table === 'events') {
-      puts.push(bodies)
-      if (puts.length === 2) throw new Fault('STORE_UNREACHABLE', 'it is away')
-      if (puts.length === 3) stop.abort()
-      if (puts.length === 3) throw new Fault('STORE_UNREACHABLE', 'it is still away')
-    }
-    await store.insertBytes(table, columns, bodies)
-  }
-  refusing.insert = async (table, columns, lines) =>
-    await refusing.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
-  for (const method of ['rows', 'run', 'insertWhere'] as const)
-    refusing[method] = store[method].bind(store) as never
+  const refusing = refusingReadings(rows => {
+    puts.push(rows)
+    if (puts.length === 2) throw new Fault('STORE_UNREACHABLE', 'it is away')
+    if (puts.length === 3) stop.abort()
+    if (puts.length === 3) throw new Fault('STORE_UNREACHABLE', 'it is still away')
+  })
   const log = new GivenLog('stopped', [first])
   log.batches = async function* ({ resumeAt }) {
     await resumeAt(0)
@@ -222,16 +227,10 @@ test('a batch with poison in it is taken apart also where its readings came twic
   const poison = readEvents({ ...read, window: hourAfterJune1(1) }, [instance('poison', 'b', '3600')])
   // The second half begins with a mark, and has its reading behind it, which the first half has as well.
   const batch = batchOf([...poison, ...whole, ...whole], 0)
-  const refusing = Object.create(store) as Store
-  refusing.insertBytes = async (table, columns, bodies) => {
-    if (table === 'events' && Buffer.concat(bodies).includes('"poison"'))
+  const refusing = refusingReadings(rows => {
+    if (rows.includes('"poison"'))
       throw new Fault('STORE_REFUSED', 'it is poison', { clickhouse_code: '117' })
-    await store.insertBytes(table, columns, bodies)
-  }
-  refusing.insert = async (table, columns, lines) =>
-    await refusing.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
-  for (const method of ['rows', 'run', 'insertWhere'] as const)
-    refusing[method] = store[method].bind(store) as never
+  })
   const log = new GivenLog('apart', [batch])
   stop = new AbortController()
   const { signal } = stop
