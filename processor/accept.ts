@@ -8,6 +8,7 @@ import { type CloudEvent, decodeKafka, structuredType } from '../schemas/cloudev
 import {
   checkBounds,
   contentHash,
+  contentOf,
   contentText,
   DecisionEvent,
   decisionType,
@@ -38,6 +39,7 @@ import {
 } from '../schemas/pushed.ts'
 import { type Totals, TotalsSum } from '../schemas/suspect.ts'
 import { instantMs, isOnGrid, secondMs, type Window } from '../schemas/window.ts'
+import { EventRows } from './event-rows.ts'
 import type { ValueCheck } from './values.ts'
 
 /** What a batch has of one read's readings, as far as the mark will ask for it. */
@@ -51,8 +53,8 @@ export interface ReadPart {
   /** The sum of their content hashes mod 2^64. */
   readonly digest: bigint
   readonly totals: Totals
-  /** Where their rows begin and end in `rows`: from and to, in turns. */
-  readonly spans: readonly number[]
+  /** Which of `rows` are theirs. */
+  readonly rows: readonly number[]
 }
 
 export interface AcceptedMark {
@@ -125,8 +127,10 @@ export interface AcceptedBatch {
   readonly last: bigint
   readonly messages: number
   readonly readings: number
-  /** The readings as rows of `events`: lines of JSONCompactEachRow in the order of `eventColumns`, each with its end. */
-  readonly rows: Buffer
+  /** The readings as rows of `events`. */
+  readonly rows: EventRows
+  /** What the reading in the message of this offset says, as text: it is read again, as `rows` are not to be read. */
+  readonly said: (offset: bigint) => string
   /** By source, scope, window start and readat as one text: `read` of the mark that will come. */
   readonly reads: ReadonlyMap<string, ReadPart>
   readonly marks: readonly AcceptedMark[]
@@ -182,8 +186,7 @@ export function fitTogether(first: AcceptedBatch, second: AcceptedBatch): boolea
 export class Accepting {
   readonly #batch: LogBatch
   readonly #rules: AcceptRules
-  readonly #place: string
-  readonly #rows: Rows
+  readonly #rows: EventRows
   readonly #reads = new Map<string, Part>()
   readonly #marks: AcceptedMark[] = []
   readonly #decisions: AcceptedDecision[] = []
@@ -193,13 +196,12 @@ export class Accepting {
   readonly #replays: ReplayedMessage[] = []
   readonly #passed: PassedMessage[] = []
   readonly #rejects: RejectedMessage[] = []
-  /** Where the row of a reading begins, or which mark or decision it was: to tell the same from something else. */
+  /** Which row a reading is, or which mark or decision it was: to tell the same from something else. */
   readonly #seenRows = new Map<string, number>()
   readonly #seenOthers = new Map<string, bigint>()
   readonly #same = new SameRead()
   /** Of which reads there was a mark. */
   readonly #marked = new Set<string>()
-  #readings = 0
   #next = 0
   #end: number
 
@@ -208,8 +210,7 @@ export class Accepting {
     this.#batch = batch
     this.#end = batch.messages.length
     this.#rules = rules
-    this.#place = `${JSON.stringify(log)},${batch.partition}`
-    this.#rows = new Rows(batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0))
+    this.#rows = new EventRows(log, batch.partition, batch.messages.length)
   }
 
   /** Takes the next messages, and says whether there are more. */
@@ -360,32 +361,39 @@ export class Accepting {
     return before !== undefined
   }
 
-  /** Nothing of a reading is kept but its row and its share in its read: whole ones would be a heap of small objects. */
+  /** Nothing of a reading is kept but its row and its share in its read. */
   #takeReading(event: ReadingEvent, same: Same, offset: bigint): void {
-    const { window, read, sender } = same
+    const { window, read, readatMs } = same
     checkBounds(event, (window.endMs - window.startMs) / secondMs)
-    checkInterval(event, window)
-    const text = contentText(event)
+    const used = checkInterval(event, window)
+    const content = contentOf(event)
+    const text = JSON.stringify(content)
     checkWhole(text, event.scope)
-    const content = contentHash(event, text)
+    const hash = contentHash(event, text)
     const before = this.#seenRows.get(event.id)
     if (before !== undefined) {
-      const isSame = rowContent(this.#rows.lineAt(before)) === content
+      const isSame = this.#rows.contentAt(before) === hash
       this.#pass(event, isSame ? 'duplicate' : 'conflict', text, offset)
       return
     }
     if (this.#marked.has(read)) throw behindItsMark
-    const identity = BigInt(`0x${event.id.slice(0, 32)}`)
-    const from = this.#rows.end
-    this.#rows.add(`${text.slice(0, -1)},${sender},"${identity}","${content}",${this.#place},"${offset}"]\n`)
+    const row = this.#rows.add(event, content, { readatMs, window, used, hash, offset })
     let part = this.#reads.get(read)
     if (!part) {
       part = new Part(event, same)
       this.#reads.set(read, part)
     }
-    part.take(event, content, from, this.#rows.end)
-    this.#readings += 1
-    this.#seenRows.set(event.id, from)
+    part.take(event, hash, row)
+    this.#seenRows.set(event.id, row)
+  }
+
+  #said(offset: bigint): string {
+    const message = this.#batch.messages.find(one => one.offset === offset)
+    assert(message, 'the batch has the message')
+    const event = eventOf(message)
+    if (!isAboutPushed(event.type)) return contentText(event as ReadingEvent)
+    const { value, headers } = (event as ReplayEvent).data
+    return contentText(eventOf({ ...message, value: Buffer.from(value, 'base64'), headers }) as ReadingEvent)
   }
 
   #pass(
@@ -412,8 +420,9 @@ export class Accepting {
       first: messages[0]!.offset,
       last: messages[this.#end - 1]!.offset,
       messages: this.#end,
-      readings: this.#readings,
-      rows: this.#rows.bytes(),
+      readings: this.#rows.count,
+      rows: this.#rows,
+      said: offset => this.#said(offset),
       reads: this.#reads,
       marks: this.#marks,
       decisions: this.#decisions,
@@ -462,40 +471,6 @@ function readingIn(value: Buffer): ReadingEvent | undefined {
   return isReading(event) ? (event as ReadingEvent) : undefined
 }
 
-/** Columns of `events`, in the order in which a line has them: what `contentText` writes, then who said it, and where. */
-export const eventColumns = [
-  'type',
-  'subject',
-  'start',
-  'end',
-  'used_start',
-  'used_end',
-  'resource_kind',
-  'resource_id',
-  'resource_name',
-  'measures',
-  'labels',
-  'parts',
-  'estimated',
-  'source',
-  'scope',
-  'readat',
-  'identity',
-  'content',
-  'log',
-  'partition',
-  'offset',
-] as const
-
-/** The text of a row's columns; numbers of 64 bits and more are text in it. */
-export type RowValues = readonly unknown[]
-
-const contentAt = eventColumns.indexOf('content')
-
-function rowContent(line: string): bigint {
-  return BigInt((JSON.parse(line) as RowValues)[contentAt] as string)
-}
-
 function textHash(text: string): bigint {
   return BigInt(`0x${hash('sha256', text, 'hex').slice(0, 16)}`)
 }
@@ -506,8 +481,7 @@ class Part implements ReadPart {
   readonly window: Window
   readonly readatMs: number
   readonly subjects = new Set<string>()
-  readonly spans: number[] = []
-  readings = 0
+  readonly rows: number[] = []
   digest = 0n
   readonly #sums = new TotalsSum()
 
@@ -518,13 +492,15 @@ class Part implements ReadPart {
     this.readatMs = readatMs
   }
 
-  take(event: ReadingEvent, content: bigint, from: number, to: number): void {
+  take(event: ReadingEvent, content: bigint, row: number): void {
     this.subjects.add(event.subject)
-    this.readings += 1
+    this.rows.push(row)
     this.digest = BigInt.asUintN(64, this.digest + content)
     this.#sums.add(event.data.measures)
-    if (this.spans.at(-1) === from) this.spans[this.spans.length - 1] = to
-    else this.spans.push(from, to)
+  }
+
+  get readings(): number {
+    return this.rows.length
   }
 
   get totals(): Totals {
@@ -532,40 +508,10 @@ class Part implements ReadPart {
   }
 }
 
-/** Lines behind each other in one buffer, which grows where they are longer than was thought. */
-class Rows {
-  #bytes: Buffer
-  end = 0
-
-  constructor(size: number) {
-    this.#bytes = Buffer.allocUnsafe(size)
-  }
-
-  add(line: string): void {
-    // No unit of UTF-16 takes more than three bytes of UTF-8.
-    if (this.#bytes.length - this.end < line.length * 3) {
-      const grown = Buffer.allocUnsafe(2 * this.#bytes.length + line.length * 3)
-      this.#bytes.copy(grown, 0, 0, this.end)
-      this.#bytes = grown
-    }
-    this.end += this.#bytes.write(line, this.end)
-  }
-
-  lineAt(from: number): string {
-    return this.#bytes.toString('utf8', from, this.#bytes.indexOf(10, from))
-  }
-
-  bytes(): Buffer {
-    return this.#bytes.subarray(0, this.end)
-  }
-}
-
 interface Same {
   readonly window: Window
   readonly readatMs: number
   readonly read: string
-  /** Source, scope and readat, as they stand in a line. */
-  readonly sender: string
 }
 
 /** What all events of a read share is checked for the first of them: they stand one behind the other. */
@@ -589,7 +535,6 @@ class SameRead {
         window: checkShared(event),
         readatMs: Date.parse(event.readat),
         read: `${event.partitionkey} ${event.time} ${event.readat}`,
-        sender: `${JSON.stringify(event.source)},${JSON.stringify(event.scope)},"${event.readat}"`,
       }
       this.#event = event
     }
@@ -635,9 +580,10 @@ function checkWhole(json: string, scope: string): void {
     throw new Fault('EVENT_DATA_INVALID', '/data holds half a character: a lone surrogate')
 }
 
-function checkInterval(event: ReadingEvent, window: Window): void {
+/** When it was used inside the window. */
+function checkInterval(event: ReadingEvent, window: Window): Window {
   const { interval } = event.data
-  if (!interval) return
+  if (!interval) return window
   const startMs = instantMs(interval.start)
   const endMs = instantMs(interval.end)
   if (
@@ -651,6 +597,7 @@ function checkInterval(event: ReadingEvent, window: Window): void {
       'EVENT_DATA_INVALID',
       `/data/interval: ${interval.start}/${interval.end} is not inside the window`,
     )
+  return { startMs, endMs }
 }
 
 function misfit(errors: typeof isReading.errors): Fault {

@@ -8,7 +8,7 @@ import type { RejectedMessage } from '../runtime/log/log.ts'
 import { idHash } from '../schemas/event.ts'
 import { Fault } from '../schemas/fault.ts'
 import { type SuspectRule, showTotals, suspectDefault } from '../schemas/suspect.ts'
-import { type AcceptedBatch, type AcceptedDecision, eventColumns, type PassedMessage } from './accept.ts'
+import type { AcceptedBatch, AcceptedDecision, PassedMessage } from './accept.ts'
 import {
   groundsOf,
   judge,
@@ -20,7 +20,7 @@ import {
   windowOf,
 } from './marks.ts'
 import { putPushed } from './pushed.ts'
-import { dropKnownRows, keptRows, OpenReads, type PuttingReadings, readsWithRows } from './readings.ts'
+import { dropKnownRows, OpenReads, type PuttingReadings, readsWithRows } from './readings.ts'
 import { chunksOf, namedReads, readParams } from './reads.ts'
 import { newToken, touchCells } from './stale.ts'
 import type { Store } from './store.ts'
@@ -235,7 +235,11 @@ export class Ledger {
     ])
     await dropKnownRows(this.#store, puttings, prior)
     this.#open.add(puttings)
-    await this.#store.insertBytes('events', eventColumns, puttings.flatMap(keptRows))
+    const blocks = puttings.map(({ batch, dropped }) => batch.rows.block(dropped))
+    await this.#store.insertBlocks(
+      'events',
+      blocks.filter(block => block !== undefined),
+    )
     const pushedCells = await putPushed(this.#store, this.#log, puttings)
 
     // Readings count for nothing before their mark, so only now is anything marked stale.
@@ -333,7 +337,7 @@ export class Ledger {
   }
 
   #positionLine(putting: Putting, next: bigint | undefined): string {
-    const { batch, passed, rejects, droppedRows, droppedMarks, droppedDecisions } = putting
+    const { batch, passed, rejects, dropped, droppedMarks, droppedDecisions } = putting
     // From where the last batch ended: offsets that the log no longer has are passed over and show as `messages`
     // being less than the span.
     const first = next !== undefined && next < batch.first ? next : batch.first
@@ -343,7 +347,7 @@ export class Ledger {
       first.toString(),
       batch.last.toString(),
       batch.messages,
-      batch.readings - droppedRows,
+      batch.readings - dropped.size,
       batch.marks.length - droppedMarks,
       passed.filter(({ fate }) => fate === 'duplicate').length,
       passed.filter(({ fate }) => fate === 'conflict').length,
@@ -449,8 +453,7 @@ function newPutting(batch: AcceptedBatch): Putting {
     batch,
     passed: [...batch.passed],
     rejects: [...batch.rejects],
-    dropped: [],
-    droppedRows: 0,
+    dropped: new Set(),
     droppedMarks: 0,
     droppedDecisions: 0,
     droppedPushed: 0,
@@ -463,7 +466,7 @@ function outcomeOf(puttings: readonly Putting[]): PutOutcome {
   const sum = (of: (putting: Putting) => number) => puttings.reduce((total, one) => total + of(one), 0)
   const passed = puttings.flatMap(putting => putting.passed)
   return {
-    readings: sum(({ batch, droppedRows }) => batch.readings - droppedRows),
+    readings: sum(({ batch, dropped }) => batch.readings - dropped.size),
     marks: sum(({ batch, droppedMarks }) => batch.marks.length - droppedMarks),
     decisions: sum(({ batch, droppedDecisions }) => batch.decisions.length - droppedDecisions),
     pushed: sum(({ batch, droppedPushed }) => batch.pushed.length - droppedPushed),

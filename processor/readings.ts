@@ -2,15 +2,11 @@
  * Readings of a batch, for which nothing counts before their mark comes: which of them the ledger has from another
  * message, and what is known meanwhile of the reads that they are of.
  */
+import { showReadat } from '../schemas/event.ts'
 import type { LogPlace } from '../schemas/pushed.ts'
 import type { Totals } from '../schemas/suspect.ts'
-import {
-  type AcceptedBatch,
-  eventColumns,
-  type PassedMessage,
-  type ReadPart,
-  type RowValues,
-} from './accept.ts'
+import type { AcceptedBatch, PassedMessage, ReadPart } from './accept.ts'
+import type { RowIdentity } from './event-rows.ts'
 import { isAt, type KnownRead, knownReads } from './marks.ts'
 import { chunksOf, namedReads, type ReadKey, readParams } from './reads.ts'
 import type { Store } from './store.ts'
@@ -20,11 +16,10 @@ const openReadsMax = 10_000
 
 /** What the ledger is finding out of a batch; of this only that about readings. */
 export interface PuttingReadings {
-  readonly batch: Pick<AcceptedBatch, 'reads' | 'rows'>
+  readonly batch: Pick<AcceptedBatch, 'reads' | 'rows' | 'said'>
   readonly passed: PassedMessage[]
-  /** Where rows begin and end that the ledger has from elsewhere, in turns. */
-  readonly dropped: number[]
-  droppedRows: number
+  /** Rows that the ledger has from elsewhere. */
+  readonly dropped: Set<number>
 }
 
 /** What is known of a read's readings. */
@@ -45,7 +40,9 @@ export class OpenReads {
   add(puttings: readonly PuttingReadings[]): void {
     for (const { batch } of puttings) for (const [name, part] of batch.reads) this.#add(name, part)
     for (const { batch, dropped } of puttings)
-      if (dropped.length > 0) for (const name of readsOf(batch, dropped)) this.#open.delete(name)
+      if (dropped.size > 0)
+        for (const [name, { rows }] of batch.reads)
+          if (rows.some(row => dropped.has(row))) this.#open.delete(name)
   }
 
   delete(read: string): void {
@@ -61,7 +58,7 @@ export class OpenReads {
     if (!open) {
       const [oldest] = this.#open.keys()
       if (this.#open.size >= openReadsMax && oldest !== undefined) this.#open.delete(oldest)
-      // Not the part itself, which would keep its spans.
+      // Not the part itself, which would keep its rows.
       const { subjects, readings, digest, totals } = part
       this.#open.set(name, { subjects, readings, digest, totals })
       return
@@ -122,29 +119,30 @@ export async function dropKnownRows(
   for (const putting of puttings)
     for (const [name, part] of putting.batch.reads) {
       if (!names.has(name)) continue
-      const rows = held.get(keyOf(keyFrom(part))) ?? new Map<string, HeldRow>()
+      const rows = held.get(keyOf(keyFrom(part))) ?? new Map<string, RowIdentity>()
       held.set(keyOf(keyFrom(part)), rows)
       const mark = marks.get(part)?.find(read => read.readatMs === part.readatMs)
-      for (const line of linesOf(putting.batch.rows, part.spans)) dropIfKnown(putting, line, rows, mark)
+      for (const row of part.rows) dropIfKnown(putting, part, row, rows, mark)
     }
 }
 
 function dropIfKnown(
   putting: PuttingReadings,
-  line: RowLine,
-  rows: Map<string, HeldRow>,
+  { source, readatMs }: ReadPart,
+  row: number,
+  rows: Map<string, RowIdentity>,
   mark: KnownRead | undefined,
 ): void {
-  const mine = heldRow(line.values)
+  const { batch, dropped, passed } = putting
+  const mine = batch.rows.identityAt(row)
   const first = rows.get(mine.identity)
+  const id = `${BigInt(mine.identity).toString(16).padStart(32, '0')}@${showReadat(readatMs)}`
   const drop = (fate: PassedMessage['fate']) => {
-    putting.dropped.push(line.from, line.to)
-    putting.droppedRows += 1
-    const { source, id } = nameOf(line.values)
-    const value = fate === 'conflict' ? line.text : ''
-    putting.passed.push({ partition: mine.partition, offset: mine.offset, fate, source, id, value })
+    dropped.add(row)
+    const value = fate === 'conflict' ? batch.said(mine.offset) : ''
+    passed.push({ partition: mine.partition, offset: mine.offset, fate, source, id, value })
   }
-  const fateAgainst = (other: HeldRow) => (other.content === mine.content ? 'duplicate' : 'conflict')
+  const fateAgainst = (other: RowIdentity) => (other.content === mine.content ? 'duplicate' : 'conflict')
   if (first === undefined) {
     const isStranger = mark?.isHeld === true && !isAt(mark, mine) && isBehind(mine, mark)
     if (isStranger) {
@@ -157,22 +155,18 @@ function dropIfKnown(
     return
   } else {
     // The same partition was read on from a later offset before: that row gives way to this one.
-    const { source, id } = nameOf(line.values)
-    putting.passed.push({
-      partition: first.partition,
-      offset: first.offset,
-      fate: fateAgainst(first),
-      source,
-      id,
-      value: '',
-    })
+    const { partition, offset } = first
+    passed.push({ partition, offset, fate: fateAgainst(first), source, id, value: '' })
   }
   rows.set(mine.identity, mine)
 }
 
 /** The rows that the ledger has of these reads, by read and identity. */
-async function heldRows(store: Store, keys: readonly ReadKey[]): Promise<Map<string, Map<string, HeldRow>>> {
-  const held = new Map<string, Map<string, HeldRow>>()
+async function heldRows(
+  store: Store,
+  keys: readonly ReadKey[],
+): Promise<Map<string, Map<string, RowIdentity>>> {
+  const held = new Map<string, Map<string, RowIdentity>>()
   for (const some of chunksOf(keys)) {
     const rows = await store.rows<
       NamedRow & { identity: string; content: string; log: string; partition: number; offset: string }
@@ -184,11 +178,11 @@ async function heldRows(store: Store, keys: readonly ReadKey[]): Promise<Map<str
     )
     for (const row of rows) {
       const key = keyOf(keyFromRow(row))
-      const list = held.get(key) ?? new Map<string, HeldRow>()
+      const list = held.get(key) ?? new Map<string, RowIdentity>()
       held.set(key, list)
       list.set(row.identity, {
         identity: row.identity,
-        content: row.content,
+        content: BigInt(row.content),
         log: row.log,
         partition: Number(row.partition),
         offset: BigInt(row.offset),
@@ -196,81 +190,6 @@ async function heldRows(store: Store, keys: readonly ReadKey[]): Promise<Map<str
     }
   }
   return held
-}
-
-/** The rows of a batch without those that were dropped. */
-export function keptRows({ batch, dropped }: PuttingReadings): readonly Buffer[] {
-  if (dropped.length === 0) return [batch.rows]
-  const kept: Buffer[] = []
-  let from = 0
-  const spans = Array.from({ length: dropped.length / 2 }, (_, at) => [
-    dropped[2 * at] ?? 0,
-    dropped[2 * at + 1] ?? 0,
-  ])
-  for (const [start, end] of spans.sort(([a = 0], [b = 0]) => a - b) as [number, number][]) {
-    if (start > from) kept.push(batch.rows.subarray(from, start))
-    from = end
-  }
-  kept.push(batch.rows.subarray(from))
-  return kept
-}
-
-/** The reads of which a row was dropped: what memory would say of them is not what the ledger has. */
-function readsOf(batch: PuttingReadings['batch'], dropped: readonly number[]): string[] {
-  const names: string[] = []
-  for (const [name, { spans }] of batch.reads)
-    for (let at = 0; at < dropped.length; at += 2) {
-      const from = dropped[at] ?? 0
-      if (spans.some((start, index) => index % 2 === 0 && start <= from && from < (spans[index + 1] ?? 0))) {
-        names.push(name)
-        break
-      }
-    }
-  return names
-}
-
-interface HeldRow extends LogPlace {
-  readonly identity: string
-  readonly content: string
-}
-
-interface RowLine {
-  readonly from: number
-  readonly to: number
-  readonly text: string
-  readonly values: RowValues
-}
-
-function* linesOf(rows: Buffer, spans: readonly number[]): Generator<RowLine> {
-  for (let at = 0; at < spans.length; at += 2)
-    for (let from = spans[at] ?? 0; from < (spans[at + 1] ?? 0); ) {
-      const end = rows.indexOf(10, from)
-      const text = rows.toString('utf8', from, end)
-      yield { from, to: end + 1, text, values: JSON.parse(text) }
-      from = end + 1
-    }
-}
-
-const [identityAt, contentAt, logAt, partitionAt, offsetAt, sourceAt, readatAt] = (
-  ['identity', 'content', 'log', 'partition', 'offset', 'source', 'readat'] as const
-).map(name => eventColumns.indexOf(name)) as [number, number, number, number, number, number, number]
-
-function heldRow(values: RowValues): HeldRow {
-  return {
-    identity: String(values[identityAt]),
-    content: String(values[contentAt]),
-    log: String(values[logAt]),
-    partition: Number(values[partitionAt]),
-    offset: BigInt(values[offsetAt] as string),
-  }
-}
-
-/** Source and id of the event that a row was made from. */
-function nameOf(values: RowValues): { source: string; id: string } {
-  const identity = BigInt(values[identityAt] as string)
-    .toString(16)
-    .padStart(32, '0')
-  return { source: String(values[sourceAt]), id: `${identity}@${String(values[readatAt])}` }
 }
 
 function added(a: Totals, b: Totals): Totals {

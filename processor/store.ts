@@ -250,19 +250,22 @@ export class Store implements AsyncDisposable {
 
   /** Inserts lines of JSONCompactEachRow, already serialised, for the columns named. Acknowledged means durable. */
   async insert(table: string, columns: readonly string[], lines: readonly string[]): Promise<void> {
-    await this.insertBytes(table, columns, [Buffer.from(lines.join('\n'))])
+    if (lines.length === 0) return
+    const query = `insert into ${table} (${columns.join(', ')}) format JSONCompactEachRow`
+    await this.#insertBytes(query, [Buffer.from(lines.join('\n'))])
   }
 
-  /** As `insert`, with the lines in one body or several, one behind the other. */
-  async insertBytes(table: string, columns: readonly string[], bodies: readonly Buffer[]): Promise<void> {
-    const some = bodies.filter(body => body.length > 0)
-    if (some.length === 0) return
-    const query = `insert into ${table} (${columns.join(', ')}) format JSONCompactEachRow`
+  /** Inserts blocks of the Native format, which name their columns (native.ts). Acknowledged means durable. */
+  async insertBlocks(table: string, blocks: readonly Buffer[]): Promise<void> {
+    if (blocks.length > 0) await this.#insertBytes(`insert into ${table} format Native`, blocks)
+  }
+
+  async #insertBytes(query: string, bodies: readonly Buffer[]): Promise<void> {
     // `insert` of the client would serialise objects again; `exec` takes the bytes as they are.
     const result = await faulted(
       this.#client.exec({
         query,
-        values: Readable.from(some, { objectMode: false }),
+        values: Readable.from(bodies, { objectMode: false }),
         // Before what is asked (queries.ts).
         clickhouse_settings: { priority: '1' },
       }),

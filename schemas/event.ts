@@ -321,13 +321,27 @@ function identityOf(parts: readonly string[]): string {
   return hash('sha256', JSON.stringify(parts), 'hex').slice(0, 32)
 }
 
-/**
- * What a reading says, without its id and readat, as one JSON array in which equal content is equal text, whatever the
- * order of keys. The ledger's rows begin with it (`contentColumns` there), so it is written once for both.
- */
-export function contentText(event: ReadingEvent): string {
+/** What a reading says, without its id and readat: the ledger's rows have these columns. */
+export type ReadingContent = readonly [
+  type: string,
+  subject: string,
+  start: string,
+  end: string,
+  usedStart: string,
+  usedEnd: string,
+  resourceKind: string,
+  resourceId: string,
+  resourceName: string,
+  measures: Readonly<Record<string, string>>,
+  labels: Readonly<Record<string, string>>,
+  parts: number,
+  estimated: boolean,
+]
+
+/** Keys in order: the JSON text of equal content is equal, whatever the order in the event. */
+export function contentOf(event: ReadingEvent): ReadingContent {
   const { window, interval, resource, measures: quantities, labels, parts, estimated } = event.data
-  return JSON.stringify([
+  return [
     event.type,
     event.subject,
     window.start,
@@ -341,7 +355,12 @@ export function contentText(event: ReadingEvent): string {
     inKeyOrder(labels),
     parts ?? 1,
     estimated,
-  ])
+  ]
+}
+
+/** `contentOf` as one JSON array. */
+export function contentText(event: ReadingEvent): string {
+  return JSON.stringify(contentOf(event))
 }
 
 /**

@@ -8,11 +8,10 @@ import { Readable } from 'node:stream'
 import { finished } from 'node:stream/promises'
 import { type ClickHouseSettings, createClient } from '@clickhouse/client'
 import { type Embedded, openEmbedded } from '../../deploy/embedded/embedded.ts'
-import { type AcceptedBatch, accept, eventColumns } from '../../processor/accept.ts'
 import { Store, type StoreAddress } from '../../processor/store.ts'
-import { type KafkaConfig, kafkaLanes, structuredHeaders } from '../../runtime/log/kafka.ts'
+import { type KafkaConfig, kafkaLanes } from '../../runtime/log/kafka.ts'
 import { partitionOf } from '../../runtime/log/partition.ts'
-import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
+import { contentHash, contentOf, type MarkEvent, markType, type ReadingEvent } from '../../schemas/event.ts'
 import { dayMs } from '../../schemas/window.ts'
 import { startKafka } from '../rig/kafka.ts'
 import type { IngestReport, IngestStart } from './ingest-processor.ts'
@@ -86,7 +85,7 @@ export interface World extends AsyncDisposable {
   readonly pid: number
   /** Of the database `bench`. */
   readonly store: Store
-  /** The readings as rows of `events`, batch by batch. */
+  /** The readings as rows of `events` in JSON, batch by batch. */
   readonly bodies: Buffer[]
   readonly messages: number
   readonly readings: number
@@ -145,9 +144,9 @@ async function produce(
       messages += 1
       bytes += value.length
     }
-    const accepted = rowsOf(read)
-    rows.push(accepted.rows)
-    readings += accepted.readings
+    const lines = linesOf(read)
+    rows.push(Buffer.from(lines.join('')))
+    readings += lines.length
     if (readings >= (bodies.length + 1) * batchRows) {
       bodies.push(Buffer.concat(rows))
       rows = []
@@ -162,15 +161,28 @@ async function produce(
   return { bodies, messages, readings }
 }
 
-function rowsOf(read: readonly (ReadingEvent | MarkEvent)[]): AcceptedBatch {
-  const messages = read.map((event, index) => ({
-    offset: BigInt(index),
-    key: event.partitionkey,
-    value: Buffer.from(JSON.stringify(event)),
-    headers: structuredHeaders,
-    appendedMs: 0,
-  }))
-  return accept({ partition: 0, messages }, 'bare')
+const bareColumns = `type, subject, start, end, used_start, used_end, resource_kind, resource_id, resource_name, measures,
+  labels, parts, estimated, source, scope, readat, identity, content, log, partition, offset`
+
+/** The readings as a plain client would send them. */
+function linesOf(read: readonly (ReadingEvent | MarkEvent)[]): readonly string[] {
+  return read.flatMap((event, offset) => {
+    if (event.type === markType) return []
+    const reading = event as ReadingEvent
+    const { source, scope, readat, id } = reading
+    const identity = BigInt(`0x${id.slice(0, 32)}`).toString()
+    const place = [
+      source,
+      scope,
+      readat,
+      identity,
+      contentHash(reading).toString(),
+      'bare',
+      0,
+      String(offset),
+    ]
+    return [`${JSON.stringify([...contentOf(reading), ...place])}\n`]
+  })
 }
 
 async function sendAll(
@@ -228,7 +240,7 @@ async function bareInsert(
     Array.from({ length: connections }, async () => {
       for (let body = bodies[next++]; body; body = bodies[next++]) {
         const { stream } = await client.exec({
-          query: `insert into ${table} (${eventColumns.join(', ')}) format JSONCompactEachRow`,
+          query: `insert into ${table} (${bareColumns}) format JSONCompactEachRow`,
           values: Readable.from([body], { objectMode: false }),
           clickhouse_settings: {
             date_time_input_format: 'best_effort',

@@ -21,7 +21,7 @@ export function dying(store: Store, at: number, when: 'before' | 'after'): Dying
       return result
     }
   wrapped.insert = guarded(store.insert)
-  wrapped.insertBytes = guarded(store.insertBytes)
+  wrapped.insertBlocks = guarded(store.insertBlocks)
   wrapped.rows = guarded(store.rows) as Store['rows']
   wrapped.run = guarded(store.run)
   return { store: wrapped, reached: () => count >= at }

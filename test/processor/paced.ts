@@ -40,7 +40,7 @@ export function paced(store: Store): Paced {
       }
     }
   wrapped.insert = guarded(store.insert)
-  wrapped.insertBytes = guarded(store.insertBytes)
+  wrapped.insertBlocks = guarded(store.insertBlocks)
   wrapped.rows = guarded(store.rows) as Store['rows']
   wrapped.run = guarded(store.run)
   const leave = (to: 'free' | 'killed' | 'ended') => {

@@ -329,7 +329,7 @@ test.each(['before', 'after'] as const)('dying %s any statement loses and double
   for (let statement = 1; ; statement += 1) {
     let count = 0
     const dying = Object.create(store) as Store
-    for (const name of ['rows', 'insert', 'insertBytes', 'run'] as const)
+    for (const name of ['rows', 'insert', 'insertBlocks', 'run'] as const)
       dying[name] = (async (...args: never[]) => {
         count += 1
         if (count > statement || (count === statement && when === 'before')) throw new Error('killed')

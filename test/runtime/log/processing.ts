@@ -24,10 +24,14 @@ const dieAfter = (what: string) => {
   if (left === 0) process.kill(process.pid, 'SIGKILL')
 }
 
-const insertBytes = Store.prototype.insertBytes
-Store.prototype.insertBytes = async function (this: Store, table, columns, bodies) {
-  await insertBytes.call(this, table, columns, bodies)
-  if (bodies.some(body => body.length > 0)) dieAfter(table)
+const { insert, insertBlocks } = Store.prototype
+Store.prototype.insert = async function (this: Store, table, columns, lines) {
+  await insert.call(this, table, columns, lines)
+  if (lines.length > 0) dieAfter(table)
+}
+Store.prototype.insertBlocks = async function (this: Store, table, blocks) {
+  await insertBlocks.call(this, table, blocks)
+  if (blocks.length > 0) dieAfter(table)
 }
 
 await using store = await Store.open(address)
