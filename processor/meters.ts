@@ -44,12 +44,39 @@ export function meterMisfit(meter: Meter): string | undefined {
 }
 
 /**
- * Meters of one family look at the same events by the same dims, and differ in their value: one pass does for all.
+ * Meters of one family take the same dims of events of the same tables: one pass does for all, whatever each looks for there.
  * The key is equal for meters of one family.
  */
-export function familyKey(meter: Meter): string {
-  const entries = (record: Readonly<Record<string, unknown>>) => Object.entries(record).sort()
-  return JSON.stringify([[...meter.eventTypes].sort(), entries(meter.groupBy), entries(meter.filter ?? {})])
+export function familyKey({ groupBy, eventTypes }: Meter): string {
+  return JSON.stringify([
+    inOrder(groupBy),
+    eventTypes.some(isOwnType),
+    eventTypes.some(type => !isOwnType(type)),
+  ])
+}
+
+/** Equal for meters that look at the same events. */
+export function lookKey({ eventTypes, filter = {} }: Meter): string {
+  return JSON.stringify([[...eventTypes].sort(), inOrder(filter)])
+}
+
+function inOrder(record: Readonly<Record<string, unknown>>): readonly (readonly [string, unknown])[] {
+  return Object.entries(record).sort(([a], [b]) => (a < b ? -1 : 1))
+}
+
+/** So many meters at most are computed in one pass: a statement has an end. */
+const familyMax = 16
+
+/** The families of these, each of a size for one pass. */
+export function familiesOf<Of extends { readonly meter: Meter }>(
+  all: readonly Of[],
+): readonly (readonly Of[])[] {
+  const families = Map.groupBy(all, ({ meter }) => familyKey(meter))
+  return Array.from(families.values()).flatMap(family =>
+    Array.from({ length: Math.ceil(family.length / familyMax) }, (_, at) =>
+      family.slice(at * familyMax, (at + 1) * familyMax),
+    ),
+  )
 }
 
 /** Which rows of the ledger are looked at. */
@@ -120,7 +147,18 @@ function columnsOf(
 // -- readings
 
 function readingRows(meters: readonly Meter[], { range, and, asOf = 'now', only }: LedgerSpan): LedgerRows {
-  const sql = meters.map((meter, index) => meterSql(meter, `measure${index}`))
+  const params: Record<string, unknown> = {}
+  const dims = readingDims(meters[0] as Meter, params)
+  const looks = looksOf(meters, {
+    name: 'types',
+    types: ({ eventTypes }) => eventTypes.filter(isOwnType),
+    filters: (meter, prefix) => readingFilters(meter, prefix, params),
+    params,
+  })
+  const where = [range('start'), looks.type, ...looks.filters, ...(and ? [and('start')] : [])]
+  const values = meters.map((meter, index) =>
+    lookedAt(readingValue(meter, `measure${index}`, params), looks.each[index]),
+  )
   const placed = {
     source: 'source',
     subject: 'subject',
@@ -132,13 +170,13 @@ function readingRows(meters: readonly Meter[], { range, and, asOf = 'now', only 
     partition: 'partition',
     offset: 'offset',
   }
-  const columns = columnsOf(sql[0]?.dims ?? [], sql, placed, only)
+  const columns = columnsOf(dims, values, placed, only)
   return {
     sql: `select ${columns} from events final
-      where ${range('start')} and ${sql[0]?.where}${and ? ` and ${and('start')}` : ''}
+      where ${where.join(' and ')}
         ${asOf === 'position' ? `and offset < ${asOfEnd}` : ''}
         and (source, scope, start, readat) in (${currentReads(range('start'), asOf)})`,
-    params: Object.assign({}, ...sql.map(part => part.params)),
+    params,
   }
 }
 
@@ -149,16 +187,20 @@ function readingRows(meters: readonly Meter[], { range, and, asOf = 'now', only 
  */
 export function meterSql(meter: Meter, name = 'measure'): MeterSql {
   const params: Record<string, unknown> = { types: meter.eventTypes.filter(isOwnType) }
-  const where = ['type in ({types:Array(String)})']
-  const dims = dimNames(meter).map((dim, index) =>
-    readingText(meter, pathOf(meter, dim), `dim${index}`, params),
-  )
-  const bind = binder(params, 'filter')
-  Object.entries(meter.filter ?? {}).forEach(([dim, filter], index) => {
-    const text = readingText(meter, pathOf(meter, dim), `filtered${index}`, params)
-    where.push(filterSql(text, filter, bind))
-  })
+  const where = ['type in ({types:Array(String)})', ...readingFilters(meter, 'filter', params)]
+  const dims = readingDims(meter, params)
   return { dims, ...readingValue(meter, name, params), where: where.join(' and '), params }
+}
+
+function readingDims(meter: Meter, params: Record<string, unknown>): readonly string[] {
+  return dimNames(meter).map((dim, index) => readingText(meter, pathOf(meter, dim), `dim${index}`, params))
+}
+
+function readingFilters(meter: Meter, prefix: string, params: Record<string, unknown>): readonly string[] {
+  const bind = binder(params, prefix)
+  return Object.entries(meter.filter ?? {}).map(([dim, filter], index) =>
+    filterSql(readingText(meter, pathOf(meter, dim), `${prefix}ed${index}`, params), filter, bind),
+  )
 }
 
 function readingValue(meter: Meter, name: string, params: Record<string, unknown>): Taken {
@@ -180,6 +222,62 @@ function readingValue(meter: Meter, name: string, params: Record<string, unknown
 }
 
 type Taken = Pick<MeterSql, 'value' | 'has' | 'unusable'>
+
+interface Looks {
+  /** A condition on `type`: what any of them looks at. */
+  readonly type: string
+  /** Conditions that are those of all. */
+  readonly filters: readonly string[]
+  /** A condition for each; undefined where a meter looks at all that these let through. */
+  readonly each: readonly (string | undefined)[]
+}
+
+/** Which events meters that are computed in one pass look at. */
+function looksOf(
+  meters: readonly Meter[],
+  {
+    name,
+    types,
+    filters,
+    params,
+  }: {
+    /** Of the parameters. */
+    readonly name: string
+    readonly types: (meter: Meter) => readonly string[]
+    readonly filters: (meter: Meter, prefix: string) => readonly string[]
+    readonly params: Record<string, unknown>
+  },
+): Looks {
+  const all = new Set(meters.flatMap(types))
+  params[name] = Array.from(all)
+  const type = `type in ({${name}:Array(String)})`
+  const kinds = Array.from(Map.groupBy(meters, lookKey).keys())
+  const conditions = kinds.map((kind, index) => {
+    const meter = meters.find(one => lookKey(one) === kind) as Meter
+    const some = types(meter)
+    const isOfSome = new Set(some).size < all.size
+    if (isOfSome) params[`${name}${index}_`] = some
+    return [
+      ...(isOfSome ? [`type in ({${name}${index}_:Array(String)})`] : []),
+      ...filters(meter, `${name}Filter${index}_`),
+    ]
+  })
+  const [only = [], ...others] = conditions
+  if (others.length === 0) return { type, filters: only, each: [] }
+  const each = meters.map(meter => conditions[kinds.indexOf(lookKey(meter))]?.join(' and ') || undefined)
+  return { type, filters: [], each }
+}
+
+/** What a meter takes of a row where its look says whether it looks at the row at all. */
+function lookedAt(taken: Taken, look: string | undefined): Taken {
+  if (look === undefined) return taken
+  const { value, has, unusable } = taken
+  return {
+    value,
+    has: has === 'true' ? `(${look})` : `((${look}) and ${has})`,
+    unusable: unusable === "''" ? unusable : `if(${look}, ${unusable}, '')`,
+  }
+}
 
 /** What COUNT takes of a row. */
 const each: Taken = { value: 'toDecimal128(1, 12)', has: 'true', unusable: "''" }
@@ -233,9 +331,7 @@ const pushedAttributes: ReadonlyMap<string, string> = new Map([
 
 function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now', only }: LedgerSpan): LedgerRows {
   const [first] = meters as readonly [Meter, ...Meter[]]
-  const params: Record<string, unknown> = {
-    pushedTypes: first.eventTypes.filter(type => !isOwnType(type)),
-  }
+  const params: Record<string, unknown> = {}
   const bind = binder(params, 'place')
   /** Each path is taken out of the data once. */
   const texts = new Map<string, string>()
@@ -247,14 +343,22 @@ function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now', only }
     return name
   }
   const dims = dimNames(first).map(dim => textOf(pathOf(first, dim)))
-  const filterBind = binder(params, 'pushedFilter')
-  const where = Object.entries(first.filter ?? {}).map(([dim, filter]) =>
-    filterSql(textOf(pathOf(first, dim)), filter, filterBind),
-  )
-  const values = meters.map(({ aggregation, value = '' }) => {
-    if (aggregation === 'COUNT') return each
+  const looks = looksOf(meters, {
+    name: 'pushedTypes',
+    types: ({ eventTypes }) => eventTypes.filter(type => !isOwnType(type)),
+    filters: (meter, prefix) => {
+      const filterBind = binder(params, prefix)
+      return Object.entries(meter.filter ?? {}).map(([dim, filter]) =>
+        filterSql(textOf(pathOf(meter, dim)), filter, filterBind),
+      )
+    },
+    params,
+  })
+  const values = meters.map(({ aggregation, value = '' }, index) => {
+    if (aggregation === 'COUNT') return lookedAt(each, looks.each[index])
     const text = textOf(value)
-    return aggregation === 'UNIQUE_COUNT' ? textTaken(text) : decimalTaken(text)
+    const taken = aggregation === 'UNIQUE_COUNT' ? textTaken(text) : decimalTaken(text)
+    return lookedAt(taken, looks.each[index])
   })
   const atMs = 'toUnixTimestamp64Milli(time)'
   const placed = {
@@ -269,15 +373,14 @@ function pushedRows(meters: readonly Meter[], { range, and, asOf = 'now', only }
     offset: 'offset',
   }
   const columns = columnsOf(dims, values, placed, only)
-  const within = (at: string) =>
-    `${range(at)} and type in ({pushedTypes:Array(String)})${and ? ` and ${and(at)}` : ''}`
+  const within = (at: string) => `${range(at)} and ${looks.type}${and ? ` and ${and(at)}` : ''}`
   const extracted = Array.from(texts, ([path, name]) => `${dataText(path, bind)} as ${name}`)
-  const plain = 'source, subject, time, log, partition, offset'
+  const plain = 'type, source, subject, time, log, partition, offset'
   return {
     sql: `select ${columns} from (
         select ${[plain, ...extracted].join(', ')} from (
           select ${plain}, ${quotedSql('data')} as json from ${currentPushed(within('time'), asOf)}))
-      ${where.length > 0 ? `where ${where.join(' and ')}` : ''}`,
+      ${looks.filters.length > 0 ? `where ${looks.filters.join(' and ')}` : ''}`,
     params,
   }
 }

@@ -5,7 +5,7 @@
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { isOwnType } from '../schemas/pushed.ts'
 import { figuresOf, noFigure } from './cells.ts'
-import { dimNames, familyKey, type LedgerRows, ledgerRows } from './meters.ts'
+import { dimNames, familiesOf, type LedgerRows, ledgerRows } from './meters.ts'
 import type { Reading, Store } from './store.ts'
 
 // -- which meters have cells
@@ -254,8 +254,8 @@ async function build(store: Store, builds: readonly Build[], rowsMax: number): P
       rows += hour.rows
       hours.push(hour.hourS)
     }
-    const family = familyKey(first.meter)
-    const alike = builds.filter(({ state, meter }) => state === 'building' && familyKey(meter) === family)
+    const families = familiesOf(builds.filter(({ state }) => state === 'building'))
+    const alike = families.find(family => family.includes(first)) ?? []
     const done = await store.rows<{ meter: string }>(
       'select distinct meter from built where meter in ({keys:Array(String)}) and toUnixTimestamp(hour) in ({hours:Array(UInt32)})',
       { keys: alike.map(({ key }) => key), hours },
@@ -276,11 +276,11 @@ async function buildHours(store: Store, family: readonly Build[], hours: readonl
   const ledger = ledgerRows(meters, { range: inHours })
   const keys = family.map(({ key }) => key)
   const params = { ...ledger.params, keys, hours }
-  const { all, groups, columns, lists, select } = cellSql(meters, ledger)
+  const { all, columns, lists, select } = cellSql(meters, ledger)
   await store.run(
     `insert into cells (meter, source, subject, hour, version, ${columns.join(', ')})
      select meter, source, subject, hour, 0, ${columns.join(', ')}
-     from (select source, subject, hour, groupArray((dims, ${all})) as groups, ${groups} from (${select})
+     from (select source, subject, hour, groupArray((dims, ${all})) as groups from (${select})
        group by source, subject, hour)
      array join {keys:Array(String)} as meter, ${lists.join(', ')}
      where notEmpty(dims)`,
@@ -403,10 +403,12 @@ async function recomputeStale(
   const builds = await buildsOf(store)
   const cells = Number(taken?.cells ?? 0)
   if (cells === 0) return { cells, builds }
-  const families = [...Map.groupBy(builds.filter(isKept), ({ meter }) => familyKey(meter)).values()]
+  const families = familiesOf(builds.filter(isKept))
   // Of a single family the look at the types would save nothing: there is hardly an hour without any of its.
   const types = families.length > 1 ? await typesIn(store, run) : undefined
-  const touched = families.filter(([of]) => !types || of?.meter.eventTypes.some(type => types.has(type)))
+  const touched = families.filter(
+    family => !types || family.some(({ meter }) => meter.eventTypes.some(type => types.has(type))),
+  )
   for (const family of touched) await recomputeFamily(store, run, family)
   await store.run(
     `insert into stale (source, hour, token, subjects, done)
@@ -445,7 +447,7 @@ async function recomputeFamily(store: Store, run: string, family: readonly Build
     range: at => `toStartOfHour(${at}) in (${hours})`,
     and: at => `(source, subject, toStartOfHour(${at})) in (${cells})`,
   })
-  const { all, none, groups, columns, lists, select } = cellSql(meters, ledger)
+  const { all, none, columns, lists, select } = cellSql(meters, ledger)
   // One `group by` over three kinds of rows: the tokens seen, what the cells have, and what the ledger has. The
   // defaults give the first two the columns of the third. A cell without events takes the place of one that is there, or
   // that a build may yet write, of events which it had.
@@ -454,7 +456,7 @@ async function recomputeFamily(store: Store, run: string, family: readonly Build
      select meter, source, subject, hour, version, ${columns.join(', ')}
      from (
        select source, subject, hour, max(previous) + uniqExactIf(token, kind = 1) as version,
-         countIf(kind = 2) > 0 as is_there, groupArrayIf((dims, ${all}), kind = 3) as groups, ${groups}
+         countIf(kind = 2) > 0 as is_there, groupArrayIf((dims, ${all}), kind = 3) as groups
        from (
          select source, subject, hour, 1 as kind, token, toUInt64(0) as previous, []::Array(String) as dims, ${none}
          from recomputes array join subjects as subject where run = {run:UInt64}
@@ -490,14 +492,19 @@ function cellSql(meters: readonly Meter[], ledger: LedgerRows) {
       column: figure.column as string,
     })),
   ])
-  // The groups of a cell are (dims, then these): a meter has those that it counted.
+  // The groups of a cell are (dims, then these): a meter has those that it counted. Of each only what is kept is taken
+  // out of them: whole groups copied for each meter cost twice as much.
+  const placeOf = (of: number, column: string) =>
+    figures.findIndex(figure => figure.of === of && figure.column === column) + 2
+  const counted = (of: number, place: number) =>
+    `arrayFilter((x, n) -> n > 0, groups.${place}, groups.${placeOf(of, 'there')})`
   const listOf = (of: number, column: string) => {
-    const place = figures.findIndex(figure => figure.of === of && figure.column === column)
-    return place === -1 ? undefined : `g${of}.${place + 2}`
+    const place = placeOf(of, column)
+    return place === 1 ? undefined : counted(of, place)
   }
   const each = (text: (index: number) => string) => `[${meters.map((_, index) => text(index)).join(', ')}]`
   const kept = new Map(meters.flatMap(meter => figuresOf(meter).map(figure => [figure.name, figure])))
-  const lists = [`${each(index => `g${index}.1`)} as dims`]
+  const lists = [`${each(index => counted(index, 1))} as dims`]
   const columns = ['dims']
   for (const { name, column, type, whole } of kept.values()) {
     columns.push(column)
@@ -512,9 +519,6 @@ function cellSql(meters: readonly Meter[], ledger: LedgerRows) {
   return {
     all: figures.map(({ as }) => as).join(', '),
     none: figures.map(({ none, as }) => `${none} as ${as}`).join(', '),
-    groups: meters
-      .map((_, index) => `arrayFilter(g -> g.${placeOfThere(figures, index)} > 0, groups) as g${index}`)
-      .join(', '),
     columns,
     lists,
     /** A row a group of a cell. */
@@ -522,11 +526,4 @@ function cellSql(meters: readonly Meter[], ledger: LedgerRows) {
         ${figures.map(({ sql, as }) => `${sql} as ${as}`).join(', ')}
       from ${ledger.sql} group by ${key}`,
   }
-}
-
-function placeOfThere(
-  figures: readonly { readonly of: number; readonly column: string }[],
-  meter: number,
-): number {
-  return figures.findIndex(({ of, column }) => of === meter && column === 'there') + 2
 }

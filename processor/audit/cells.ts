@@ -10,7 +10,7 @@
 import type { Meter } from '../../schemas/meters.ts'
 import { showInstant } from '../../schemas/window.ts'
 import { cellRows, type Figure, figuresOf } from '../cells.ts'
-import { familyKey, ledgerRows } from '../meters.ts'
+import { familiesOf, ledgerRows } from '../meters.ts'
 import type { Store } from '../store.ts'
 import { type Compared, type Difference, namedMax } from './report.ts'
 import { type Slice, sliceParams } from './slices.ts'
@@ -45,14 +45,13 @@ export async function auditCells(
   const meters = await store.rows<{ meter: string; definition: string }>(
     "select meter, definition from builds final where state = 'ready' order by meter",
   )
-  const families = Map.groupBy(
+  const families = familiesOf(
     meters.map(({ meter: key, definition }) => ({ key, meter: JSON.parse(definition) as Meter })),
-    ({ meter }) => familyKey(meter),
   )
   const differences: Difference[] = []
   let compared = 0n
   let differing = 0n
-  for (const family of families.values())
+  for (const family of families)
     for (const slice of slices) {
       const sums = await compareSums(store, family, slice)
       compared += sums.compared

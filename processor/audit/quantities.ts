@@ -11,7 +11,7 @@ import { type Book, bookMeters } from '../../schemas/pricebook.ts'
 import { monthOf, showInstant, type Window } from '../../schemas/window.ts'
 import { type Billing, bill, pays } from '../billing.ts'
 import type { AccountLines } from '../line-items.ts'
-import { familyKey, meterSql } from '../meters.ts'
+import { familyKey, lookKey, meterSql } from '../meters.ts'
 import type { Store } from '../store.ts'
 import { type Quantity, quantities } from '../usage.ts'
 import { type Compared, type Difference, type Equation, namedMax } from './report.ts'
@@ -304,7 +304,7 @@ async function ledgerSums(
   meters: readonly Meter[],
 ): Promise<ReadonlyMap<string, LedgerSum>> {
   const sums = new Map<string, LedgerSum>()
-  for (const family of Map.groupBy(meters, familyKey).values()) {
+  for (const family of Map.groupBy(meters, meter => familyKey(meter) + lookKey(meter)).values()) {
     const parts = family.map((meter, index) => ({
       slug: meter.slug,
       sql: meterSql(meter, `measure${index}`),
