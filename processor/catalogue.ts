@@ -18,6 +18,7 @@ import {
   retire,
 } from './rollups.ts'
 import type { Store } from './store.ts'
+import type { SeenRollups } from './usage-plan.ts'
 
 /** What is said of a meter besides its definition. */
 export interface MeterNotes {
@@ -35,6 +36,8 @@ export interface CatalogueMeter extends MeterNotes {
   readonly meter: Meter
   /** The definition that answers now: of a changed meter the old one, until the new one is computed. */
   readonly answering: Meter
+  /** The cells of that, where all of history is in them. */
+  readonly rollups?: SeenRollups | undefined
   readonly origin: 'file' | 'api'
   readonly createdMs: number
   readonly updatedMs: number
@@ -346,16 +349,17 @@ function unshadowed(rows: readonly Row[], file: readonly Meter[]): readonly Row[
 function answer(
   meter: Meter,
   builds: readonly Build[],
-): Pick<CatalogueMeter, 'answering' | 'state'> & Pick<Known, 'own'> {
+): Pick<CatalogueMeter, 'answering' | 'rollups' | 'state'> & Pick<Known, 'own'> {
   const own = builds.findLast(
     build =>
       build.meter.slug === meter.slug &&
       build.state !== 'retired' &&
       meterHash(build.meter) === meterHash(meter),
   )
-  if (own?.state === 'ready') return { answering: meter, state: 'ready', own }
+  const seen = (build: Build | undefined) => build && { key: build.key, seenMs: performance.now() }
+  if (own?.state === 'ready') return { answering: meter, rollups: seen(own), state: 'ready', own }
   const before = builds.findLast(build => build.meter.slug === meter.slug && build.state === 'ready')
-  return { answering: before?.meter ?? meter, state: 'computing', own }
+  return { answering: before?.meter ?? meter, rollups: seen(before), state: 'computing', own }
 }
 
 function exists({ slug }: Meter): Fault {

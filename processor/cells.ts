@@ -165,7 +165,8 @@ export function cellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: 
  */
 export function wholeCellRows(meter: Pick<Meter, 'aggregation'>, key: string, where: string): string {
   const figures = figuresOf(meter)
-  const rows = `cells final where meter = ${key} and ${where} and notEmpty(dims)`
+  // Of the lists their length alone is read.
+  const rows = `cells final where meter = ${key} and ${where} and dims.size0 > 0`
   if (figures.every(({ whole }) => whole !== undefined)) return rows
   const read = figures.map(({ name, column, whole }) => (whole === undefined ? column : name))
   // Names of figures are names of columns too, so they are made outside of what is read.

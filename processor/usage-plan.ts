@@ -42,6 +42,14 @@ export interface UsageQuery {
   readonly after?: RowKey
   /** As the ledger stood there; now without it. */
   readonly asOf?: Position
+  /** Cells of exactly this meter, where somebody has just seen that they are ready; else that is looked up. */
+  readonly rollups?: SeenRollups | undefined
+}
+
+export interface SeenRollups {
+  readonly key: string
+  /** Of `performance.now()`. */
+  readonly seenMs: number
 }
 
 /** By what rows are ordered: the start of the window, then source, subject and dims as far as they are kept. */
@@ -184,27 +192,27 @@ function cutOf(runs: readonly WindowRun[], edges: readonly number[], span: Windo
   return cut.size === Math.ceil(span.endMs / hourMs) - Math.floor(span.startMs / hourMs) ? 'all' : 'some'
 }
 
-/** Which cells do not stand for the ledger, of those that the plan looks at, and whose they are; the first question of two. */
+/**
+ * Which cells do not stand for the ledger, of those that the plan looks at, and whose they are, and which cells there are at
+ * all, unless that is known; the first question of two.
+ */
 export function staleSql(
   plan: UsagePlan,
-  cellsMax: number,
+  { cellsMax, isReadyKnown }: { readonly cellsMax: number; readonly isReadyKnown: boolean },
 ): { readonly sql: string; readonly params: Record<string, unknown> } {
   const { meter } = plan.query
   const key = rollupKey(meter)
-  const params: Record<string, unknown> = { slug: meter.slug, key, again: `${key}:` }
+  const params: Record<string, unknown> = isReadyKnown ? {} : { slug: meter.slug, key, again: `${key}:` }
   const bind = binder(params, 'asked')
   const range = `not done and ${hourRange(plan, 'hour', bind)}`
   const whose = whoseSql(plan, bind).map(condition => ` and ${condition}`)
-  return {
-    // As `readyKey` in rollups.ts: a definition may have been given up and taken again.
-    sql: `select 'ready' as kind, meter as source, '' as subject, toUInt32(0) as hour_s
+  // As `readyKey` in rollups.ts: a definition may have been given up and taken again.
+  const ready = `select 'ready' as kind, meter as source, '' as subject, toUInt32(0) as hour_s
       from builds final where state = 'ready' and slug = {slug:String}
-        and (meter = {key:String} or startsWith(meter, {again:String})) order by ordinal desc limit 1
-      union all
-      select distinct 'stale' as kind, toString(source), subject, toUnixTimestamp(hour) as hour_s
-      from stale final array join subjects as subject where ${range}${whose.join('')} limit ${cellsMax + 1}`,
-    params,
-  }
+        and (meter = {key:String} or startsWith(meter, {again:String})) order by ordinal desc limit 1`
+  const stale = `select distinct 'stale' as kind, toString(source), subject, toUnixTimestamp(hour) as hour_s
+      from stale final array join subjects as subject where ${range}${whose.join('')} limit ${cellsMax + 1}`
+  return { sql: isReadyKnown ? stale : `${ready} union all ${stale}`, params }
 }
 
 /** The hours of stale cells, where the cells are too many. */
@@ -351,8 +359,8 @@ function cellsSql(
   const some = partial(plan)
   const conditions = [
     // The key has the day before the source: without it nothing would be left out by subject.
-    `toDate(hour) >= toDate(toDateTime(${bind('UInt32', plan.hours.fromS)}, 'UTC'), 'UTC')`,
-    `toDate(hour) <= toDate(toDateTime(${bind('UInt32', plan.hours.toS)}, 'UTC'), 'UTC')`,
+    `toDate(hour) >= ${bind('Date', showInstant(plan.hours.fromS * 1000).slice(0, 10))}`,
+    `toDate(hour) <= ${bind('Date', showInstant(plan.hours.toS * 1000).slice(0, 10))}`,
     hourRange(plan, 'hour', bind),
     ...whoseSql(plan, bind),
     ...(some.length > 0

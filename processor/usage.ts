@@ -32,6 +32,8 @@ export interface Quantity {
 
 /** Stale cells that are named one by one; beyond that, all of their hours come from the ledger. */
 const staleNamedMax = 1000
+/** Cells that were ready are kept fresh for much longer than this after another definition took their place (rollups.ts). */
+const seenMsMax = 60_000
 /** Of one source; there are few of those. */
 const smallRowsMax = 10_000
 
@@ -244,8 +246,9 @@ async function freshness(store: Store, plan: UsagePlan, reading?: Reading): Prom
   // Rollups stand for now: what was before is in the ledger alone. And they know whole hours.
   if (plan.query.asOf || plan.cut === 'all') return 'ledger only'
   const cells: StaleCell[] = []
-  let rollups: string | undefined
-  const asked = staleSql(plan, staleNamedMax)
+  const seen = plan.query.rollups
+  let rollups = seen && performance.now() - seen.seenMs < seenMsMax ? seen.key : undefined
+  const asked = staleSql(plan, { cellsMax: staleNamedMax, isReadyKnown: rollups !== undefined })
   for await (const rows of store.stream(asked.sql, asked.params, inWhole(reading)))
     for (const [kind, source, subject, hourS] of rows as [string, string, string, number][])
       if (kind === 'ready') rollups = source

@@ -103,7 +103,7 @@ export interface UsageParts {
   readonly store: Store
   readonly queries: Queries
   /** @throws Fault METER_UNKNOWN */
-  readonly meterOf: (slug: string) => Promise<Pick<CatalogueMeter, 'answering' | 'eventFromMs'>>
+  readonly meterOf: (slug: string) => Promise<Pick<CatalogueMeter, 'answering' | 'rollups' | 'eventFromMs'>>
   readonly accounts: () => Promise<readonly Account[]>
 }
 
@@ -131,6 +131,7 @@ export function usageRoutes({ store, queries, meterOf, accounts }: UsageParts): 
         const found = await meterOf(asked.meter)
         const query: UsageQuery = {
           meter: found.answering,
+          rollups: found.rollups,
           span: { startMs: parseInstant(asked.from, 'from'), endMs: parseInstant(asked.to, 'to') },
           sinceMs: found.eventFromMs,
           ...(asked.window !== undefined && { step: asked.window }),

@@ -244,7 +244,11 @@ async function statementsOf(store: Store, query: UsageQuery): Promise<readonly S
   const plan = planUsage(query)
   const rollups = await readyKey(store, query.meter)
   if (rollups === undefined) throw new Error(`${query.meter.slug} has no rollups`)
-  return [staleSql(plan, 1000), usageSql(plan, { rollups, stale: { cells: [] } })]
+  // The API has found the meter before, and its rollups with it.
+  return [
+    staleSql(plan, { cellsMax: 1000, isReadyKnown: true }),
+    usageSql(plan, { rollups, stale: { cells: [] } }),
+  ]
 }
 
 async function benchCases(store: Store, pid: number, plan: MadePlan, effort: Effort): Promise<void> {

@@ -17,7 +17,7 @@ import { binder } from '../../filters.ts'
 import type { Queries } from '../../queries.ts'
 import type { Reading, Store } from '../../store.ts'
 import { usageRows } from '../../usage.ts'
-import type { UsageQuery } from '../../usage-plan.ts'
+import type { SeenRollups, UsageQuery } from '../../usage-plan.ts'
 import { arrayText, started } from '../lists.ts'
 import { type Asked as AskedOf, type Declared, partChecker, type Routes, route } from '../route.ts'
 import { type Tenant, tenantsOf } from '../tenants.ts'
@@ -77,14 +77,15 @@ export interface QueryParts {
 /** The definition that answers now, and from when on events count. */
 interface Answering {
   readonly meter: Meter
+  readonly rollups: SeenRollups | undefined
   readonly sinceMs: number | undefined
 }
 
 export function queryRoutes({ store, queries, catalogue, accounts, nowMs }: QueryParts): Routes {
   /** @throws Fault METER_UNKNOWN, also for one that was removed */
   const find = async (idOrSlug: string): Promise<Answering> => {
-    const { answering, eventFromMs } = await catalogue.find(idOrSlug)
-    return { meter: answering, sinceMs: eventFromMs }
+    const { answering, rollups, eventFromMs } = await catalogue.find(idOrSlug)
+    return { meter: answering, rollups, sinceMs: eventFromMs }
   }
 
   const usageOf = (
