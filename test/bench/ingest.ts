@@ -61,10 +61,13 @@ export async function benchIngest([
   )
   console.log(`ratio to the bare insert over two connections: ${(two / report.freshSeconds).toFixed(2)}`)
   console.log(`ratio to the one with optimize_on_insert = 0: ${(lighter / report.freshSeconds).toFixed(2)}`)
-  const [held] = await store.rows<{ readings: string; reads: string }>(
-    `select (select count() from events final) as readings, (select count() from reads final where held) as reads`,
+  const [held] = await store.rows<{ readings: string; reads: string; puts: string }>(
+    `select (select count() from events final) as readings, (select count() from reads final where held) as reads,
+       (select count() from puts) as puts`,
   )
-  console.log(`in the ledger: ${held?.readings} readings of ${held?.reads} complete reads`)
+  console.log(
+    `in the ledger: ${held?.readings} readings of ${held?.reads} complete reads, in ${held?.puts} puts`,
+  )
   if (Number(held?.readings) !== readings)
     throw new Error(`the ledger holds ${held?.readings} of ${readings} readings`)
 }
