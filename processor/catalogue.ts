@@ -73,6 +73,8 @@ interface Row extends MeterNotes {
 }
 
 const isMeter = validator(Meter)
+/** Another process may have taken a meter of the file away. */
+const readyMs = 1000
 const nothing: BuildProgress = { hoursDone: 0, hours: 0, unusable: 0, example: '' }
 
 /** At the start of a processor: every meter of the file or made by API has its cells computed, and what is none any more has not. */
@@ -89,6 +91,8 @@ export class Catalogue {
   readonly #file: readonly Meter[]
   readonly #nowMs: () => number
   readonly #startedMs: number
+  /** Meters of the file that were found ready, by slug: nothing but that can change of them. */
+  readonly #ready = new Map<string, CatalogueMeter>()
 
   /** @param file the meters of the catalogue file, or those that come with Meterline. */
   constructor(store: Store, file: readonly Meter[], nowMs: () => number) {
@@ -99,12 +103,16 @@ export class Catalogue {
   }
 
   /**
-   * What a question has to know of a meter, by its id or slug. By slug it is one small statement for a meter of the file and
-   * two side by side for others; how far a computation is, which `get` says, costs a look through the ledger.
+   * What a question has to know of a meter, by its id or slug. By slug it is one small statement for a meter of the file, or
+   * none where that was found ready just now, and two side by side for others; how far a computation is, which `get` says,
+   * costs a look through the ledger.
    * @throws Fault METER_UNKNOWN, also for one that was removed
    */
   async find(idOrSlug: string): Promise<CatalogueMeter> {
+    const before = this.#ready.get(idOrSlug)
+    if (before?.rollups && performance.now() - before.rollups.seenMs < readyMs) return before
     const { meter } = await this.#named(idOrSlug)
+    if (meter.origin === 'file' && meter.state === 'ready') this.#ready.set(meter.meter.slug, meter)
     if (meter.deletedMs === undefined) return meter
     const { slug } = meter.meter
     throw new Fault('METER_UNKNOWN', `meter ${slug} was removed`, { meter: slug })

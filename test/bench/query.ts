@@ -202,6 +202,12 @@ function casesOf(plan: MadePlan): readonly Case[] {
       ...(isWeek && { wanted: 8 }),
     },
     {
+      name: 'one subject, by hour',
+      ...ask(all, { ...hourly[0], subjects: [subject] }, { ...hourly[1], subject }),
+      theirs: peer(`${ofAll} and ${ofSubject}`, 'Hour'),
+      ...(isWeek && { wanted: 1 }),
+    },
+    {
       name: 'one subject of one type, by hour',
       ...ask(one, { ...hourly[0], subjects: [subject] }, { ...hourly[1], subject }),
       theirs: peer(`${ofOne} and ${ofSubject}`, 'Hour'),

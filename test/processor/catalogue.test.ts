@@ -198,3 +198,23 @@ test('a path that stands for nothing in the last events is a warning', async () 
     'whether its paths stand for anything in events of call takes too long to find out',
   ])
 })
+
+test('a meter of the file that was found ready is looked up again a second later, one that is being computed at once', async () => {
+  let looks = 0
+  const counted = Object.create(store) as Store
+  counted.rows = (async (...args: Parameters<Store['rows']>) => {
+    looks += 1
+    return await store.rows(...args)
+  }) as Store['rows']
+  const meters = new Catalogue(counted, [calls], () => nowMs)
+  await beginMeters(store, [calls])
+  for (const found of [1, 2]) {
+    expect(await meters.find('calls')).toMatchObject({ state: 'computing' })
+    expect(looks, 'while it is computed').toBe(found)
+  }
+  await freshen()
+  for (let turn = 0; turn < 3; turn += 1)
+    expect(await meters.find('calls')).toMatchObject({ state: 'ready', rollups: { key: expect.any(String) } })
+  expect(looks).toBe(3)
+  await expect.poll(async () => [await meters.find('calls'), looks].at(-1), { timeout: 5000 }).toBe(4)
+})

@@ -2,10 +2,10 @@
 import fc from 'fast-check'
 import Fraction from 'fraction.js'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { recompute } from '../../processor/rollups.ts'
+import { readyKey, recompute } from '../../processor/rollups.ts'
 import type { Store } from '../../processor/store.ts'
 import { quantities, usage } from '../../processor/usage.ts'
-import type { UsageQuery } from '../../processor/usage-plan.ts'
+import type { SeenRollups, UsageQuery } from '../../processor/usage-plan.ts'
 import { show } from '../../schemas/decimal.ts'
 import type { Usage } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
@@ -188,4 +188,15 @@ test.each(['gpu_hours'])('%s by the hour is the same from rollups and from the l
   await world.freshen()
   await world.store.run('truncate table events')
   expect(await quantities(world.store, query)).toEqual(ledger)
+})
+
+test('rollups that somebody has just seen ready are asked, and those seen long ago are looked up again', async () => {
+  const key = await readyKey(at.store, hours)
+  const whole = total(await quantities(at.store, ask))
+  const seen = async (rollups: SeenRollups) => total(await quantities(at.store, { ...ask, rollups }))
+  expect(key).toBeDefined()
+  expect(await seen({ key: key ?? '', seenMs: performance.now() })).toBe(whole)
+  // Cells of a key that has none: what is stale comes from the ledger, and nothing else is there.
+  expect(await seen({ key: 'none', seenMs: performance.now() })).not.toBe(whole)
+  expect(await seen({ key: 'none', seenMs: performance.now() - 61_000 })).toBe(whole)
 })
