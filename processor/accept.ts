@@ -387,15 +387,6 @@ export class Accepting {
     this.#seenRows.set(event.id, row)
   }
 
-  #said(offset: bigint): string {
-    const message = this.#batch.messages.find(one => one.offset === offset)
-    assert(message, 'the batch has the message')
-    const event = eventOf(message)
-    if (!isAboutPushed(event.type)) return contentText(event as ReadingEvent)
-    const { value, headers } = (event as ReplayEvent).data
-    return contentText(eventOf({ ...message, value: Buffer.from(value, 'base64'), headers }) as ReadingEvent)
-  }
-
   #pass(
     { source, id }: { readonly source: string; readonly id: string },
     fate: PassedMessage['fate'],
@@ -422,7 +413,7 @@ export class Accepting {
       messages: this.#end,
       readings: this.#rows.count,
       rows: this.#rows,
-      said: offset => this.#said(offset),
+      said: offset => readingSaid(messages, offset),
       reads: this.#reads,
       marks: this.#marks,
       decisions: this.#decisions,
@@ -455,6 +446,16 @@ function eventOf(message: LogMessage): ReadingEvent | MarkEvent | DecisionEvent 
   const validate = type === markType ? isMark : type === decisionType ? isDecision : isReading
   if (!validate(event)) throw misfit(validate.errors)
   return event
+}
+
+/** The content of the reading in the message of this offset, which may be one that came again from the rejects. */
+function readingSaid(messages: readonly LogMessage[], offset: bigint): string {
+  const message = messages.find(one => one.offset === offset)
+  assert(message, 'the batch has the message')
+  const event = eventOf(message)
+  if (!isAboutPushed(event.type)) return contentText(event as ReadingEvent)
+  const { value, headers } = (event as ReplayEvent).data
+  return contentText(eventOf({ ...message, value: Buffer.from(value, 'base64'), headers }) as ReadingEvent)
 }
 
 function readingIn(value: Buffer): ReadingEvent | undefined {

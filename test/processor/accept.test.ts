@@ -3,7 +3,8 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { accept, fitTogether, messageBytesMax } from '../../processor/accept.ts'
 import type { LogMessage } from '../../runtime/log/log.ts'
-import type { MarkEvent, ReadingEvent } from '../../schemas/event.ts'
+import { contentText, type MarkEvent, type ReadingEvent } from '../../schemas/event.ts'
+import { type ReplayEvent, replayType, sealAbout } from '../../schemas/pushed.ts'
 import { hourMs } from '../../schemas/window.ts'
 import { acceptParts, batchOf, headers, instance, readEvents } from '../reads.ts'
 
@@ -73,6 +74,32 @@ test('the same event twice in a batch is one event and a duplicate', () => {
     [4n, 'duplicate'],
     [5n, 'duplicate'],
   ])
+})
+
+test('what a reading says is found in its message again, also where that came from the rejects', () => {
+  const [first] = events as [ReadingEvent]
+  const direct = batchOf([first], 3).messages[0]!
+  const replay = sealAbout<ReplayEvent>({
+    source: 'meterline/replay/rejected',
+    id: 'a'.repeat(32),
+    type: replayType,
+    partitionkey: first.partitionkey,
+    timeMs: read.readatMs,
+    data: {
+      log: 'log',
+      partition: 0,
+      offset: '1',
+      part: 0,
+      received: '2025-06-01T02:00:00Z',
+      headers,
+      value: direct.value!.toString('base64'),
+    },
+  })
+  for (const message of [direct, { ...direct, value: Buffer.from(replay) }]) {
+    const accepted = accept({ partition: 0, messages: [message] }, 'log')
+    expect(accepted).toMatchObject({ readings: 1, rejects: [] })
+    expect(accepted.said(3n)).toBe(contentText(first))
+  }
 })
 
 test('another content under the same id is a conflict, which keeps what it says', () => {
