@@ -402,6 +402,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
     }
     async function putWaiting(): Promise<void> {
       isPutting = true
+      room = Promise.withResolvers()
       try {
         while (waiting.length > 0) {
           while (!isGathered()) await rest(gatherMs / 4, reading)
