@@ -139,9 +139,6 @@ const idleEveryMs = 1000
 /** So long after the last batch the log counts as quiet. */
 const quietMs = 500
 const busyRestMs = 5000
-/** While the log goes on to give within this time, what it gives is gathered for a put, for so long at most. */
-const gatherMs = 40
-const gatherMsMax = 1000
 /** A put that comes so soon after the last one need not ask whether the ledger is still the same. */
 const trustMs = 250
 
@@ -361,27 +358,12 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
   }
 
   /**
-   * What comes and is decoded while batches are on their way into the ledger goes in together after them. A put costs some
-   * 140 ms of CPU for its statements, however little is in it: while the log goes on to give, half of what may wait is
-   * gathered for one, so that the other half can come meanwhile. Beyond what may wait the log has to.
+   * What comes and is decoded while batches are on their way into the ledger goes in together after them: the slower
+   * the ledger, the larger its inserts, up to a bound at which the log has to wait.
    */
   async function readLog(reading: AbortSignal): Promise<void> {
     const waiting: Taken[] = []
     let putting: Promise<void> = Promise.resolve()
-    let isDecoding = false
-    let givenMs = nowMs()
-    let waitingSinceMs = nowMs()
-    /** How full is what may wait? 1 is full. */
-    const filled = () => {
-      const sum = (of: (one: Taken) => number) => waiting.reduce((all, one) => all + of(one), 0)
-      const messages = sum(({ accepted }) => accepted.messages) / limits.waitingMessagesMax
-      return Math.max(messages, sum(({ bytes }) => bytes) / limits.waitingBytesMax)
-    }
-    const isGathered = () =>
-      filled() >= 0.5 ||
-      (!isDecoding && nowMs() - givenMs >= gatherMs) ||
-      nowMs() - waitingSinceMs >= gatherMsMax ||
-      reading.aborted
     /** Resolves when what waits is on its way, or will not go. */
     let room = Promise.withResolvers<void>()
     /** Without those whose partition was given away since: they come again, from where the ledger ends. */
@@ -395,17 +377,14 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         else break
         waiting.shift()
       }
-      waitingSinceMs = nowMs()
       room.resolve()
       room = Promise.withResolvers()
       return some
     }
     async function putWaiting(): Promise<void> {
       isPutting = true
-      room = Promise.withResolvers()
       try {
         while (waiting.length > 0) {
-          while (!isGathered()) await rest(gatherMs / 4, reading)
           const some = nextTaken()
           if (some.length > 0 && !(await take(some))) again.abort()
         }
@@ -442,9 +421,7 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
       await insisting('ledger', async () => await ledger.reachedAt(partition))
     for await (const given of log.batches({ resumeAt, reachedAt, signal: reading })) {
       const assignment = assignmentOf(given.partition)
-      givenMs = nowMs()
-      isDecoding = true
-      pulse.given(given.messages.length, givenMs)
+      pulse.given(given.messages.length, nowMs())
       for (let rest: LogBatch | undefined = given; rest !== undefined; ) {
         const accepting: Accepting = new Accepting(rest, logId, { checkValues })
         // In turns with the batches before, whose steps would otherwise wait for this one's end.
@@ -453,14 +430,14 @@ export async function startProcessor(options: ProcessorOptions): Promise<Process
         const batch = { ...rest, messages: rest.messages.slice(0, accepted.messages) }
         const bytes = batch.messages.reduce((sum, { value }) => sum + (value?.length ?? 0), 0)
         rest = accepting.rest()
-        if (waiting.length === 0) waitingSinceMs = nowMs()
         waiting.push({ batch, accepted, bytes, assignment, ends: rest ? undefined : given })
         start()
       }
-      isDecoding = false
-      givenMs = nowMs()
+      const messages = waiting.reduce((sum, one) => sum + one.accepted.messages, 0)
+      const waitingBytes = waiting.reduce((sum, one) => sum + one.bytes, 0)
       // For those on their way to end would be to let this process rest while ClickHouse works, and the other way round.
-      if (filled() >= 1) await room.promise
+      const isFull = messages >= limits.waitingMessagesMax || waitingBytes >= limits.waitingBytesMax
+      if (isFull) await room.promise
     }
     await putting
     pulse.dropped(pulse.inHand)
