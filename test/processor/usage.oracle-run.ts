@@ -4,7 +4,7 @@
  */
 import fc from 'fast-check'
 import { Registry } from 'prom-client'
-import { accept } from '../../processor/accept.ts'
+import { type AcceptedBatch, fitTogether } from '../../processor/accept.ts'
 import { openApi } from '../../processor/api/api.ts'
 import { queryRoutes } from '../../processor/api/openmeter/query.ts'
 import { usageRoutes } from '../../processor/api/usage.ts'
@@ -22,7 +22,7 @@ import { type Grant, keyless } from '../../schemas/keys.ts'
 import type { Meter, UsageRow } from '../../schemas/meters.ts'
 import { suspectDefault } from '../../schemas/suspect.ts'
 import { showInstant } from '../../schemas/window.ts'
-import { headers } from '../reads.ts'
+import { acceptParts, headers } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
 import { type Paced, paced } from './paced.ts'
@@ -242,13 +242,14 @@ async function runWorld(parts: Parts, spec: WorldSpec, isOver: (cases: number) =
     for (let at = 0; put < speaker.messages.length; at += 1) {
       const { messages = Number.POSITIVE_INFINITY, dies } = stage.puts[at] ?? {}
       const some = speaker.messages.slice(put, put + messages)
-      const batches = batchesOf(some).map(batch => accept(batch, 'log'))
-      if (dies !== undefined) {
-        const killed = dying(store, Math.floor(dies / 2) + 1, dies % 2 === 0 ? 'before' : 'after').store
-        await new Ledger(killed, 'log', rule).put(batches).catch(() => undefined)
+      for (const batches of fitting(batchesOf(some).flatMap(batch => acceptParts(batch, 'log')))) {
+        if (dies !== undefined) {
+          const killed = dying(store, Math.floor(dies / 2) + 1, dies % 2 === 0 ? 'before' : 'after').store
+          await new Ledger(killed, 'log', rule).put(batches).catch(() => undefined)
+        }
+        const { rejects } = await ledger.put(batches)
+        if (rejects.length > 0) throw new Error(`rejected: ${rejects.map(({ reason }) => reason).join('; ')}`)
       }
-      const { rejects } = await ledger.put(batches)
-      if (rejects.length > 0) throw new Error(`rejected: ${rejects.map(({ reason }) => reason).join('; ')}`)
       put += some.length
       ends.push(
         new Map([0, 1].map(partition => [partition, endOf(speaker.messages.slice(0, put), partition)])),
@@ -337,6 +338,17 @@ class Meters {
   #file(): readonly Meter[] {
     return this.#specs.flatMap((spec, index) => (spec.api ? [] : [meterOf(spec, `m${index}`)]))
   }
+}
+
+/** What may go in at once, in the order of the log. */
+function fitting(batches: readonly AcceptedBatch[]): readonly (readonly AcceptedBatch[])[] {
+  const puts: AcceptedBatch[][] = []
+  for (const batch of batches) {
+    const last = puts.at(-1)
+    if (last?.every(one => fitTogether(one, batch))) last.push(batch)
+    else puts.push([batch])
+  }
+  return puts
 }
 
 function endOf(messages: readonly Message[], partition: number): number {
