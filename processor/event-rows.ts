@@ -18,7 +18,7 @@ import {
 
 /** Which reading a row is, what it says as a hash, and which message it came in. */
 export interface RowIdentity extends LogPlace {
-  /** As a decimal, as ClickHouse says it. */
+  /** 32 hex digits, as in the event's id. */
   readonly identity: string
   readonly content: bigint
 }
@@ -111,9 +111,8 @@ export class EventRows {
   }
 
   identityAt(row: number): RowIdentity {
-    const digits = Buffer.from(this.#columns.identity.at(row)).reverse().toString('hex')
     return {
-      identity: BigInt(`0x${digits}`).toString(),
+      identity: Buffer.from(this.#columns.identity.at(row)).reverse().toString('hex'),
       content: this.contentAt(row),
       log: this.#log,
       partition: this.#partition,

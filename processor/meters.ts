@@ -251,20 +251,21 @@ function looksOf(
   const all = new Set(meters.flatMap(types))
   params[name] = Array.from(all)
   const type = `type in ({${name}:Array(String)})`
-  const kinds = Array.from(Map.groupBy(meters, lookKey).keys())
-  const conditions = kinds.map((kind, index) => {
-    const meter = meters.find(one => lookKey(one) === kind) as Meter
+  const conditions = new Map<string, readonly string[]>()
+  for (const meter of meters) {
+    if (conditions.has(lookKey(meter))) continue
+    const index = conditions.size
     const some = types(meter)
     const isOfSome = new Set(some).size < all.size
     if (isOfSome) params[`${name}${index}_`] = some
-    return [
+    conditions.set(lookKey(meter), [
       ...(isOfSome ? [`type in ({${name}${index}_:Array(String)})`] : []),
       ...filters(meter, `${name}Filter${index}_`),
-    ]
-  })
-  const [only = [], ...others] = conditions
+    ])
+  }
+  const [only = [], ...others] = conditions.values()
   if (others.length === 0) return { type, filters: only, each: [] }
-  const each = meters.map(meter => conditions[kinds.indexOf(lookKey(meter))]?.join(' and ') || undefined)
+  const each = meters.map(meter => conditions.get(lookKey(meter))?.join(' and ') || undefined)
   return { type, filters: [], each }
 }
 

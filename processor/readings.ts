@@ -136,7 +136,7 @@ function dropIfKnown(
   const { batch, dropped, passed } = putting
   const mine = batch.rows.identityAt(row)
   const first = rows.get(mine.identity)
-  const id = `${BigInt(mine.identity).toString(16).padStart(32, '0')}@${showReadat(readatMs)}`
+  const id = `${mine.identity}@${showReadat(readatMs)}`
   const drop = (fate: PassedMessage['fate']) => {
     dropped.add(row)
     const value = fate === 'conflict' ? batch.said(mine.offset) : ''
@@ -172,7 +172,7 @@ async function heldRows(
       NamedRow & { identity: string; content: string; log: string; partition: number; offset: string }
     >(
       `select source, scope, toUnixTimestamp(start) as start_s, toUnixTimestamp64Milli(readat) as readat_ms,
-         toString(identity) as identity, content, log, partition, offset
+         lower(leftPad(hex(identity), 32, '0')) as identity, content, log, partition, offset
        from events final where ${namedReads}`,
       readParams(some),
     )

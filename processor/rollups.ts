@@ -498,10 +498,10 @@ function cellSql(meters: readonly Meter[], ledger: LedgerRows) {
     figures.findIndex(figure => figure.of === of && figure.column === column) + 2
   const counted = (of: number, place: number) =>
     `arrayFilter((x, n) -> n > 0, groups.${place}, groups.${placeOf(of, 'there')})`
-  const listOf = (of: number, column: string) => {
-    const place = placeOf(of, column)
-    return place === 1 ? undefined : counted(of, place)
-  }
+  const listOf = (of: number, column: string) =>
+    figures.some(figure => figure.of === of && figure.column === column)
+      ? counted(of, placeOf(of, column))
+      : undefined
   const each = (text: (index: number) => string) => `[${meters.map((_, index) => text(index)).join(', ')}]`
   const kept = new Map(meters.flatMap(meter => figuresOf(meter).map(figure => [figure.name, figure])))
   const lists = [`${each(index => counted(index, 1))} as dims`]

@@ -133,7 +133,7 @@ test('whatever readings say stands in the ledger as they say it, of batches side
           rows.forEach(({ event, place }, index) => {
             expect(taken.contentAt(index)).toBe(place.hash)
             expect(taken.identityAt(index)).toEqual({
-              identity: BigInt(`0x${event.id.slice(0, 32)}`).toString(),
+              identity: event.id.slice(0, 32),
               content: place.hash,
               log: 'log/é',
               partition,
