@@ -11,5 +11,15 @@ test('questions are asked of both, and all sums are equal', { timeout: 120_000 }
     log.mockRestore()
   }
   expect(said.join('\n')).toContain('are equal to the last digit')
-  expect(said.filter(line => line.startsWith('| '))).toHaveLength(8)
+  const [, ...questions] = said.filter(line => line.startsWith('| ')).map(line => line.split('|')[1]?.trim())
+  expect(questions).toEqual([
+    'all subjects, by hour',
+    'one type, by hour',
+    'one subject, by hour',
+    'one subject of one type, by hour',
+    'one subject, by day',
+    'all subjects, by day',
+    'top 10 subjects of all of it',
+    'by hour and a group, subjects put together',
+  ])
 })
