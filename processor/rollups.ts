@@ -2,6 +2,7 @@
  * Hourly cells of every meter, as a pure function of the ledger: which cells are stale, and how they are computed
  * again. A cell is recomputed whole and never incremented, so two processors may do it at once.
  */
+import { setTimeout as sleep } from 'node:timers/promises'
 import { type Meter, meterHash } from '../schemas/meters.ts'
 import { isOwnType } from '../schemas/pushed.ts'
 import { figuresOf, noFigure } from './cells.ts'
@@ -356,17 +357,25 @@ async function clear(store: Store, builds: readonly Build[]): Promise<void> {
 // -- cells that were touched
 
 /**
+ * For so long, in milliseconds, a cell stays stale after it was computed again. So whoever finds it fresh within this time
+ * of a moment knows that its row was there at that moment already: who asks may read cells and look up the stale ones
+ * at once (usage.ts).
+ */
+export const settlingMs = 500
+
+/**
  * Recomputes stale cells of every registered meter, whole hours of a source, the oldest first, until they are
  * `cellsMax`, and then goes on with what new meters lack of history. Resolves to how much there was to do: 0 where every
  * cell is fresh and every meter is ready.
  *
  * The order matters: tokens are seen first, then the meters and the ledger are read, then the rows are written, and
- * only then are exactly those tokens finished. Whatever touches a cell in between leaves a token of its own. A row's
- * version is that of the row it replaces plus the tokens seen, so of two recomputes the one that knew more wins.
+ * only then, `settleMs` later, are exactly those tokens finished. Whatever touches a cell in between leaves a token of its
+ * own. A row's version is that of the row it replaces plus the tokens seen, so of two recomputes the one that knew more wins.
+ * @param options `settleMs`: less than `settlingMs` only where nobody asks meanwhile
  */
 export async function recompute(
   store: Store,
-  options: { readonly run: bigint; readonly cellsMax: number; readonly rowsMax?: number },
+  options: RecomputeOptions & { readonly rowsMax?: number },
 ): Promise<number> {
   const { cells, builds } = await recomputeStale(store, options)
   const hours = await build(store, builds, options.rowsMax ?? buildRowsMax)
@@ -374,9 +383,15 @@ export async function recompute(
   return cells + hours
 }
 
+interface RecomputeOptions {
+  readonly run: bigint
+  readonly cellsMax: number
+  readonly settleMs?: number
+}
+
 async function recomputeStale(
   store: Store,
-  options: { readonly run: bigint; readonly cellsMax: number },
+  options: RecomputeOptions,
 ): Promise<{ readonly cells: number; readonly builds: readonly Build[] }> {
   const run = options.run.toString()
   // Mostly there is nothing, and what follows is three times as dear. What is touched from now on is for the next look.
@@ -410,6 +425,7 @@ async function recomputeStale(
     family => !types || family.some(({ meter }) => meter.eventTypes.some(type => types.has(type))),
   )
   for (const family of touched) await recomputeFamily(store, run, family)
+  await sleep(options.settleMs ?? settlingMs)
   await store.run(
     `insert into stale (source, hour, token, subjects, done)
      select source, hour, token, [], 1 from recomputes where run = {run:UInt64}`,

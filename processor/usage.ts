@@ -6,6 +6,7 @@ import type { UsageRow } from '../schemas/meters.ts'
 import { windowHolding } from '../schemas/step.ts'
 import { showInstant, type Window } from '../schemas/window.ts'
 import type { Bounds } from './queries.ts'
+import { settlingMs } from './rollups.ts'
 import type { Reading, Store } from './store.ts'
 import {
   type Freshness,
@@ -16,6 +17,7 @@ import {
   staleSql,
   type UsagePlan,
   type UsageQuery,
+  type UsageStatement,
   usageSql,
 } from './usage-plan.ts'
 
@@ -122,12 +124,65 @@ export async function* amounts(
 ): AsyncGenerator<readonly Amount[]> {
   const plan = planUsage(query)
   if (plan.isEmpty) return
-  const fresh = await freshness(store, plan, reading)
-  const { sql, params, hasParts, isTopped } = usageSql(plan, fresh)
-  const read = rowReader(plan, hasParts)
-  const rows = store.stream(sql, params, isSmall(plan) ? inWhole(reading) : reading)
-  if (query.top === undefined || isTopped) for await (const some of rows) yield some.map(read)
+  const { statement, rows } = isSmall(plan)
+    ? await smallAnswer(store, plan, inWhole(reading))
+    : answer(store, plan, await freshness(store, plan, reading), reading)
+  const read = rowReader(plan, statement.hasParts)
+  if (query.top === undefined || statement.isTopped) for await (const some of rows) yield some.map(read)
   else yield* topOf(rows, read, query)
+}
+
+interface Answer {
+  readonly statement: UsageStatement
+  readonly rows: AsyncIterable<Rows> | Iterable<Rows>
+}
+type Rows = readonly (readonly unknown[])[]
+
+function answer(store: Store, plan: UsagePlan, fresh: Freshness, reading?: Reading) {
+  const statement = usageSql(plan, fresh)
+  return { statement, rows: store.stream(statement.sql, statement.params, reading) }
+}
+
+/**
+ * Of a small answer most of the time goes into planning statements: it is asked for as if nothing were stale, while that is
+ * looked up, and asked for again where something is. So also where the look took so long that a cell which was stale when
+ * the answer was read may be found fresh after (`settlingMs`).
+ */
+async function smallAnswer(store: Store, plan: UsagePlan, reading: Reading): Promise<Answer> {
+  const rollups = knownRollups(plan)
+  if (rollups === undefined || !calm.get(store)) {
+    const startedMs = performance.now()
+    const fresh = await freshness(store, plan, reading)
+    calm.set(store, isAllFresh(fresh) && performance.now() - startedMs < settlingMs / 2)
+    return answer(store, plan, fresh, reading)
+  }
+  const left = new AbortController()
+  const signal = reading.signal ? AbortSignal.any([reading.signal, left.signal]) : left.signal
+  const startedMs = performance.now()
+  const guess = answer(store, plan, { rollups, stale: { cells: [] } }, { ...reading, signal })
+  const guessed = Array.fromAsync(guess.rows)
+  // Where the guess is not taken nobody asks what became of it.
+  guessed.catch(() => undefined)
+  let isTaken = false
+  try {
+    const fresh = await freshness(store, plan, reading)
+    const tookMs = performance.now() - startedMs
+    isTaken = isAllFresh(fresh) && tookMs < settlingMs
+    calm.set(store, isTaken && tookMs < settlingMs / 2)
+    return isTaken ? { ...guess, rows: await guessed } : answer(store, plan, fresh, reading)
+  } finally {
+    if (!isTaken) left.abort()
+  }
+}
+
+/**
+ * Of which stores the last small question found nothing stale, and soon: the next one likely finds the same. While events
+ * come in, or many ask, a guess would mostly be work for nothing. Only time is lost where it is wrong.
+ */
+const calm = new WeakMap<Store, boolean>()
+
+function isAllFresh(fresh: Freshness): boolean {
+  return fresh !== 'ledger only' && 'cells' in fresh.stale && fresh.stale.cells.length === 0
 }
 
 /** Rows that are surely few: what a chart of some tenants shows, and totals. */
@@ -173,7 +228,7 @@ const none: Amount['parts'] = []
 
 /** Where only rationals can tell which value is larger: the largest of each window are kept while its rows go by. */
 async function* topOf(
-  rows: AsyncIterable<readonly (readonly unknown[])[]>,
+  rows: Answer['rows'],
   read: (row: readonly unknown[]) => Amount,
   query: UsageQuery,
 ): AsyncGenerator<readonly Amount[]> {
@@ -237,17 +292,27 @@ export function valuePrinter({ meter: { per = '1' } }: Pick<UsageQuery, 'meter'>
   }
 }
 
+/** Rollups stand for now: what was before is in the ledger alone. And they know whole hours. */
+function isLedgerOnly({ query, cut }: UsagePlan): boolean {
+  return query.asOf !== undefined || cut === 'all'
+}
+
+/** The key of the cells that may be read, where nobody need be asked for it. */
+function knownRollups(plan: UsagePlan): string | undefined {
+  const seen = plan.query.rollups
+  if (seen === undefined || isLedgerOnly(plan) || performance.now() - seen.seenMs >= seenMsMax) return
+  return seen.key
+}
+
 /**
  * What rollups are good for. The stale cells are looked up first, then rollups and ledger are read: a cell that is
  * recomputed in between is answered from the ledger, which is right as well. The other way round a rollup read before, and
- * a cell found fresh after, would lack what was acknowledged long ago.
+ * a cell found fresh after, would lack what was acknowledged long ago; within `settlingMs` that cannot be.
  */
 async function freshness(store: Store, plan: UsagePlan, reading?: Reading): Promise<Freshness> {
-  // Rollups stand for now: what was before is in the ledger alone. And they know whole hours.
-  if (plan.query.asOf || plan.cut === 'all') return 'ledger only'
+  if (isLedgerOnly(plan)) return 'ledger only'
   const cells: StaleCell[] = []
-  const seen = plan.query.rollups
-  let rollups = seen && performance.now() - seen.seenMs < seenMsMax ? seen.key : undefined
+  let rollups = knownRollups(plan)
   const asked = staleSql(plan, { cellsMax: staleNamedMax, isReadyKnown: rollups !== undefined })
   for await (const rows of store.stream(asked.sql, asked.params, inWhole(reading)))
     for (const [kind, source, subject, hourS] of rows as [string, string, string, number][])

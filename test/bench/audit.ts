@@ -10,13 +10,13 @@ import { contentSql, hash64, hash128, identitySql } from '../../processor/audit/
 import { differing, firstDifference } from '../../processor/audit/report.ts'
 import { audit } from '../../processor/audit.ts'
 import type { Billing } from '../../processor/billing.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
-import { newToken } from '../../processor/stale.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { partitionKey, sealMark, sealReading } from '../../schemas/event.ts'
 import type { Book } from '../../schemas/pricebook.ts'
 import { hourMs } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { loadMeters, loadSource, loadStartMs } from './load.ts'
 
 const scopes = 100
@@ -52,7 +52,7 @@ export async function benchAudit([given = '10000000', also]: readonly string[]):
     await makeLedger(store, plan, also === 'deep' ? 'true contents' : 'any contents')
     lap(`${plan.reads * perRead} readings and ${plan.reads} marks are in the ledger`)
     await registerMeters(store, loadMeters(types))
-    while ((await recompute(store, { run: newToken(), cellsMax: 50_000 })) > 0);
+    await freshen(store, { cellsMax: 50_000 })
     lap('no cell is stale')
     using outbox = makeOutbox(dir, plan)
     lap(`${outbox.depth().keptRows} released rows are in the outbox`)

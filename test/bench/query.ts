@@ -9,12 +9,12 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { openEmbedded } from '../../deploy/embedded/embedded.ts'
 import { currentReads } from '../../processor/reads.ts'
-import { readyKey, recompute, registerMeters } from '../../processor/rollups.ts'
-import { newToken } from '../../processor/stale.ts'
+import { readyKey, registerMeters } from '../../processor/rollups.ts'
 import { type Params, Store } from '../../processor/store.ts'
 import { planUsage, staleSql, type UsageQuery, usageSql } from '../../processor/usage-plan.ts'
 import type { Meter } from '../../schemas/meters.ts'
 import { hourMs, showInstant } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { cpuSeconds } from './ingest.ts'
 import { loadStartMs } from './load.ts'
 import { type MadePlan, makeLedger, makePeerTable, peerId } from './made-ledger.ts'
@@ -84,7 +84,7 @@ async function benchPlan(plan: MadePlan, effort: Effort): Promise<void> {
     console.log(`\n# ${readings.toLocaleString('en')} events over ${plan.hours} hours`)
     await makePeerTable(store, plan)
     await registerMeters(store, meters)
-    while ((await recompute(store, { run: newToken(), cellsMax: 20_000 })) > 0);
+    await freshen(store, { cellsMax: 20_000 })
     await quiet(store)
     await printBytes(store, readings)
     await compareSums(store, plan)

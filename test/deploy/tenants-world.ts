@@ -14,7 +14,7 @@ import { openApi } from '../../processor/api/api.ts'
 import type { Declared } from '../../processor/api/route.ts'
 import { createKey, revokeKey, StoredKeys } from '../../processor/keys.ts'
 import { Ledger } from '../../processor/ledger.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { Health, serveHealth } from '../../runtime/health.ts'
 import { ConfiguredKeys, Door, KeyRing } from '../../runtime/keys.ts'
@@ -23,6 +23,7 @@ import { openLog } from '../../runtime/logs.ts'
 import { type KeyScope, keyScopes } from '../../schemas/keys.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { encode, headers, hourAfterJune1, instance, june1Ms, readEvents, testSource } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 
@@ -96,7 +97,7 @@ export async function openTenantsWorld(
   await fill(store, others)
   // Whole hours are answered from rollups, cut ones from the ledger.
   await registerMeters(store, metersFor(others))
-  for (let run = 1n; (await recompute(store, { run, cellsMax: 1000 })) > 0; run += 1n);
+  await freshen(store)
 
   const secrets = new Map<Who, string>()
   const keys = [...operators, ...customers].map(who => {

@@ -3,11 +3,11 @@ import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { beginMeters, Catalogue, misses } from '../../processor/catalogue.ts'
 import { Ledger } from '../../processor/ledger.ts'
-import { buildsOf, recompute } from '../../processor/rollups.ts'
-import { newToken } from '../../processor/stale.ts'
+import { buildsOf } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import type { Meter } from '../../schemas/meters.ts'
 import { dayMs } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { headers, june1Ms } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 
@@ -50,10 +50,6 @@ function catalogue(file: readonly Meter[] = []): Catalogue {
   return new Catalogue(store, file, () => nowMs)
 }
 
-async function freshen(): Promise<void> {
-  while ((await recompute(store, { run: newToken(), cellsMax: 100 })) > 0);
-}
-
 const states = async () => (await buildsOf(store)).map(({ meter, state }) => `${meter.slug} ${state}`)
 
 test('a meter that is made, changed and removed: the old definition answers until the new one is computed', async () => {
@@ -66,7 +62,7 @@ test('a meter that is made, changed and removed: the old definition answers unti
     ...{ eventFromMs: june1Ms, createdMs: june1Ms, state: 'computing', progress: { hoursDone: 0, hours: 2 } },
   })
   expect(made.entry.id).toMatch(/^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
-  await freshen()
+  await freshen(store)
   expect(await meters.get('tokens')).toMatchObject({ state: 'ready', progress: { hoursDone: 2, hours: 2 } })
   expect(await meters.get(made.entry.id.toLowerCase())).toMatchObject({ meter: { slug: 'tokens' } })
 
@@ -81,7 +77,7 @@ test('a meter that is made, changed and removed: the old definition answers unti
   const other = catalogue([calls])
   await beginMeters(store, [calls])
   expect((await other.get('tokens')).answering).toEqual(tokens)
-  await freshen()
+  await freshen(store)
   expect(await other.get('tokens')).toMatchObject({ state: 'ready', answering: thousands })
 
   await meters.remove('tokens')
@@ -101,10 +97,10 @@ test('a meter that is made, changed and removed: the old definition answers unti
 test('a change that is taken back before it is computed leaves the definition that was there', async () => {
   const meters = catalogue()
   await meters.create(tokens)
-  await freshen()
+  await freshen(store)
   await meters.update('tokens', { meter: { ...tokens, per: '1000' } })
   expect((await meters.update('tokens', { meter: tokens })).entry).toMatchObject({ state: 'ready' })
-  await freshen()
+  await freshen(store)
   expect(await meters.get('tokens')).toMatchObject({ state: 'ready', answering: tokens })
   expect(await states()).toEqual(['tokens ready', 'tokens retired'])
 })
@@ -116,7 +112,7 @@ test('meters of the file are fixed, have the same id everywhere, and what left t
   expect(id).toMatch(/^[0-7][0-9A-HJKMNP-TV-Z]{25}$/)
   await expect(meters.update('calls', { name: 'x' })).rejects.toMatchObject({ code: 'METER_FIXED' })
   await expect(meters.remove(id)).rejects.toMatchObject({ code: 'METER_FIXED' })
-  await freshen()
+  await freshen(store)
   const later = catalogue([calls])
   await beginMeters(store, [calls])
   expect((await later.get('calls')).id).toBe(id)
@@ -212,7 +208,7 @@ test('a meter of the file that was found ready is looked up again a second later
     expect(await meters.find('calls')).toMatchObject({ state: 'computing' })
     expect(looks, 'while it is computed').toBe(found)
   }
-  await freshen()
+  await freshen(store)
   for (let turn = 0; turn < 3; turn += 1)
     expect(await meters.find('calls')).toMatchObject({ state: 'ready', rollups: { key: expect.any(String) } })
   expect(looks).toBe(3)

@@ -2,13 +2,14 @@
 import { expect } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { Ledger } from '../../processor/ledger.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { show } from '../../schemas/decimal.ts'
 import type { MarkData, Usage } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs, type Window } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { batchOf, readEvents } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 
@@ -54,12 +55,7 @@ export async function openWorld(rig: TestClickHouse): Promise<World> {
       return Object.fromEntries(rows.map(row => [row.subject, show(row.quantity)]))
     },
     async freshen() {
-      let cells = 0
-      for (;;) {
-        const taken = await recompute(store, { run: nextToken(), cellsMax: 3 })
-        if (taken === 0) return cells
-        cells += taken
-      }
+      return await freshen(store, { cellsMax: 3 })
     },
     async [Symbol.asyncDispose]() {
       await store[Symbol.asyncDispose]()

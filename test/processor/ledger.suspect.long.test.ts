@@ -4,7 +4,7 @@ import { accept } from '../../processor/accept.ts'
 import { positionAsOf, showPosition } from '../../processor/as-of.ts'
 import { Ledger } from '../../processor/ledger.ts'
 import { conflicts } from '../../processor/replay.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { show } from '../../schemas/decimal.ts'
@@ -19,6 +19,7 @@ import {
 } from '../../schemas/event.ts'
 import { defaultMeters, type Meter } from '../../schemas/meters.ts'
 import { hourMs, minuteMs, showInstant, type Window } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { batchOf, hourAfterJune1, instance, readEvents, testSource } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
@@ -31,7 +32,6 @@ let rig: Awaited<ReturnType<typeof startClickHouse>>
 let store: Store
 /** Each world has a day and a log of its own in one database. */
 let days = 0
-let tokens = 0n
 
 beforeAll(async () => {
   rig = await startClickHouse()
@@ -82,7 +82,7 @@ class World {
 
   async expectTotals(expected: Record<string, string>): Promise<void> {
     expect(await this.totals(), 'from the ledger').toEqual(expected)
-    while ((await recompute(this.store, { run: ++tokens, cellsMax: 1000 })) > 0);
+    await freshen(this.store)
     expect(await this.totals(), 'from rollups').toEqual(expected)
   }
 
@@ -227,7 +227,7 @@ describe('decisions', () => {
         expect(at).toBeGreaterThan(6)
         return
       }
-      while ((await recompute(world.store, { run: ++tokens, cellsMax: 1000 })) > 0);
+      await freshen(world.store)
       await world.put(batch, offset)
       await world.expectTotals(
         Object.fromEntries(Array.from({ length: at }, (_, done) => [`kept${done + 1}`, '1'])),

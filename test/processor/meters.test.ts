@@ -60,7 +60,7 @@ async function world() {
     },
     async freshen(rowsMax?: number) {
       let steps = 0
-      const options = { cellsMax: 1000, ...(rowsMax !== undefined && { rowsMax }) }
+      const options = { cellsMax: 1000, settleMs: 0, ...(rowsMax !== undefined && { rowsMax }) }
       while ((await recompute(own, { run: newToken(), ...options })) > 0) steps += 1
       return steps
     },

@@ -10,13 +10,13 @@ import type { AuditReport, CheckName, Difference } from '../../processor/audit/r
 import { type AuditOptions, audit } from '../../processor/audit.ts'
 import { type Billing, bill } from '../../processor/billing.ts'
 import { Ledger } from '../../processor/ledger.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
-import { newToken } from '../../processor/stale.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store, type StoreAddress } from '../../processor/store.ts'
 import { SqliteOutbox } from '../../runtime/log/outbox.ts'
 import { type MarkData, partitionKey, type Usage } from '../../schemas/event.ts'
 import { defaultMeters } from '../../schemas/meters.ts'
 import type { Book } from '../../schemas/pricebook.ts'
+import { freshen } from '../freshen.ts'
 import { encode, headers, hourAfterJune1, instance, readEvents, testSource as source } from '../reads.ts'
 import { cloneDatabase } from '../rig/clickhouse.ts'
 
@@ -129,7 +129,7 @@ export class World implements AsyncDisposable {
     await this.#ledger.put([accept({ partition: 0, messages }, this.outbox.id)])
     this.#next = rows.at(-1)!.seq + 1
     this.outbox.releaseThrough(this.#next - 1)
-    while ((await recompute(this.store, { run: newToken(), cellsMax: 1000 })) > 0);
+    await freshen(this.store)
   }
 
   /** Two tenants in two scopes over three hours: one window read again with less and other figures. */

@@ -6,14 +6,14 @@ import fc from 'fast-check'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { accept } from '../../processor/accept.ts'
 import { Ledger } from '../../processor/ledger.ts'
-import { recompute, registerMeters } from '../../processor/rollups.ts'
-import { newToken } from '../../processor/stale.ts'
+import { registerMeters } from '../../processor/rollups.ts'
 import { Store } from '../../processor/store.ts'
 import { quantities } from '../../processor/usage.ts'
 import { show } from '../../schemas/decimal.ts'
 import type { Meter } from '../../schemas/meters.ts'
 import { type AmendmentEvent, amendmentType, sealAbout } from '../../schemas/pushed.ts'
 import { dayMs, hourMs, showInstant } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { headers, june1Ms } from '../reads.ts'
 import { startClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
@@ -131,9 +131,6 @@ test('the cells say what the ledger says, after every put and wherever one died'
         } as never)
         return rows.map(row => `${row.window.startMs} ${row.subject} ${row.dims.m} ${show(row.quantity)}`)
       }
-      const freshen = async () => {
-        while ((await recompute(store, { run: newToken(), cellsMax: 2 })) > 0);
-      }
       // Offsets that are read late lie before the others: a partition that was read on from further behind.
       let next = 1000
       let late = 0
@@ -158,13 +155,13 @@ test('the cells say what the ledger says, after every put and wherever one died'
             const died = dying(store, dies.at, dies.when)
             await new Ledger(died.store, 'log', null).put([batch]).catch(() => undefined)
             if (died.reached()) deaths += 1
-            if (between) await freshen()
+            if (between) await freshen(store, { cellsMax: 2 })
           }
           await new Ledger(store, 'log', null).put([batch])
           expect(await answer(meter)).toEqual(await answer(unbuilt))
         }
         if (after) {
-          await freshen()
+          await freshen(store, { cellsMax: 2 })
           expect(await answer(meter)).toEqual(await answer(unbuilt))
         }
       }

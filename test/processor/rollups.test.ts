@@ -46,12 +46,12 @@ test.each(['before', 'after'] as const)(
         return rows.map(row => show(row.quantity)).join()
       }
       await read(1000, '1800')
-      await recompute(store, { run: ++tokens, cellsMax: 100 })
+      await recompute(store, { run: ++tokens, cellsMax: 100, settleMs: 0 })
       await read(2000, '3600')
       const died = dying(store, at, when)
-      await recompute(died.store, { run: ++tokens, cellsMax: 100 }).catch(() => undefined)
+      await recompute(died.store, { run: ++tokens, cellsMax: 100, settleMs: 0 }).catch(() => undefined)
       expect([at, await hours()]).toEqual([at, '1'])
-      await recompute(store, { run: ++tokens, cellsMax: 100 })
+      await recompute(store, { run: ++tokens, cellsMax: 100, settleMs: 0 })
       expect([at, await hours()]).toEqual([at, '1'])
       if (!died.reached()) {
         expect(at).toBeGreaterThan(4)

@@ -22,6 +22,7 @@ import { type Grant, keyless } from '../../schemas/keys.ts'
 import type { Meter, UsageRow } from '../../schemas/meters.ts'
 import { suspectDefault } from '../../schemas/suspect.ts'
 import { showInstant } from '../../schemas/window.ts'
+import { freshen } from '../freshen.ts'
 import { acceptParts, headers } from '../reads.ts'
 import type { TestClickHouse } from '../rig/clickhouse.ts'
 import { dying } from './dying.ts'
@@ -264,7 +265,7 @@ async function runWorld(parts: Parts, spec: WorldSpec, isOver: (cases: number) =
       const some = one.pace === 'now' ? [] : rest.splice(0, share)
       await recomputing(parts, one, () => ask(some, 1))
     }
-    if (stage.isFreshThen) while ((await recompute(store, { run: newToken(), cellsMax: 10_000 })) > 0);
+    if (stage.isFreshThen) await freshen(store, { cellsMax: 10_000 })
     await ask(rest)
   }
   return { ...count, crowded: parts.crowded }
@@ -277,7 +278,7 @@ async function recomputing(
   ask: () => Promise<void>,
 ): Promise<void> {
   const { store } = parts
-  if (pace === 'now') await recompute(store, { run: newToken(), ...options })
+  if (pace === 'now') await recompute(store, { run: newToken(), settleMs: 0, ...options })
   else {
     const slow: Paced = paced(store)
     const work = recompute(slow.store, { run: newToken(), ...options }).then(
