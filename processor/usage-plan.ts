@@ -295,7 +295,7 @@ function isOneCellARow({ cut, runs, keys, query: { meter, groupBy, where } }: Us
   )
 }
 
-function isNone(stale: Stale): boolean {
+export function isNone(stale: Stale): boolean {
   return 'cells' in stale ? stale.cells.length === 0 : stale.hours.length === 0
 }
 

@@ -10,6 +10,7 @@ import { settlingMs } from './rollups.ts'
 import type { Reading, Store } from './store.ts'
 import {
   type Freshness,
+  isNone,
   planUsage,
   type RowKey,
   type StaleCell,
@@ -182,7 +183,7 @@ async function smallAnswer(store: Store, plan: UsagePlan, reading: Reading): Pro
 const calm = new WeakMap<Store, boolean>()
 
 function isAllFresh(fresh: Freshness): boolean {
-  return fresh !== 'ledger only' && 'cells' in fresh.stale && fresh.stale.cells.length === 0
+  return fresh !== 'ledger only' && isNone(fresh.stale)
 }
 
 /** Rows that are surely few: what a chart of some tenants shows, and totals. */
