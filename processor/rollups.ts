@@ -363,6 +363,15 @@ async function clear(store: Store, builds: readonly Build[]): Promise<void> {
  */
 export const settlingMs = 500
 
+interface RecomputeOptions {
+  readonly run: bigint
+  readonly cellsMax: number
+  /** Less than `settlingMs` only where nobody asks meanwhile. */
+  readonly settleMs?: number
+  /** Of history, in a statement. */
+  readonly rowsMax?: number
+}
+
 /**
  * Recomputes stale cells of every registered meter, whole hours of a source, the oldest first, until they are
  * `cellsMax`, and then goes on with what new meters lack of history. Resolves to how much there was to do: 0 where every
@@ -371,22 +380,12 @@ export const settlingMs = 500
  * The order matters: tokens are seen first, then the meters and the ledger are read, then the rows are written, and
  * only then, `settleMs` later, are exactly those tokens finished. Whatever touches a cell in between leaves a token of its
  * own. A row's version is that of the row it replaces plus the tokens seen, so of two recomputes the one that knew more wins.
- * @param options `settleMs`: less than `settlingMs` only where nobody asks meanwhile
  */
-export async function recompute(
-  store: Store,
-  options: RecomputeOptions & { readonly rowsMax?: number },
-): Promise<number> {
+export async function recompute(store: Store, options: RecomputeOptions): Promise<number> {
   const { cells, builds } = await recomputeStale(store, options)
   const hours = await build(store, builds, options.rowsMax ?? buildRowsMax)
   await clear(store, builds)
   return cells + hours
-}
-
-interface RecomputeOptions {
-  readonly run: bigint
-  readonly cellsMax: number
-  readonly settleMs?: number
 }
 
 async function recomputeStale(

@@ -150,27 +150,28 @@ function answer(store: Store, plan: UsagePlan, fresh: Freshness, reading?: Readi
  * the answer was read may be found fresh after (`settlingMs`).
  */
 async function smallAnswer(store: Store, plan: UsagePlan, reading: Reading): Promise<Answer> {
-  const rollups = knownRollups(plan)
-  if (rollups === undefined || !calm.get(store)) {
-    const startedMs = performance.now()
-    const fresh = await freshness(store, plan, reading)
-    calm.set(store, isAllFresh(fresh) && performance.now() - startedMs < settlingMs / 2)
-    return answer(store, plan, fresh, reading)
-  }
+  const startedMs = performance.now()
   const left = new AbortController()
   const signal = reading.signal ? AbortSignal.any([reading.signal, left.signal]) : left.signal
-  const startedMs = performance.now()
-  const guess = answer(store, plan, { rollups, stale: { cells: [] } }, { ...reading, signal })
-  const guessed = Array.fromAsync(guess.rows)
+  const rollups = calm.get(store) ? knownRollups(plan) : undefined
+  const guess =
+    rollups === undefined
+      ? undefined
+      : answer(store, plan, { rollups, stale: { cells: [] } }, { ...reading, signal })
+  const guessed = guess && Array.fromAsync(guess.rows)
   // Where the guess is not taken nobody asks what became of it.
-  guessed.catch(() => undefined)
+  guessed?.catch(() => undefined)
   let isTaken = false
   try {
     const fresh = await freshness(store, plan, reading)
     const tookMs = performance.now() - startedMs
-    isTaken = isAllFresh(fresh) && tookMs < settlingMs
-    calm.set(store, isTaken && tookMs < settlingMs / 2)
-    return isTaken ? { ...guess, rows: await guessed } : answer(store, plan, fresh, reading)
+    const isAllFresh = fresh !== 'ledger only' && isNone(fresh.stale)
+    // A question for the ledger alone looked nothing up.
+    if (fresh !== 'ledger only') calm.set(store, isAllFresh && tookMs < settlingMs / 2)
+    isTaken = isAllFresh && tookMs < settlingMs
+    return isTaken && guess && guessed
+      ? { ...guess, rows: await guessed }
+      : answer(store, plan, fresh, reading)
   } finally {
     if (!isTaken) left.abort()
   }
@@ -181,10 +182,6 @@ async function smallAnswer(store: Store, plan: UsagePlan, reading: Reading): Pro
  * come in, or many ask, a guess would mostly be work for nothing. Only time is lost where it is wrong.
  */
 const calm = new WeakMap<Store, boolean>()
-
-function isAllFresh(fresh: Freshness): boolean {
-  return fresh !== 'ledger only' && isNone(fresh.stale)
-}
 
 /** Rows that are surely few: what a chart of some tenants shows, and totals. */
 function isSmall({ runs, query: { groupBy, subjects, keep } }: UsagePlan): boolean {
