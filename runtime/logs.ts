@@ -23,13 +23,14 @@ const secretNames = [
 ]
 const within = (name: string) => (name.startsWith('[') ? `*${name}` : `*.${name}`)
 
+/** Without `to` it is the log of the whole process, which has what Node warns of as well: stderr is read as JSON. */
 export function openLog(options: {
   readonly level: LogLevel
   /** Which command or role speaks. */
   readonly role: string
   readonly to?: DestinationStream
 }): Logger {
-  return pino(
+  const log = pino(
     {
       level: options.level,
       base: { role: options.role },
@@ -41,6 +42,15 @@ export function openLog(options: {
     // Synchronous: what was said before a crash has been said.
     options.to ?? pino.destination({ dest: 2, sync: true }),
   )
+  if (options.to === undefined) {
+    process.removeAllListeners('warning')
+    process.on('warning', warning => {
+      // kafkajs 2.2.4 counts the wait for a broker that throttles nobody from -1, once in every process.
+      const level = warning.name === 'TimeoutNegativeWarning' ? 'debug' : 'warn'
+      log[level]({ err: warning }, warning.message)
+    })
+  }
+  return log
 }
 
 /** Log a fault as `{ fault }`: its code, fate and facts, without a stack. */

@@ -1,4 +1,5 @@
 /** The log: one JSON object a line, faults as facts, and no secret in it. */
+import { spawnSync } from 'node:child_process'
 import { expect, test } from 'vitest'
 import { openLog } from '../../runtime/logs.ts'
 import { Fault } from '../../schemas/fault.ts'
@@ -50,4 +51,20 @@ test('a fault is its code, fate, message and facts, without a stack', () => {
     endpoint: 'rafay.organizations',
     status: 401,
   })
+})
+
+test('what Node warns of in a process is a line like all others', () => {
+  const script = `const { openLog } = await import(process.argv[1])
+    openLog({ level: 'info', role: 'collector' })
+    process.emitWarning('too many listeners', 'MaxListenersExceededWarning')
+    // kafkajs does this once in every process, and nobody can mend it.
+    setTimeout(() => undefined, -5)`
+  const { href } = new URL('../../runtime/logs.ts', import.meta.url)
+  const args = ['--input-type=module', '-e', script, href]
+  const { stderr } = spawnSync(process.execPath, args, { encoding: 'utf8' })
+  const lines = stderr
+    .split('\n')
+    .filter(Boolean)
+    .map(line => JSON.parse(line))
+  expect(lines).toMatchObject([{ level: 'warn', role: 'collector', msg: 'too many listeners' }])
 })
