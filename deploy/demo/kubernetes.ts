@@ -44,6 +44,8 @@ export type KubernetesResource = keyof typeof kinds & string
  */
 export type KubernetesMisbehaviour =
   | { readonly status: number; readonly retryAfter?: string; readonly html?: boolean }
+  /** It is what it should be, but begins only then. */
+  | { readonly after: Promise<void> }
   | 'cut'
   | 'truncated'
   | 'reset'
@@ -171,16 +173,23 @@ export async function startKubernetesDouble(options: KubernetesDoubleOptions) {
     )
     if (fault) {
       if (fault.times !== undefined) fault.times -= 1
-      misbehave(response, fault.answer, () =>
-        verb === 'watch' ? watch(resource, query, response, true) : list(resource, query, response),
-      )
-      return
+      if (typeof fault.answer !== 'object' || 'status' in fault.answer) {
+        misbehave(response, fault.answer, () =>
+          verb === 'watch' ? watch(resource, query, response, true) : list(resource, query, response),
+        )
+        return
+      }
+      await fault.answer.after
     }
     if (verb === 'watch') watch(resource, query, response)
     else list(resource, query, response)
   }
 
-  function misbehave(response: ServerResponse, how: KubernetesMisbehaviour, otherwise: () => void): void {
+  function misbehave(
+    response: ServerResponse,
+    how: Exclude<KubernetesMisbehaviour, { readonly after: unknown }>,
+    otherwise: () => void,
+  ): void {
     if (typeof how === 'object') {
       const headers = how.retryAfter === undefined ? {} : { 'retry-after': how.retryAfter }
       if (how.html)

@@ -104,10 +104,13 @@ export async function follow(followed: Followed, options: FollowOptions, signal:
   }
 
   async function watch(resource: Resource, position: { resourceVersion: string; observedMs: number }) {
-    const openedMs = nowMs()
-    let isLive = openedMs - position.observedMs < shortGapMs
+    let openedMs = Number.POSITIVE_INFINITY
+    let isLive = false
     let moved = false
     const opened = () => {
+      // Not when it was asked for: an answer may take its time, and what happens until it begins is told late.
+      openedMs = nowMs()
+      isLive = openedMs - position.observedMs < shortGapMs
       report(undefined)
     }
     for await (const batch of api.watch(resource, position.resourceVersion, signal, opened)) {

@@ -592,6 +592,26 @@ describe('what nobody saw', () => {
     expect(usage?.doubt).toBeUndefined()
   })
 
+  test('what happened while a watch was waiting for its answer was not seen live', async () => {
+    const it = await begun()
+    await runs(it, 'p-1', at(8, 1))
+    const answers = Promise.withResolvers<void>()
+    const watches = () =>
+      it.double.calls.filter(({ resource, verb }) => resource === 'pods' && verb === 'watch')
+    const before = watches().length
+    it.double.faults.push({ on: 'watch', resource: 'pods', answer: { after: answers.promise }, times: 1 })
+    it.double.breakWatches('end', 'pods')
+    await expect.poll(() => watches().length, soon).toBe(before + 1)
+    it.set(at(8, 3))
+    it.cluster.ask('p-1', 0)
+    it.cluster.remove('p-1')
+    it.set(at(8, 10))
+    answers.resolve()
+    const { 'p-1': usage } = await readOf(it, 'pods', quarter(8))
+    expect(usage?.measures.instance_seconds).toBe('120')
+    expect(usage?.estimated).toBe(true)
+  })
+
   test('a fresh disk knows nothing of the past, and says so', async () => {
     const it = await begun()
     await runs(it, 'p-1', at(8, 1))

@@ -91,6 +91,10 @@ export async function openWatched(options: WatchedOptions) {
       stopping.abort()
       await watching
       await source[Symbol.asyncDispose]()
+      // Else the next would seem to be watching before it is.
+      await expect
+        .poll(() => followed().filter(resource => double.watching(resource) > 0), { interval: 1 })
+        .toEqual([])
     },
     again(): void {
       source = open()
@@ -100,6 +104,11 @@ export async function openWatched(options: WatchedOptions) {
     async settled(): Promise<void> {
       const deadlineMs = performance.now() + 8000
       while (performance.now() < deadlineMs) {
+        // A list has come to the version before its watch is open; what is told to watches alone shows that they are.
+        if (followed().some(resource => double.watching(resource) === 0)) {
+          await sleepFor(1)
+          continue
+        }
         double.bookmark()
         // A watch that was not open did not hear it: then there is another one.
         for (let waits = 0; waits < 15; waits++) {
