@@ -112,8 +112,7 @@ export async function openWatched(options: WatchedOptions) {
         double.bookmark()
         // A watch that was not open did not hear it: then there is another one.
         for (let waits = 0; waits < 15; waits++) {
-          const behind = followed().filter(resource => !isUpToDate(resource))
-          if (behind.length === 0) return
+          if (followed().every(isUpToDate) && absent().every(isSeen)) return
           await sleepFor(1)
         }
       }
@@ -151,11 +150,24 @@ export async function openWatched(options: WatchedOptions) {
     ]
   }
 
+  /** Looked for again and again, and not there. */
+  function absent(): string[] {
+    const looks = config.parts.includes('pods') && config.dynamicResources === 'auto'
+    return looks && !options.double?.claims ? ['resourceclaims', 'resourceslices'] : []
+  }
+
   function isUpToDate(resource: string): boolean {
-    const at = JSON.parse(state.get(`at/${resource}`) ?? '{}') as {
+    return Number(positionOf(resource).resourceVersion) >= double.version() && isSeen(resource)
+  }
+
+  function isSeen(resource: string): boolean {
+    return (positionOf(resource).observedMs ?? 0) >= clockMs
+  }
+
+  function positionOf(resource: string) {
+    return JSON.parse(state.get(`at/${resource}`) ?? '{}') as {
       readonly resourceVersion?: string
       readonly observedMs?: number
     }
-    return Number(at.resourceVersion) >= double.version() && (at.observedMs ?? 0) >= clockMs
   }
 }
